@@ -1,0 +1,92 @@
+# Two commands do everything, set-up included: make demo, make test.
+# Three verbs on data of your own: make cache-teacher, make distill, make eval. `make help` lists the variables.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN_PY := .venv/bin/python cli.py
+READY  := .venv/.ready
+SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev python3-dev python3-venv dataset-fashion-mnist
+FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
+
+# What the verbs work on. Without DATA they use the demo's images and its recipes.
+ifndef DATA
+DATA         := data/fashion-mnist
+PRETRAIN_ARGS ?= --config recipes/demo/pretrain.toml
+DISTILL_ARGS ?= --config recipes/demo/distill.toml
+endif
+TEACHER   ?= demo
+WEIGHTS   ?=
+STUDENT   ?= resnet18
+OBJECTIVE ?= 1q
+NAME      := $(notdir $(patsubst %/,%,$(DATA)))
+DATASET   ?= data/$(NAME)-dataset
+CACHE     ?= caches/$(NAME)-$(subst /,-,$(TEACHER)).zarr
+RUN       ?= runs/$(NAME)-$(OBJECTIVE)-$(subst /,-,$(STUDENT))
+SCRATCH   ?= runs/$(NAME)-scratch-$(subst /,-,$(STUDENT))
+UNTRAINED ?= runs/$(NAME)-untrained-$(subst /,-,$(STUDENT))
+PIXELS    ?= caches/$(NAME)-pixels.zarr
+
+.PHONY: help setup system demo demo-data dataset cache-teacher distill scratch untrained pixels eval report lint test
+
+help:
+	@sed -n '1,3p' Makefile | sed 's/^# *//'
+	@echo 'variables: DATA TEACHER WEIGHTS STUDENT OBJECTIVE CACHE RUN DATASET, and PACK_ARGS CACHE_ARGS DISTILL_ARGS EVAL_ARGS'
+	@echo 'for further flags; `.venv/bin/python cli.py --help` lists every command'
+
+setup: $(READY)
+
+# Debian's packages that are missing are installed by root; anyone else is told the one line to run.
+system:
+	@command -v dpkg-query >/dev/null || { echo 'not a Debian system: use conda, `conda env create -f environment.yml`'; exit 1; }
+	@missing=; for package in $(SYSTEM); do \
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "Some packages are missing. Run: sudo apt-get install --no-install-recommends$$missing"; exit 1; fi
+
+$(READY): requirements.txt assets/opencv/opencv4.pc | system
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed (FFCV does not build on 3.12), found " + sys.version)'
+	$(PYTHON) -m venv .venv
+	PKG_CONFIG_PATH=$(CURDIR)/assets/opencv .venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt $(FAISS)
+	@touch $(READY)
+
+$(DATA):
+	$(if $(filter data/fashion-mnist,$(DATA)),$(RUN_PY) demo-data $(DATA),@echo 'there is no folder $(DATA)'; exit 2)
+
+dataset: $(READY) | $(DATA)
+	$(RUN_PY) pack $(DATA) $(DATASET) $(PACK_ARGS)
+
+cache-teacher: dataset
+	$(RUN_PY) cache-teacher $(DATASET) $(CACHE) --teacher $(TEACHER) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(CACHE_ARGS)
+
+distill: cache-teacher
+	$(RUN_PY) distill $(DATASET) $(CACHE) $(RUN) --student $(STUDENT) --objective $(OBJECTIVE) $(DISTILL_ARGS)
+
+# What a distilled student is compared with: as long from scratch, untrained, and raw pixels.
+scratch: dataset
+	$(RUN_PY) pretrain $(DATASET) $(SCRATCH) --student $(STUDENT) $(PRETRAIN_ARGS)
+
+untrained: dataset
+	$(RUN_PY) pretrain $(DATASET) $(UNTRAINED) --student $(STUDENT) $(PRETRAIN_ARGS) --epochs 0
+
+pixels: dataset
+	$(RUN_PY) cache-teacher $(DATASET) $(PIXELS) --teacher pixels
+
+# Every run and cache of the data that is there, side by side.
+eval: $(READY)
+	$(RUN_PY) eval $(wildcard $(CACHE)) $(wildcard runs/$(NAME)-*) $(wildcard $(PIXELS)) --dataset $(DATASET) $(EVAL_ARGS)
+
+demo: setup
+	$(MAKE) --no-print-directory distill
+	$(MAKE) --no-print-directory scratch untrained pixels
+	$(MAKE) --no-print-directory eval
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+test: $(READY)
+	.venv/bin/python -m pytest
