@@ -1,0 +1,86 @@
+"""Chunk files of a store: read whole and checked, or mapped as read-only memory."""
+
+import ctypes
+import mmap
+import os
+import weakref
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from cache.columns import Column, decode
+from cache.errors import CorruptStore
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class MappedFile:
+    """A file of exactly `size` bytes in memory at `address`, for as long as this object lives.
+
+    Python's own mmap keeps a file open for each map, and the cache of a large dataset has more chunks
+    than the 1024 files that a process may usually open.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptStore: the file has another size; reading past its end would kill the process.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            check_size(path, os.fstat(descriptor).st_size, size)
+            self.address: int = _map(descriptor, size)
+        finally:
+            os.close(descriptor)
+        # not at exit: a thread may still be gathering, and the system unmaps everything anyway
+        weakref.finalize(self, _libc.munmap, self.address, size).atexit = False
+
+
+def check_size(path: Path, found: int, expected: int) -> None:
+    """Raise CorruptStore unless a chunk file has the size that its column says."""
+    if found != expected:
+        raise CorruptStore(
+            f"{path} was cut short or changed: expected {expected:,} bytes, found {found:,}; "
+            "run the command that wrote the store again, it writes this chunk anew"
+        )
+
+
+def check_file(path: Path, column: Column) -> None:
+    """Raise CorruptStore unless a chunk file is there and of the right size."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError as error:
+        raise CorruptStore(
+            f"{path} is missing; run the command that wrote the store again, it writes this chunk anew"
+        ) from error
+    check_size(path, found, column.file_bytes)
+
+
+def read_chunk(path: Path, column: Column) -> NDArray:
+    """The rows (chunk_rows, *tail) of a chunk file, padding included. Raises CorruptStore."""
+    check_file(path, column)
+    try:
+        return decode(column, path.read_bytes())
+    except ValueError as error:
+        raise CorruptStore(
+            f"{path} has changed since it was written ({error}); "
+            "delete it and run the command that wrote the store again"
+        ) from error
+
+
+def _map(descriptor: int, size: int) -> int:
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address == _FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return address

@@ -1,0 +1,109 @@
+"""The arrays of a split and the bytes of their chunk files. Pure functions, no file is touched here."""
+
+from dataclasses import dataclass
+from math import nan, prod
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.layout import ChunkKey, SplitShape, Status
+
+CHECKSUM_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One array of a split: (V, N, *tail), or (N,) if `views` is None, chunked along its rows only."""
+
+    name: str
+    dtype: np.dtype
+    fill: float | int
+    views: int | None
+    rows: int
+    chunk_rows: int
+    tail: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return (*self._views(self.views), self.rows, *self.tail)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """The shape of every chunk, the last one's too: it is padded with the fill."""
+        return (*self._views(1), self.chunk_rows, *self.tail)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of every chunk file: the chunk and its checksum."""
+        return prod(self.chunk_shape) * self.dtype.itemsize + CHECKSUM_BYTES
+
+    def file_name(self, key: ChunkKey) -> str:
+        """A chunk's file within the split, as zarr names it: 'embedding/c/0/3/0'."""
+        indices = (*self._views(key.view), key.index, *(0 for _ in self.tail))
+        return "/".join([self.name, "c", *map(str, indices)])
+
+    def _views(self, value: int | None) -> tuple[int, ...]:
+        return () if self.views is None or value is None else (value,)
+
+
+def chunk_columns(shape: SplitShape) -> tuple[Column, ...]:
+    """The columns written chunk by chunk, in the order of writing.
+
+    The embedding is the last one, so that its file says that the chunk is whole.
+    """
+    return (
+        _column(shape, "status", "<u1", int(Status.ABSENT), shape.views),
+        _column(shape, "norm", "<f4", nan, shape.views),
+        _column(shape, "crop", "<f4", nan, shape.views, tail=(5,)),
+        _column(shape, "embedding", "<f2", nan, shape.views, tail=(shape.dim,)),
+    )
+
+
+def row_columns(shape: SplitShape) -> tuple[Column, ...]:
+    """The columns that are written when the split is created."""
+    return _column(shape, "label", "<i8", -1), _column(shape, "thumb", "<u8", 0)
+
+
+def _column(
+    shape: SplitShape,
+    name: str,
+    dtype: str,
+    fill: float | int,
+    views: int | None = None,
+    tail: tuple[int, ...] = (),
+) -> Column:
+    return Column(
+        name=name,
+        dtype=np.dtype(dtype),
+        fill=fill,
+        views=views,
+        rows=shape.rows,
+        chunk_rows=shape.chunk_rows,
+        tail=tail,
+    )
+
+
+def encode(column: Column, rows: NDArray) -> bytes:
+    """The bytes of a chunk file that holds `rows` (n, *tail): little-endian, padded, then crc32c."""
+    assert rows.dtype == column.dtype, (column.name, rows.dtype)
+    block = np.full((column.chunk_rows, *column.tail), column.fill, column.dtype)
+    block[: len(rows)] = rows
+    body = block.tobytes()
+    return body + google_crc32c.value(body).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def decode(column: Column, data: bytes) -> NDArray:
+    """The rows (chunk_rows, *tail) of a chunk file, padding included.
+
+    Raises:
+        ValueError: the size or the checksum is wrong.
+    """
+    if len(data) != column.file_bytes:
+        raise ValueError(f"expected {column.file_bytes} bytes, found {len(data)}")
+    body = np.frombuffer(data, np.uint8)[:-CHECKSUM_BYTES]
+    checksum = int.from_bytes(data[-CHECKSUM_BYTES:], "little")
+    if google_crc32c.value(body) != checksum:
+        raise ValueError(f"expected crc32c {checksum:08x}, found {google_crc32c.value(body):08x}")
+    return body.view(column.dtype).reshape(column.chunk_rows, *column.tail)

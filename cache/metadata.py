@@ -1,0 +1,121 @@
+"""The store's zarr.json files, written and read through zarr: identities, shapes and the arrays' layout."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from cache.columns import Column, chunk_columns, row_columns
+from cache.errors import FormatMismatch, NotAStore, StoreError
+from cache.layout import FORMAT, SplitShape, identity_id
+
+ATTRIBUTE = "anchorage"
+
+
+def store_metadata(teacher: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files (relative name to bytes) of a store without splits."""
+    return _group_files({"format": FORMAT, "teacher": dict(teacher), "id": identity_id(teacher)})
+
+
+def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files (relative name to bytes) of a split without chunks."""
+    sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
+    return _group_files({"dataset": dict(dataset), **sizes}, [*chunk_columns(shape), *row_columns(shape)])
+
+
+def read_store(path: Path) -> dict[str, Any]:
+    """The store's `format`, `teacher` (identity) and `id`.
+
+    Raises:
+        NotAStore: there is no store at `path`.
+        FormatMismatch: the store is of another format.
+    """
+    attributes = _attributes(path)
+    if attributes.get("format") != FORMAT:
+        raise FormatMismatch(
+            f"{path} is a store of format {attributes.get('format')} and this version reads format {FORMAT}; "
+            "use the version that wrote it, or write it again"
+        )
+    return attributes
+
+
+def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
+    """A split's shape and dataset identity, once its arrays are seen to be laid out as format 1 says.
+
+    Raises:
+        NotAStore: there is no such split.
+        FormatMismatch: an array has another shape, dtype, chunks or codecs.
+    """
+    folder = path / check_split_name(split)
+    attributes = _attributes(folder)
+    shape = SplitShape(rows=attributes["rows"], views=attributes["views"], dim=attributes["dim"])
+    group = zarr.open_group(folder, mode="r", zarr_format=3)
+    for column in (*chunk_columns(shape), *row_columns(shape)):
+        _check_array(folder, group, column)
+    return shape, attributes["dataset"]
+
+
+def split_names(path: Path) -> tuple[str, ...]:
+    """The splits that are in a store, by name."""
+    return tuple(sorted(file.parent.name for file in path.glob("[!.]*/zarr.json")))
+
+
+def check_split_name(split: str) -> str:
+    """The name itself, if it can be a folder of a store. Raises StoreError."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", split):
+        raise StoreError(f"{split!r} cannot name a split; use letters, digits, '.', '_' and '-'")
+    return split
+
+
+def _group_files(attributes: dict[str, Any], columns: Iterable[Column] = ()) -> dict[str, bytes]:
+    files: dict[str, Buffer] = {}
+    group = zarr.create_group(store=MemoryStore(files), attributes={ATTRIBUTE: attributes})
+    for column in columns:
+        group.create_array(
+            column.name,
+            shape=column.shape,
+            chunks=column.chunk_shape,
+            dtype=column.dtype,
+            fill_value=column.fill,
+            serializer=_serializer(column),
+            compressors=[Crc32cCodec()],
+        )
+    return {name: buffer.to_bytes() for name, buffer in files.items()}
+
+
+def _serializer(column: Column) -> BytesCodec:
+    return BytesCodec(endian="little" if column.dtype.itemsize > 1 else None)
+
+
+def _attributes(folder: Path) -> dict[str, Any]:
+    try:
+        attributes: Any = zarr.open_group(folder, mode="r", zarr_format=3).attrs[ATTRIBUTE]
+        return attributes
+    except (OSError, KeyError, ValueError) as error:
+        raise NotAStore(
+            f"{folder} is not part of a store: expected a Zarr v3 group with the attribute '{ATTRIBUTE}'; "
+            "check the path"
+        ) from error
+
+
+def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
+    array = group.get(column.name)
+    expected = (column.shape, column.chunk_shape, column.dtype, _serializer(column), (Crc32cCodec(),), ())
+    found = isinstance(array, zarr.Array) and (
+        array.shape,
+        array.chunks,
+        array.dtype,
+        array.serializer,
+        array.compressors,
+        array.filters,
+    )
+    if found != expected:
+        raise FormatMismatch(
+            f"the array '{column.name}' of {folder} is not laid out as format {FORMAT} says "
+            f"(expected {expected}, found {found or 'no array'}); write the store again"
+        )

@@ -1,0 +1,73 @@
+"""Checksums of a split's chunk files, verified once.
+
+What was verified is recorded outside of the store, so that reading one needs no right to write there.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from cache.chunkfile import read_chunk
+from cache.columns import Column
+from cache.durable import write_file
+from cache.errors import CorruptStore, StoreError
+from cache.layout import canonical_json
+
+MOST_NAMED = 5
+
+
+def verify(
+    folder: Path, files: Mapping[str, Column], progress: Callable[[int, int], None] | None = None
+) -> bool:
+    """Check the crc32c of chunk files (name in `folder` to column); see `Split.verify`."""
+    folder = folder.resolve()
+    before = _fingerprint(folder, files)
+    if _recorded(folder) == before:
+        return False
+    bad = []
+    for done, (name, column) in enumerate(files.items(), start=1):
+        try:
+            read_chunk(folder / name, column)
+        except CorruptStore:
+            bad.append(name)
+        if progress is not None:
+            progress(done, len(files))
+    if bad:
+        raise CorruptStore(_sentence(folder, bad))
+    _record(folder, before)
+    return True
+
+
+def _sentence(folder: Path, bad: list[str]) -> str:
+    rest = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+    return (
+        f"{len(bad)} chunk files of {folder} have changed since they were written: "
+        f"{', '.join(bad[:MOST_NAMED])}{rest}; delete them and run the command that wrote the store again"
+    )
+
+
+def _fingerprint(folder: Path, names: Iterable[str]) -> bytes:
+    stats = [(name, (folder / name).stat()) for name in names]
+    sizes_and_times = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    digest = hashlib.sha256(canonical_json(sizes_and_times).encode()).hexdigest()
+    return canonical_json({"split": str(folder), "files": digest}).encode()
+
+
+def _recorded(folder: Path) -> bytes | None:
+    try:
+        return _record_file(folder).read_bytes()
+    except OSError:
+        return None
+
+
+def _record(folder: Path, fingerprint: bytes) -> None:
+    # where nothing can be recorded the store is verified again next time, which is no error
+    with suppress(StoreError):
+        write_file(_record_file(folder), fingerprint)
+
+
+def _record_file(folder: Path) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return home / "anchorage" / "verified" / hashlib.sha256(os.fsencode(folder)).hexdigest()

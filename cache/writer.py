@@ -1,0 +1,162 @@
+"""Writing a store: its metadata once, then one chunk at a time by as many processes as one likes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.columns import chunk_columns, encode, row_columns
+from cache.durable import place_folder, remove_leftovers_beside, remove_leftovers_within, write_file
+from cache.errors import IdentityMismatch
+from cache.layout import ChunkKey, SplitShape, Status, identity_difference
+from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRows:
+    """What is known of the n rows of one chunk.
+
+    embedding (n, D) float16, unit rows, NaN where the status is not OK; norm (n,) float32, the L2
+    norm before normalisation; crop (n, 5) float32, top, left, height and width as fractions of the
+    upright original and 1 if mirrored; status (n,) uint8.
+    """
+
+    embedding: NDArray[np.float16]
+    norm: NDArray[np.float32]
+    crop: NDArray[np.float32]
+    status: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        rows = len(self.status)
+        assert self.embedding.shape[:-1] == (rows,), self.embedding.shape
+        assert self.norm.shape == (rows,), self.norm.shape
+        assert self.crop.shape == (rows, 5), self.crop.shape
+        assert not (self.status == Status.ABSENT).any(), "a written row cannot be absent"
+        usable = self.embedding[self.status == Status.OK]
+        assert np.isfinite(usable).all(), "a row with status OK is not finite"
+
+
+def create_store(path: Path, teacher: Mapping[str, Any]) -> None:
+    """Create a store for a teacher's embeddings, or check that the one at `path` is this teacher's.
+
+    Raises:
+        IdentityMismatch: the store at `path` is another teacher's.
+        NotAStore: `path` holds something else.
+        StoreError: the system refused to write.
+    """
+    path = path.resolve()
+    remove_leftovers_beside(path)
+    if not (path / "zarr.json").exists():
+        place_folder(path, store_metadata(teacher), staged_beside=path)
+    _require_same(f"the store {path}", teacher, read_store(path)["teacher"])
+
+
+def create_split(
+    path: Path,
+    split: str,
+    *,
+    dataset: Mapping[str, Any],
+    rows: int,
+    views: int,
+    dim: int,
+    labels: NDArray[np.int64],
+    thumbs: NDArray[np.uint64],
+) -> None:
+    """Create a split with its labels (N,) and thumbs (N,), or check that the one in the store is the same.
+
+    The split appears at once, with every label and thumb in it and every chunk absent.
+
+    Raises:
+        IdentityMismatch: the split in the store is of another dataset or has another shape.
+        NotAStore: there is no store at `path`.
+        StoreError: the system refused to write, or the name cannot be used.
+    """
+    path = path.resolve()
+    read_store(path)
+    folder = path / check_split_name(split)
+    shape = SplitShape(rows=rows, views=views, dim=dim)
+    files = _row_files(shape, labels, thumbs)
+    if not (folder / "zarr.json").exists():
+        place_folder(folder, {**split_metadata(shape, dataset), **files}, staged_beside=path)
+    found = _described(*read_split(path, split))
+    _require_same(f"the split '{split}' of {path}", _described(shape, dataset), found)
+    remove_leftovers_within(folder)
+    for name, data in files.items():
+        if not _has_size(folder / name, len(data)):
+            write_file(folder / name, data)
+
+
+def absent_chunks(path: Path, split: str) -> list[ChunkKey]:
+    """The chunks that are still to be written: those with a file missing or of a wrong size."""
+    shape, _ = read_split(path, split)
+    columns = chunk_columns(shape)
+    return [
+        key
+        for key in shape.chunk_keys
+        if not all(_has_size(path / split / each.file_name(key), each.file_bytes) for each in columns)
+    ]
+
+
+def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
+    """Write one chunk, the embedding last: once its file is there, the chunk is.
+
+    Any number of processes may write different chunks at once; a chunk written again is replaced.
+
+    Raises:
+        StoreError: the system refused, as a full disk does; the chunk stays absent.
+    """
+    shape, _ = read_split(path, split)
+    assert rows.embedding.shape == (len(shape.rows_of(key)), shape.dim), (key, rows.embedding.shape, shape)
+    for column in chunk_columns(shape):
+        write_file(path / split / column.file_name(key), encode(column, getattr(rows, column.name)))
+
+
+def normalise(
+    features: NDArray[np.float32],
+) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:
+    """L2-normalise features (n, D) to an embedding (n, D), its norm (n,) and its status (n,).
+
+    A row whose norm is zero or not finite is DEGENERATE and its embedding NaN; all others are OK.
+    """
+    norm = np.linalg.norm(features.astype(np.float64), axis=1)
+    with np.errstate(over="ignore"):
+        stored_norm = norm.astype(np.float32)
+    usable = (stored_norm > 0) & np.isfinite(stored_norm)
+    embedding = np.full(features.shape, np.nan, np.float16)
+    embedding[usable] = features[usable] / norm[usable, None]
+    status = np.where(usable, Status.OK, Status.DEGENERATE).astype(np.uint8)
+    return embedding, stored_norm, status
+
+
+def _row_files(shape: SplitShape, labels: NDArray[np.int64], thumbs: NDArray[np.uint64]) -> dict[str, bytes]:
+    assert labels.shape == thumbs.shape == (shape.rows,), (labels.shape, thumbs.shape, shape)
+    files = {}
+    for column, values in zip(row_columns(shape), (labels, thumbs), strict=True):
+        for index in range(shape.chunks):
+            key = ChunkKey(0, index)
+            held = shape.rows_of(key)
+            files[column.file_name(key)] = encode(column, values[held.start : held.stop])
+    return files
+
+
+def _described(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dataset": dataset, "rows": shape.rows, "views": shape.views, "dim": shape.dim}
+
+
+def _require_same(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    differences = identity_difference(expected, found)
+    if differences:
+        raise IdentityMismatch(
+            f"{what} was made of something else ({'; '.join(differences)}); "
+            "write to another path, or delete what is there"
+        )
+
+
+def _has_size(file: Path, size: int) -> bool:
+    try:
+        return file.stat().st_size == size
+    except (FileNotFoundError, NotADirectoryError):
+        return False

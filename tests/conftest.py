@@ -1,0 +1,52 @@
+"""What every test shares: no test waits for the disk or writes outside of its own folders, and one small dataset."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[None]:
+    """fsync costs more here than all else, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Records of verified stores go into a temporary folder, also from child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder: 4 classes of noisy coloured squares, 40 + 10 pictures of 32 px each."""
+    root = tmp_path_factory.mktemp("pictures")
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 10)):
+        for kind in range(4):
+            folder = root / split / f"class-{kind}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 60, (32, 32, 3))
+                pixels[8 * kind : 8 * kind + 8, :, kind % 3] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of `pictures`."""
+    from pipeline.config import PackConfig
+    from pipeline.dataset import pack
+
+    out = tmp_path_factory.mktemp("packed") / "dataset"
+    pack(PackConfig(data=pictures, out=out, workers=1))
+    return out
