@@ -1,0 +1,209 @@
+"""Every command's settings: one frozen dataclass each, the only place where a default or a help text stands.
+
+The command line is generated from these fields, a TOML file may set any of them, and a run folder keeps the whole.
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import WrongUse, suggest
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """A field that is an option of the command line, with its help and, where closed, its choices."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def argument(help: str = "") -> Any:
+    """A field that is a positional argument of the command line."""
+    return dataclasses.field(metadata={"help": help, "argument": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoDataConfig:
+    """The demo's images."""
+
+    out: Path = argument("image folder to write")
+    train: int = setting(0, "training images, balanced over classes; 0: all 60,000")
+    val: int = setting(0, "validation images; 0: all 10,000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Images -> dataset: ordered rows, identity, one .beton a split."""
+
+    data: Path = argument("folder of images, of train/ and val/ folders, or of parquet files")
+    out: Path = argument("dataset folder to write")
+    max_resolution: int = setting(512, "longest side kept, in pixels; larger images are reduced")
+    jpeg_quality: int = setting(90, "quality of images that are stored as JPEG, 1 to 100")
+    write_mode: str = setting(
+        "smart", "raw pixels, JPEG, or raw for small images only", choices=("smart", "raw", "jpg")
+    )
+    workers: int = setting(0, "processes that read and decode; 0: one a core")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheTeacherConfig:
+    """Stage one: run the teacher once over every image and write its embeddings to a store."""
+
+    dataset: Path = argument("dataset folder that `pack` wrote")
+    cache: Path = argument("store to write or go on with, NAME.zarr")
+    teacher: str = setting("demo", "registry name, timm/NAME, torchvision/NAME or package.module:function")
+    weights: Path | None = setting(None, "the teacher's weights: .safetensors, .pt or .pth")
+    image_size: int = setting(0, "input in pixels; 0: the teacher's own")
+    split: tuple[str, ...] = setting((), "only these splits; may be given more than once. Default: all")
+    batch_size: int = setting(128, "images a forward pass; recorded, since the bits of a row depend on it")
+    amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
+    workers: int = setting(0, "dask workers on this machine; 0: one a GPU, or one a core up to four")
+    scheduler: str | None = setting(None, "address of a dask cluster that already runs")
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `distill` and `pretrain` share: the student and how it is optimised."""
+
+    student: str = setting("resnet18", "resnet18, resnet50, mobilenet_v2, alexnet, timm/NAME, ...")
+    image_size: int = setting(224, "the student's input, in pixels")
+    epochs: int = setting(130, "epochs; 0 writes the untrained student")
+    batch_size: int = setting(256, "images a step over all ranks")
+    lr: float = setting(0.01, "learning rate at its highest")
+    wd: float = setting(1e-4, "weight decay")
+    optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
+    schedule: str = setting(
+        "step", "step: x 0.2 at 70 and 93 percent, the paper's; cosine: to zero", choices=("step", "cosine")
+    )
+    warmup: float = setting(0.0, "epochs of linear warm-up")
+    subset: float = setting(1.0, "share of the rows to train on, drawn by the seed; anchors likewise")
+    seed: int = setting(0, "of initial weights, order, crops and anchors")
+    amp_dtype: str = setting("bf16", "autocast's precision; parameters stay fp32", choices=PRECISIONS)
+    workers: int = setting(1, "threads that decode images, a rank")
+    device: str = setting("auto", "cpu, cuda, or auto")
+    compile: bool = setting(False, "torch.compile the student")
+    eval_every: int = setting(0, "nearest-neighbour accuracy every so many epochs; 0: never")
+    save_every: int = setting(500, "a checkpoint every so many steps, besides each epoch's")
+    inexact: bool = setting(False, "resume although world size, threads or versions differ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(TrainConfig):
+    """Stage two: train a student from the cache."""
+
+    dataset: Path = argument("dataset folder that the cache was made of")
+    cache: Path = argument("the teacher's store")
+    run: Path = argument("run folder to write or go on with")
+    objective: str = setting("1q", "what the student is trained with; see `objectives`")
+    anchors: str = setting("", "anchor points K, or all. Default: 128,000 or every eligible row if fewer")
+    tau: float = setting(0.04, "temperature of both softmaxes")
+    momentum: float = setting(0.999, "2q: of the key encoder; 0: the bank is filled by the queries")
+    head_dim: int = setting(0, "2q: width of a linear head on the student; 0: no head")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Self-supervised from scratch: SimCLR on the dataset's training images."""
+
+    dataset: Path = argument("dataset folder that `pack` wrote")
+    run: Path = argument("run folder to write or go on with")
+    epochs: int = setting(100, "epochs; 0 writes the untrained student")
+    lr: float = setting(0.06, "learning rate at its highest")
+    schedule: str = setting("cosine", "cosine: to zero; step: x 0.2 at 70 and 93 percent", choices=("cosine", "step"))
+    tau: float = setting(0.1, "temperature of NT-Xent")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
+    jitter: float = setting(0.4, "strength of brightness, contrast and saturation")
+    grayscale: float = setting(0.2, "probability that a view loses its colours")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Any backbone over images, into a store, .npy or parquet."""
+
+    data: Path = argument("dataset folder, or a plain folder of images")
+    out: Path = argument("NAME.zarr for a dataset; NAME.npy or NAME.parquet for a plain folder")
+    run: Path | None = setting(None, "run folder whose student embeds")
+    teacher: str | None = setting(None, "or a teacher: registry name, timm/NAME, ...")
+    weights: Path | None = setting(None, "the teacher's weights")
+    image_size: int = setting(0, "input in pixels; 0: the backbone's own")
+    batch_size: int = setting(128, "images a forward pass")
+    amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
+    workers: int = setting(0, "dask workers on this machine; 0: one a GPU, or one a core up to four")
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluate runs and caches; what is not embedded yet is embedded first."""
+
+    targets: tuple[Path, ...] = argument("run folders and caches, a row of the table each")
+    dataset: Path = setting(help="dataset folder to evaluate on")
+    protocol: tuple[str, ...] = setting(("nn", "linear", "ca"), "nn, linear, ca, separated by commas")
+    features: str = setting(
+        "cached", "linear on stored centre crops, or on random crops through the backbone as in the paper",
+        choices=("cached", "augmented"),
+    )
+    epochs: int = setting(40, "epochs of the linear probe")
+    batch_size: int = setting(256, "of the linear probe and of embedding")
+    seed: int = setting(0, "of the linear probe and of k-means")
+    workers: int = setting(0, "dask workers for embedding")
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+def options(config: type) -> list[dataclasses.Field[Any]]:
+    """The fields that a user can set, in order."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
+
+
+def from_toml(config: type, path: Path) -> dict[str, Any]:
+    """The settings in a TOML file for a command's config, as Python values.
+
+    Raises WrongUse on a file that is missing or not TOML, an unknown key (naming the nearest) or a wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise WrongUse(f"cannot read the settings in {path}: {error}") from error
+    hints = typing.get_type_hints(config)
+    settable = {field.name for field in options(config)}
+    converted = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in settable:
+            raise WrongUse(f"{path}: unknown setting {key!r}{suggest(name, settable)}")
+        converted[name] = convert(value, hints[name], f"{path}: {key}")
+    return converted
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type that a field asks for; WrongUse when it is of another kind."""
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, list):
+            raise WrongUse(f"{where}: expected a list, found {value!r}")
+        return tuple(convert(item, kinds[0], where) for item in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) in (int, float):
+        if math.isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise WrongUse(f"{where}: expected {hint.__name__}, found {value!r}")
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A config as plain data, paths as strings, for the run folder."""
+    return {
+        field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
+        for field in dataclasses.fields(config)
+    }

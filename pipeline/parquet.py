@@ -1,0 +1,139 @@
+"""Images in parquet files of the form that Hugging Face writes: image = {bytes, path} and maybe label."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import WrongUse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetSource:
+    """Rows of parquet files in the form that Hugging Face writes: image = {bytes, path} and maybe label.
+
+    A row group is read whole and the last two stay in memory, so reading rows in order is cheap.
+    """
+
+    data: Path
+    files: tuple[str, ...]
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"files": list(self.files)}
+
+    def read(self, row: int) -> bytes:
+        groups, starts = self._groups
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        file, group = groups[number]
+        path = self.data / file
+        column = _row_group(path, group, path.stat().st_mtime_ns)
+        return column[row - int(starts[number])].as_py() or b""
+
+    @cached_property
+    def _groups(self) -> tuple[list[tuple[str, int]], NDArray[np.int64]]:
+        """Each row group as (file, number in it), and the row at which each begins."""
+        groups, lengths = [], [0]
+        for file in self.files:
+            metadata = pq.read_metadata(self.data / file)
+            for group in range(metadata.num_row_groups):
+                groups.append((file, group))
+                lengths.append(metadata.row_group(group).num_rows)
+        return groups, np.cumsum(lengths)[:-1]
+
+
+@lru_cache(maxsize=2)
+def _row_group(path: Path, group: int, changed: int) -> pa.Array:
+    """The images' bytes. `changed`, the file's time of change, makes a rewritten file another one."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read_row_group(group, columns=["image.bytes"], use_threads=False)
+        return table["image"].combine_chunks().field("bytes")
+    except pa.ArrowException as error:
+        raise OSError(f"row group {group} of {path.name} is damaged: {error}") from error
+
+
+def open_parquet(data: Path, splits: Mapping[str, list[str]]) -> dict[str, ParquetSource]:
+    """Split name -> the rows of its files below `data`, in the order of the files.
+
+    Raises WrongUse when a file is not parquet, or its columns are others.
+    """
+    tables = {split: [_index_of(data / file) for file in files] for split, files in splits.items()}
+    classes = _class_names(data, [table for parts in tables.values() for table in parts])
+    return {
+        split: ParquetSource(
+            data=data,
+            files=tuple(files),
+            names=_row_names(files, tables[split]),
+            labels=np.concatenate([_labels(table) for table in tables[split]]),
+            classes=classes,
+        )
+        for split, files in splits.items()
+    }
+
+
+def _index_of(path: Path) -> pa.Table:
+    """Everything in a file but the images' bytes."""
+    try:
+        schema = pq.read_schema(path)
+        columns = ["image.path", *(["label"] if "label" in schema.names else [])]
+        image = schema.field("image").type if "image" in schema.names else None
+        if image is None or not pa.types.is_struct(image) or {"bytes", "path"} - {f.name for f in image}:
+            found = ", ".join(schema.names)
+            raise WrongUse(f"{path}: expected a column image with fields bytes and path, found {found}")
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=columns)
+    except pa.ArrowException as error:
+        raise WrongUse(f"cannot read {path} as parquet: {error}") from error
+    if "label" in columns and not pa.types.is_integer(schema.field("label").type):
+        raise WrongUse(f"{path}: expected whole numbers in column label, found {schema.field('label').type}")
+    return table
+
+
+def _labels(table: pa.Table) -> NDArray[np.int64]:
+    if "label" not in table.column_names:
+        return np.full(len(table), -1, np.int64)
+    return table["label"].fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _row_names(files: list[str], tables: list[pa.Table]) -> list[str]:
+    """The paths in the files where they tell the rows apart, else FILE/NUMBER."""
+    paths = [path for table in tables for path in pc.struct_field(table["image"], "path").to_pylist()]
+    if all(paths) and len(set(paths)) == len(paths):
+        return paths
+    lengths = zip(files, map(len, tables), strict=True)
+    return [f"{file}/{row:08}" for file, length in lengths for row in range(length)]
+
+
+def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
+    """From Hugging Face's schema metadata, else classes.txt, else the labels' numbers."""
+    highest = max(int(_labels(table).max(initial=-1)) for table in tables)
+    known = {_hugging_face_names(table.schema) for table in tables} - {()}
+    if len(known) > 1:
+        raise WrongUse(f"the parquet files in {data} name different classes")
+    listed = data / "classes.txt"
+    if not known and listed.exists():
+        known = {tuple(line.strip() for line in listed.read_text("utf-8").splitlines() if line.strip())}
+    classes = known.pop() if known else tuple(str(label) for label in range(highest + 1))
+    if highest >= len(classes):
+        raise WrongUse(f"{data} names {len(classes)} classes, but a label is {highest}")
+    return classes
+
+
+def _hugging_face_names(schema: pa.Schema) -> tuple[str, ...]:
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(str(name) for name in info["info"]["features"]["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
