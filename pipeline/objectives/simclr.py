@@ -1,0 +1,56 @@
+"""SimCLR: contrast of two augmented views (Chen et al., ICML 2020, arXiv 2002.05709)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.ranks import gather_ranks
+
+
+def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
+    """The normalised temperature-scaled cross entropy of SimCLR's eq. 1, averaged over all 2B positive pairs.
+
+    z1, z2: (B, D) projections of the two views of B images, of any length; the cosine is taken here, in at
+    least float32 also under autocast. Returns a scalar.
+    """
+    pairs = len(z1)
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([z1, z2])  # (2B, D)
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+        logits = (z @ z.T / tau).fill_diagonal_(-torch.inf)  # (2B, 2B)
+        positives = torch.arange(2 * pairs, device=z.device).roll(pairs)
+        return F.cross_entropy(logits, positives)
+
+
+class SimCLR(Objective):
+    """SimCLR with in-batch negatives, across all ranks: the temperature is 0.1 as the paper's on ImageNet.
+
+    student_dim: width of the backbone's feature; projection_dim: width in which views are contrasted.
+    """
+
+    views = 2
+    needs_teacher = False
+
+    def __init__(self, student_dim: int, *, projection_dim: int = 128, tau: float = 0.1) -> None:
+        super().__init__()
+        self.student_dim = student_dim
+        self.projection_dim = projection_dim
+        self.tau = tau
+
+    def head(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(self.student_dim, self.student_dim, bias=False),
+            nn.BatchNorm1d(self.student_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(self.student_dim, self.projection_dim),
+        )
+
+    def describe(self) -> str:
+        return f"SimCLR, tau {self.tau}"
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
+        first, second = embeddings
+        return nt_xent(gather_ranks(first), gather_ranks(second), self.tau)

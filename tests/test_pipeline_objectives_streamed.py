@@ -1,0 +1,251 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.objectives.streamed import streamed_kl
+
+TAUS = [0.01, 0.02, 0.04, 0.07, 1.0]
+
+
+def unit(rows: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, dim, generator=generator, dtype=torch.float64), dim=1).to(dtype)
+
+
+def softmax(logits: list[float]) -> list[float]:
+    weights = [math.exp(logit - max(logits)) for logit in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def naive(
+    query: Tensor,
+    teacher_query: Tensor,
+    anchors: Tensor,
+    teacher_anchors: Tensor,
+    tau: float,
+    teacher_tau: float,
+    own: list[int],
+    filled: int,
+) -> tuple[float, Tensor]:
+    """The paper's loss and its gradient, one query and one anchor at a time, in double precision."""
+    loss, gradient = 0.0, torch.zeros_like(query, dtype=torch.float64)
+    for i in range(len(query)):
+        slots = [j for j in range(filled) if j != own[i]]
+        if not slots:
+            continue
+        logits_t = [
+            (teacher_query[i].double() @ teacher_anchors[j].double()).item() / teacher_tau for j in slots
+        ]
+        logits_s = [(query[i].double() @ anchors[j].double()).item() / tau for j in slots]
+        p_t, p_s = softmax(logits_t), softmax(logits_s)
+        peak_t, peak_s = max(logits_t), max(logits_s)
+        log_z_t = peak_t + math.log(sum(math.exp(logit - peak_t) for logit in logits_t))
+        log_z_s = peak_s + math.log(sum(math.exp(logit - peak_s) for logit in logits_s))
+        for j, t, s, logit_t, logit_s in zip(slots, p_t, p_s, logits_t, logits_s, strict=True):
+            loss += t * ((logit_t - log_z_t) - (logit_s - log_z_s)) / len(query)
+            gradient[i] += (s - t) * anchors[j].double() / tau / len(query)
+    return loss, gradient
+
+
+def loss_and_gradient(query: Tensor, *args: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    query = query.detach().requires_grad_()
+    loss = streamed_kl(query, *args, **options)
+    loss.backward()
+    assert query.grad is not None
+    return loss.detach(), query.grad
+
+
+# Logits reach 1/tau and the loss 2/tau, so that float64 rounds the loss by some 1e-16/tau; the gradient is
+# divided by tau once more.
+def assert_equals_naive(inputs: tuple[Tensor, Tensor, Tensor, Tensor], tau: float, **options: Any) -> None:
+    loss, gradient = loss_and_gradient(*inputs, tau=tau, block=4, **options)
+    own, filled, teacher_tau = options.get("own"), options.get("filled"), options.get("teacher_tau")
+    own = own.tolist() if isinstance(own, Tensor) else [-1] * len(inputs[0])
+    filled = filled if isinstance(filled, int) else len(inputs[2])
+    teacher_tau = teacher_tau if isinstance(teacher_tau, float) else tau
+    expected_loss, expected_gradient = naive(*inputs, tau, teacher_tau, own, filled)
+    assert loss.item() == pytest.approx(expected_loss, rel=1e-6, abs=1e-13 / tau)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-13 / tau**2)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("anchors", [1, 4, 11])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_equals_the_loss_term_by_term(queries: int, anchors: int, tau: float) -> None:
+    one_space = unit(anchors, 5, 2)
+    own = torch.tensor([0, -1, 9][:queries])
+    teacher_query, query = unit(queries, 5, 0), unit(queries, 5, 1)
+    assert_equals_naive((query, teacher_query, one_space, one_space), tau, own=own)
+    assert_equals_naive((query, unit(queries, 7, 3), one_space, unit(anchors, 7, 4)), tau, own=own)
+
+
+@pytest.mark.parametrize("filled", [0, 1, 4, 6, 8])
+def test_only_filled_slots_are_anchors(filled: int) -> None:
+    anchors, teacher_anchors = unit(9, 5, 0), unit(9, 7, 1)
+    anchors[filled:] = teacher_anchors[filled:] = torch.nan
+    inputs = (unit(4, 5, 2), unit(4, 7, 3), anchors, teacher_anchors)
+    assert_equals_naive(inputs, 0.04, filled=filled, own=torch.tensor([0, 5, 8, -1]))
+    assert_equals_naive((inputs[0], unit(4, 5, 3), anchors, anchors), 0.01, filled=filled)
+
+
+@pytest.mark.parametrize(("tau", "teacher_tau"), [(0.2, 0.01), (0.01, 0.2), (0.07, 0.04)])
+def test_the_teacher_may_have_its_own_temperature(tau: float, teacher_tau: float) -> None:
+    inputs = (unit(3, 5, 0), unit(3, 7, 1), unit(10, 5, 2), unit(10, 7, 3))
+    assert_equals_naive(inputs, tau, teacher_tau=teacher_tau)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_opposed_and_identical_anchors(tau: float) -> None:
+    query, teacher_query = unit(2, 5, 0), unit(2, 5, 1)
+    anchors = torch.cat([-query, query, -teacher_query, teacher_query, -query])
+    assert_equals_naive((query, teacher_query, anchors, anchors), tau)
+    assert_equals_naive((query, -query, anchors, anchors), tau)
+    assert_equals_naive((query, teacher_query, -query[:1], teacher_query[:1]), tau)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_float32_survives_anchors_that_are_all_opposed(tau: float) -> None:
+    query, teacher_query = unit(2, 5, 0), unit(2, 5, 1)
+    anchors = F.normalize(-query[:1] + 0.1 * unit(9, 5, 2), dim=1)
+    inputs = (query[:1], teacher_query[:1], anchors, anchors)
+    expected_loss, expected = naive(*inputs, tau, tau, [-1], 9)
+    single = tuple(tensor.float() for tensor in inputs)
+    loss, gradient = loss_and_gradient(single[0], single[1], single[2], single[2], tau=tau, block=4)
+    assert loss.item() == pytest.approx(expected_loss, abs=float32_loss_error(tau))
+    assert (gradient - expected).norm() < float32_gradient_error(tau)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(tau: float) -> None:
+    query, anchors = unit(6, 16, 0, torch.float32), unit(50, 16, 1, torch.float32)
+    loss, gradient = loss_and_gradient(query, query, anchors, anchors, tau=tau, block=8)
+    # float32 rounding of logits of 1/tau, which differs between rows of one product.
+    assert abs(loss.item()) < 1e-6 / tau
+    assert gradient.abs().max() < 1e-6 / tau**2
+
+
+def test_value_by_hand() -> None:
+    # Teacher weights e : 1, student weights 1 : e; KL = (e - 1) / (e + 1).
+    anchors = torch.eye(2, dtype=torch.float64)
+    loss, gradient = loss_and_gradient(anchors[:1], anchors[1:], anchors, anchors, tau=1.0)
+    expected = (math.e - 1) / (math.e + 1)
+    assert loss.item() == pytest.approx(expected, abs=1e-15)
+    torch.testing.assert_close(gradient, torch.tensor([[expected, -expected]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.04])
+@pytest.mark.parametrize("teacher_tau", [None, 0.07])
+def test_queries_that_are_the_only_anchor_cost_nothing(tau: float, teacher_tau: float | None) -> None:
+    anchors, query = unit(1, 4, 0), unit(2, 4, 1)
+    options = {"tau": tau, "teacher_tau": teacher_tau, "own": torch.tensor([0, -1])}
+    loss, gradient = loss_and_gradient(query, unit(2, 4, 2), anchors, anchors, **options)
+    assert loss.item() == pytest.approx(0, abs=1e-12)  # of one anchor both distributions are 1
+    assert torch.equal(gradient[0], torch.zeros(4, dtype=torch.float64))
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.07])
+def test_gradient_agrees_with_finite_differences(tau: float) -> None:
+    anchors, teacher_anchors = unit(9, 4, 1), unit(9, 5, 2)
+    own = torch.tensor([2, -1, 8])
+
+    def loss(query: Tensor) -> Tensor:
+        return 3 * streamed_kl(query, unit(3, 5, 0), anchors, teacher_anchors, tau=tau, own=own, block=4)
+
+    assert torch.autograd.gradcheck(loss, unit(3, 4, 3).requires_grad_(), atol=1e-4)
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.04])
+def test_the_block_size_does_not_matter(tau: float) -> None:
+    inputs = (unit(3, 8, 0), unit(3, 8, 1), *[unit(40, 8, 2)] * 2)
+    whole, gradient = loss_and_gradient(*inputs, tau=tau, block=40)
+    for block in (1, 7, 1000):
+        loss, other = loss_and_gradient(*inputs, tau=tau, block=block)
+        assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
+        torch.testing.assert_close(other, gradient, rtol=1e-10, atol=1e-12 / tau)
+
+
+# Measured on 32 queries and 8192 anchors of 256 dimensions, from KL 3 to KL 1e-6. The mean loss is off by at
+# most 1.5e-6 at tau 0.01 and 2e-7 at tau 1; that of one query by a few roundings of a logit, 6e-8/tau each.
+def float32_loss_error(tau: float) -> float:
+    return 6e-7 + 3e-7 / tau
+
+
+# tau times the gradient of a query, at most 2, is off by 1.7e-6, 4e-7, 1.7e-7, 1.2e-7 and 9e-8 at the five
+# temperatures: rounded logits (6e-8/tau) and rounded sums.
+def float32_gradient_error(tau: float) -> float:
+    return (3e-7 + 4e-8 / tau) / tau
+
+
+# Likewise off by 3.3e-2, 9e-3, 2.3e-3, 1.4e-3 and 1e-3: logits and sums leave a bfloat16 product with 8 bits.
+# At tau 0.04 that is 2 % of the gradient at KL 0.35 and all of it at KL 4e-4.
+def bfloat16_gradient_error(tau: float) -> float:
+    return (3e-3 + 6e-4 / tau) / tau
+
+
+def realistic(distance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A student `distance` away from its teacher, the teacher's non-negative clustered rows, anchors."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(20, 256, generator=generator, dtype=torch.float64)
+    cluster = torch.randint(20, (1032,), generator=generator)
+    features = centres[cluster] + torch.randn(1032, 256, generator=generator, dtype=torch.float64)
+    features = F.normalize(features.clamp_min(0), dim=1).half().double()
+    query = F.normalize(features[:32] + distance * unit(32, 256, 9), dim=1)
+    return query, features[:32], features[32:]
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("distance", [1.0, 0.1, 0.01])
+def test_precision_of_float32_and_bfloat16(distance: float, tau: float) -> None:
+    query, teacher, anchors = realistic(distance)
+    exact_loss, exact = loss_and_gradient(query, teacher, anchors, anchors, tau=tau)
+    single = (query.float(), teacher.float(), *[anchors.float()] * 2)
+    loss, gradient = loss_and_gradient(*single, tau=tau, block=256)
+    assert loss.item() == pytest.approx(exact_loss.item(), abs=float32_loss_error(tau))
+    assert error_a_query(gradient, exact) < float32_gradient_error(tau)
+    _, gradient = loss_and_gradient(*single, tau=tau, block=256, product_dtype=torch.bfloat16)
+    assert gradient.dtype == torch.float32
+    assert 10 * float32_gradient_error(tau) < error_a_query(gradient, exact) < bfloat16_gradient_error(tau)
+
+
+def error_a_query(gradient: Tensor, exact: Tensor) -> float:
+    return len(exact) ** 0.5 * (gradient - exact).norm().item()
+
+
+def test_float16_anchors_are_converted_a_block_at_a_time() -> None:
+    query, teacher, anchors = (tensor.float() for tensor in realistic(0.3))
+    half = anchors.half()
+    expected = loss_and_gradient(query, teacher, anchors, anchors, tau=0.04, block=300)
+    one_space = loss_and_gradient(query, teacher, half, half, tau=0.04, block=300)
+    two_spaces = loss_and_gradient(query, teacher, anchors, half, tau=0.04, block=300)
+    for loss, gradient in (one_space, two_spaces):
+        assert loss.item() == pytest.approx(expected[0].item(), abs=float32_loss_error(0.04))
+        assert error_a_query(gradient, expected[1]) < float32_gradient_error(0.04)
+
+
+def test_bfloat16_queries_get_a_bfloat16_gradient_and_a_float32_loss() -> None:
+    query, teacher, anchors = realistic(1.0)
+    loss, gradient = loss_and_gradient(query.bfloat16(), teacher, anchors.half(), anchors.half(), tau=0.07)
+    exact_loss, exact = loss_and_gradient(query.bfloat16().double(), teacher, anchors, anchors, tau=0.07)
+    assert (loss.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    assert loss.item() == pytest.approx(exact_loss.item(), rel=0.01)
+    assert error_a_query(gradient.double(), exact) < bfloat16_gradient_error(0.07)
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    query, teacher, anchors = (tensor.float() for tensor in realistic(0.3))
+    plain, gradient = loss_and_gradient(query, teacher, anchors, anchors, tau=0.04)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, gradient_inside = loss_and_gradient(query, teacher, anchors, anchors, tau=0.04)
+    assert torch.equal(inside, plain)
+    assert torch.equal(gradient_inside, gradient)
+
+
+def test_float16_products_are_refused() -> None:
+    half = unit(2, 4, 0, torch.float16)
+    with pytest.raises(ValueError, match="use float32 or bfloat16 products"):
+        streamed_kl(half, half, half, half, tau=0.04)

@@ -1,0 +1,26 @@
+"""The same work on two gloo ranks: this process is rank 0, a new one is rank 1."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+
+def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
+    """What work(rank, *arguments) returns on each rank; `work` is a function of a module's top level."""
+    other = spawn(_run, args=(work, folder, *arguments), nprocs=1, join=False)
+    _run(-1, work, folder, *arguments)
+    other.join()
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def _run(process: int, work: Callable[..., Any], folder: Path, *arguments: object) -> None:
+    rank = process + 1
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        torch.save(work(rank, *arguments), folder / f"rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
