@@ -1,0 +1,250 @@
+"""Anchorage's command line: options -> one frozen config -> one call. Imports of torch wait for their command."""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache.errors import StoreError
+from pipeline import config as configs
+from pipeline.errors import PipelineError, WrongUse, suggest
+
+
+class Commands(click.Group):
+    """Commands in the order of their use; a mistyped one gets the nearest name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+class CommaList(click.ParamType):
+    """Values separated by commas."""
+
+    name = "A,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Distil small self-supervised vision models from a big one, which runs once.
+
+    \b
+    python cli.py demo-data data/images          Fashion-MNIST as an image folder
+    python cli.py pack data/images data/dataset  rows, identity and .beton files
+    python cli.py cache-teacher data/dataset caches/demo.zarr --teacher demo
+    python cli.py distill data/dataset caches/demo.zarr runs/r18 --student resnet18
+    python cli.py eval caches/demo.zarr runs/r18 --dataset data/dataset
+
+    A command that is run again goes on where it stopped.
+    """
+
+
+def command(name: str, config: type) -> Callable[[Callable[[Any], None]], click.Command]:
+    """Make a command whose options are the fields of `config` and whose body gets one of them."""
+
+    def decorate(body: Callable[[Any], None]) -> click.Command:
+        def run(**values: Any) -> None:
+            body(config(**merged(config, values)))
+
+        parameters = [parameter(config, field) for field in configs.options(config)]
+        parameters.append(click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win"))
+        made = click.Command(name, callback=run, params=parameters, help=body.__doc__ or config.__doc__)
+        main.add_command(made)
+        return made
+
+    return decorate
+
+
+def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Flags over the settings file over the defaults."""
+    file = values.pop("config")
+    given = {
+        name: value
+        for name, value in values.items()
+        if click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    return {**values, **(configs.from_toml(config, file) if file else {}), **given}
+
+
+def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
+    """The click option or argument of one field."""
+    hint = typing.get_type_hints(config)[field.name]
+    if field.metadata.get("argument"):
+        many = typing.get_origin(hint) is tuple
+        return click.Argument([field.name], type=Path, nargs=-1 if many else 1, required=True)
+    flag = f"--{field.name.replace('_', '-')}"
+    shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True}
+    if field.default is dataclasses.MISSING:
+        shared["required"] = True
+    else:
+        shared["default"] = field.default
+    if hint is bool:
+        return click.Option([flag], is_flag=True, **shared)
+    return click.Option([flag], **shared, **kind(hint, field))
+
+
+def kind(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """The click type for a field's annotation."""
+    if field.metadata["choices"]:
+        return {"type": click.Choice(field.metadata["choices"])}
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        if typing.get_args(hint)[0] is float:
+            return {"type": (float, float), "metavar": "LOW HIGH"}
+        return {"type": CommaList()}
+    return {"type": hint}
+
+
+@command("demo-data", configs.DemoDataConfig)
+def demo_data(config: configs.DemoDataConfig) -> None:
+    """Fashion-MNIST, 60,000 + 10,000 photographs (MIT licence), as an image folder."""
+    from pipeline.demo_data import demo_data
+
+    demo_data(config.out, train=config.train or None, val=config.val or None)
+
+
+@command("pack", configs.PackConfig)
+def pack(config: configs.PackConfig) -> None:
+    """Turn images into a dataset: ordered rows, an identity, one .beton a split.
+
+    DATA is a folder with train/ and val/, a folder of class folders, a flat folder of images, or a folder of
+    parquet files as Hugging Face writes them. An unreadable image keeps its row and is left out of training.
+    """
+    from pipeline.dataset import pack
+
+    pack(config)
+
+
+@command("pretrain", configs.PretrainConfig)
+def pretrain(config: configs.PretrainConfig) -> None:
+    """Train a network from scratch by SimCLR, without labels and without a teacher."""
+    from pipeline.pretrain import pretrain
+
+    pretrain(config)
+
+
+@command("cache-teacher", configs.CacheTeacherConfig)
+def cache_teacher(config: configs.CacheTeacherConfig) -> None:
+    """Stage one: run the teacher once over all images and keep its embeddings in CACHE, a Zarr store.
+
+    Interrupted, it goes on with the chunks that are absent.
+    """
+    from pipeline.embed import cache_teacher
+
+    cache_teacher(config)
+
+
+@main.group("cache", cls=Commands)
+def cache() -> None:
+    """Look at a store."""
+
+
+@cache.command("info")
+@click.argument("store", type=Path)
+def cache_info(store: Path) -> None:
+    """What a store was made of, its size, and how much of it is there."""
+    from pipeline.report.stores import print_store
+
+    print_store(store)
+
+
+@command("distill", configs.DistillConfig)
+def distill(config: configs.DistillConfig) -> None:
+    """Stage two: train a student to have, for each image, its teacher's distribution over anchor points."""
+    from pipeline.distill import distill
+
+    distill(config)
+
+
+@command("embed", configs.EmbedConfig)
+def embed(config: configs.EmbedConfig) -> None:
+    """Embed images with a run's student or with a teacher."""
+    from pipeline.embed import embed_any
+
+    embed_any(config)
+
+
+@command("eval", configs.EvalConfig)
+def evaluate(config: configs.EvalConfig) -> None:
+    """Evaluate runs and caches side by side: nearest neighbours, linear probe, cluster alignment."""
+    from pipeline.evaluate.run import evaluate_targets
+
+    evaluate_targets(config)
+
+
+@main.command("report")
+@click.argument("targets", nargs=-1, required=True, type=Path)
+@click.option("--out", required=True, type=Path, help="Markdown file with a pair of results markers")
+@click.option("--name", default="results", show_default=True, help="which pair of markers to write between")
+def report(targets: tuple[Path, ...], out: Path, name: str) -> None:
+    """Write the metrics of runs and caches into a Markdown file as a table."""
+    from pipeline.report.table import write_report
+
+    write_report(targets, out, name)
+
+
+@main.command("teachers")
+def teachers() -> None:
+    """The teachers that are known, with input, width, licence and where their weights come from."""
+    from pipeline.report.registries import print_teachers
+
+    print_teachers()
+
+
+@main.command("students")
+def students() -> None:
+    """The students that are known, with width and smallest input."""
+    from pipeline.report.registries import print_students
+
+    print_students()
+
+
+@main.command("objectives")
+def objectives() -> None:
+    """What a student can be trained with."""
+    from pipeline.report.registries import print_objectives
+
+    print_objectives()
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; what goes wrong ends in one sentence and an exit code: 1 a failure, 2 wrong use."""
+    try:
+        main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except WrongUse as error:
+        return complain(error, 2)
+    except (PipelineError, StoreError) as error:
+        return complain(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted; the same command goes on from here", err=True)
+        return 130
+    return 0
+
+
+def complain(error: Exception, code: int) -> int:
+    click.echo(f"error: {error}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,129 @@
+"""Networks without their classifier, by name: torchvision/NAME, timm/NAME and package.module:function."""
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError, WrongUse, suggest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network that gives features, and what it was called before it lost its classifier.
+
+    module: (B, 3, H, W) -> (B, dim). heads: names of the removed layers, whose weight and bias a file may
+    still hold. settings: what a function gave beside its module (a preprocessing), or None.
+    """
+
+    module: nn.Module
+    heads: tuple[str, ...]
+    feature: str
+    settings: object = None
+
+
+def open_network(name: str, image_size: int | None = None) -> Network:
+    """Build torchvision/NAME, timm/NAME or package.module:function with fresh weights."""
+    if name.startswith("torchvision/"):
+        return torchvision_network(name.removeprefix("torchvision/"))
+    if name.startswith("timm/"):
+        return timm_network(name.removeprefix("timm/"), image_size)
+    return function_network(name)
+
+
+def torchvision_network(name: str) -> Network:
+    """torchvision's network without its last linear layer and without dropout; nothing is downloaded."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise WrongUse(f"torchvision has no classification model {name!r}{suggest(name, known)}")
+    module = torchvision.models.get_model(name, weights=None)
+    head = [key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
+    if not head:
+        raise WrongUse(
+            f"torchvision/{name} has no linear classifier to leave out; use package.module:function"
+        )
+    parent, _, child = head[0].rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Identity())
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # dropout belongs to the classifier that was left out
+    return Network(module=module, heads=(head[0],), feature="input of the classifier")
+
+
+def timm_network(name: str, image_size: int | None = None) -> Network:
+    """timm's network with num_classes=0; a transformer is built for image_size when that is given."""
+    import timm
+
+    if not timm.is_model(name):
+        raise WrongUse(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
+    configuration = timm.get_pretrained_cfg(name)
+    settings: dict[str, Any] = {}
+    if image_size is not None and configuration is not None and configuration.fixed_input_size:
+        settings["img_size"] = image_size
+    try:
+        module = timm.create_model(name, pretrained=False, num_classes=0, **settings)
+    except Exception as error:
+        raise WrongUse(f"timm cannot build {name!r}: {error}") from error
+    removed = (configuration and configuration.classifier) or ()
+    heads = (removed,) if isinstance(removed, str) else tuple(removed)
+    return Network(module=module, heads=heads, feature="pooled feature")
+
+
+def function_network(spec: str) -> Network:
+    """Call a person's own package.module:function(), which returns a module or (module, preprocessing)."""
+    made = call_function(spec)
+    module, settings = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise PipelineError(
+            f"{spec} returned {describe(made)}; expected an nn.Module, or that and a preprocessing"
+        )
+    return Network(module=module, heads=("fc", "classifier"), feature="output", settings=settings)
+
+
+def call_function(spec: str) -> object:
+    """Import package.module, from the current folder too, and call the function without arguments."""
+    module_name, _, function_name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise WrongUse(f"{spec} cannot be imported from here: {error}") from error
+    except Exception as error:
+        raise PipelineError(f"{spec} cannot be imported: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        near = suggest(function_name, vars(module))
+        raise WrongUse(f"module {module_name} has no function {function_name!r}{near}")
+    try:
+        return function()
+    except Exception as error:
+        raise PipelineError(f"{spec} failed with {type(error).__name__}: {error}") from error
+
+
+def feature_width(module: nn.Module, example: Tensor, name: str) -> int:
+    """Width of the features that the module, put in eval mode, gives for one example (1, 3, H, W)."""
+    module.eval()
+    try:
+        with torch.inference_mode():
+            feature = module(example)
+    except Exception as error:
+        raise WrongUse(f"{name} does not take images of shape {tuple(example.shape[1:])}: {error}") from error
+    if not isinstance(feature, Tensor) or feature.ndim != 2 or len(feature) != 1:
+        raise PipelineError(
+            f"{name} returns {describe(feature)} for one image; expected features of shape (1, width): "
+            "pool and flatten them inside the module"
+        )
+    return feature.shape[1]
+
+
+def describe(value: object) -> str:
+    """A value's kind in words, with the shape when it is a tensor."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

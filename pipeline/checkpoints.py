@@ -1,0 +1,144 @@
+"""Weights and training state on disk: safetensors with readable metadata, and exact resume state.
+
+A file is written whole or not at all; a full disk is a StoreError.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cache.durable import write_file
+from pipeline.errors import PipelineError
+from pipeline.preprocessing import IMAGENET
+from pipeline.students import Student
+
+METADATA_KEY = "anchorage"
+
+
+def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata atomically; the same content gives the same bytes."""
+    # safetensors writes several metadata keys in an order that differs between processes, so there is one
+    header = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
+    dense = torch.contiguous_format
+    own = {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
+    write_file(path, safetensors.torch.save(own, metadata=header))
+
+
+def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU and the metadata; raises PipelineError when the file is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        if METADATA_KEY in metadata:
+            metadata = json.loads(metadata[METADATA_KEY])
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path} does not exist") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
+    return tensors, metadata
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load every tensor; raises PipelineError naming each one missing, unexpected or of another shape."""
+    own = module.state_dict()
+    # torch itself starts the batch counters of files that are older than those
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in own]
+    misshapen = [
+        f"{name} (expected {tuple(own[name].shape)}, found {tuple(tensor.shape)})"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    problems = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    if problems:
+        raise PipelineError(f"the weights of {what} do not fit its architecture; {'; '.join(problems)}")
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a weights file: .safetensors, or .pt/.pth holding a state dict or {'state_dict': ...}.
+
+    A `module.` prefix is dropped when every name has it. Pickles are opened with weights_only.
+    """
+    state: Any = load_safetensors(path)[0] if path.suffix == ".safetensors" else _load_pickle(path)
+    if isinstance(state, Mapping) and "state_dict" in state:
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise PipelineError(
+            f"{path} holds no state dict; expected named tensors, or those under 'state_dict'"
+        )
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """sha256 hex over name, dtype, shape and little-endian bytes of each tensor of the state dict, by name.
+
+    It is about the tensors as loaded: the same weights in another kind of file have the same hash.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        own = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {str(own.dtype).removeprefix('torch.')} {tuple(own.shape)}\n".encode())
+        digest.update(own.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_student(run: Path, student: Student, metadata: Mapping[str, str]) -> None:
+    """Write RUN/student.safetensors: the student without head, under its architecture's own names.
+
+    Beside the caller's metadata it says the student's name, image size, width, feature, mean and std.
+    """
+    own = {
+        "student": student.name,
+        "image_size": str(student.image_size),
+        "dim": str(student.dim),
+        "feature": student.feature,
+        "mean": json.dumps(IMAGENET.mean),
+        "std": json.dumps(IMAGENET.std),
+    }
+    save_safetensors(run / "student.safetensors", student.network.state_dict(), {**metadata, **own})
+
+
+def save_resume(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the state that training goes on from, atomically: tensors and plain values."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    write_file(path, content.getvalue())
+
+
+def load_resume(path: Path) -> dict[str, Any]:
+    """What save_resume wrote, on the CPU; raises PipelineError when the file is missing or damaged."""
+    state = _load_pickle(path)
+    if not isinstance(state, dict):
+        raise PipelineError(f"{path} holds no training state; remove it to start from the beginning")
+    return state
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        raise PipelineError(
+            f"{path} holds more than tensors and plain values: {_first_line(error)}"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

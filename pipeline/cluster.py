@@ -1,0 +1,113 @@
+"""Dask workers: a cluster of processes on this machine that ends with this one, or somebody's own cluster."""
+
+import importlib.util
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from pipeline.errors import WrongUse
+
+SECONDS_TO_CONNECT = 30
+QUIET = logging.CRITICAL + 1
+LOCAL = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+
+@contextmanager
+def open_client(*, workers: int, threads: int, device: str, scheduler: str | None) -> Iterator[Client]:
+    """A client of the cluster at address `scheduler`, or of `workers` processes started here.
+
+    On a GPU each process sees one device. Ctrl-C and SIGTERM close the cluster.
+    Raises WrongUse when there is no scheduler at the address.
+    """
+    # dispatch tries a chunk again itself, and so can tell what kills workers from what waited behind it
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        stack.enter_context(_terminated_as_interrupted())
+        stack.enter_context(dask.config.set(settings))
+        if scheduler is None:
+            yield stack.enter_context(Client(stack.enter_context(_local_cluster(workers, threads, device))))
+        else:
+            yield stack.enter_context(_connect(scheduler))
+
+
+def _local_cluster(workers: int, threads: int, device: str) -> Any:
+    if device == "cuda" and importlib.util.find_spec("dask_cuda"):
+        from dask_cuda import LocalCUDACluster
+
+        return LocalCUDACluster(n_workers=workers, memory_limit=0, dashboard_address=None, silence_logs=QUIET)
+    with _new_threads_deaf_to_interrupts():
+        return SpecCluster(
+            workers={number: _worker(number, threads, device) for number in range(workers)},
+            scheduler={"cls": Scheduler, "options": {**LOCAL, "port": 0}},
+            silence_logs=QUIET,
+        )
+
+
+def _worker(number: int, threads: int, device: str) -> dict[str, Any]:
+    # set before the worker imports torch, which reads them once
+    visible = visible_device(number) if device == "cuda" else ""
+    environment = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": visible}
+    options = {**LOCAL, "nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": QUIET}
+    return {"cls": Nanny, "options": options}
+
+
+def visible_device(number: int) -> str:
+    """CUDA_VISIBLE_DEVICES of worker `number`: one of the devices that this process may use, in turn."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[number % len(given.split(","))] if given else str(number)
+
+
+def _connect(scheduler: str) -> Client:
+    try:
+        return Client(scheduler, timeout=SECONDS_TO_CONNECT)
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"no dask scheduler answers at {scheduler}: {error}") from error
+
+
+@contextmanager
+def _new_threads_deaf_to_interrupts() -> Iterator[None]:
+    # A terminal sends Ctrl-C to every process. Workers inherit the mask of the thread that starts them, now or
+    # after a death, so this process closes them and they do not die with a traceback each.
+    resource_tracker.ensure_running()  # when started later it unblocks the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(QUIET)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

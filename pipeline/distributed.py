@@ -1,0 +1,55 @@
+"""Ranks: one process without a launcher, or as many as torchrun starts."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from pipeline.errors import WrongUse
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the run folder and draws the progress bar."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """What one rank gets of a global batch; WrongUse if it does not divide."""
+        if batch_size % self.size:
+            raise WrongUse(f"--batch-size {batch_size} cannot be shared by {self.size} ranks: give a multiple of it")
+        return batch_size // self.size
+
+
+def join(device: str) -> World:
+    """Join the process group that torchrun's environment describes, NCCL on CUDA and gloo on the CPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def resolve_device(name: str) -> str:
+    """ "auto" -> "cuda" where there is one, else "cpu". WrongUse for CUDA where there is none."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise WrongUse(f"unknown device {name!r}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise WrongUse("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return name

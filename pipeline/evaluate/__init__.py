@@ -1,0 +1,1 @@
+"""Evaluations: each module's evaluate() yields (metric, accuracy as a fraction)."""

@@ -1,0 +1,44 @@
+"""Random crops through a frozen student: the training batches of the paper's linear probe."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import EvalConfig
+from pipeline.crops import RandomCrop
+from pipeline.dataset import Dataset
+from pipeline.evaluate.linear import EpochBatches
+from pipeline.loaders import ImageLoader, Order
+from pipeline.teachers import load_run_student
+
+
+def augmented_batches(run: Path, dataset: Dataset, config: EvalConfig, device: str) -> EpochBatches:
+    """epoch -> batches of (features (B, D) float32, labels (B,)) of the labelled training images.
+
+    The backbone stays in evaluation mode: neither its weights nor its running statistics change.
+    """
+    split = dataset.splits["train"]
+    backbone = load_run_student(run)
+    module = backbone.module.to(device, memory_format=torch.channels_last).eval()
+    order = Order(
+        rows=np.flatnonzero(split.readable & (split.labels >= 0)), batch=config.batch_size, seed=config.seed
+    )
+    loader = ImageLoader(
+        split.beton,
+        order,
+        image_size=backbone.preprocessing.crop,
+        crops=(RandomCrop(),),
+        seed=config.seed,
+        device=device,
+    )
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader.epoch(epoch):
+            with torch.no_grad():
+                features = module(batch.images[0]).float()
+            yield features, batch.labels
+
+    return batches

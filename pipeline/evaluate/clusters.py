@@ -1,0 +1,50 @@
+"""Cluster alignment: how well as many k-means clusters as there are classes match the classes.
+
+The protocol of CompRess (Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020, arXiv 2010.14713).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.evaluate.features import Features, require_comparable
+from pipeline.neighbours import kmeans, nearest_centroid
+
+
+def evaluate(
+    train: Features, val: Features, *, seed: int = 0, device: str = "cpu"
+) -> Iterator[tuple[str, float]]:
+    """Yields ("ca", top-1 of val as a fraction).
+
+    Clusters are found in train and mapped to classes by its labels; a val row takes the class of its nearest
+    centroid.
+
+    Raises:
+        PipelineError: train and val do not belong together, or train has fewer rows than classes.
+    """
+    require_comparable(train, val)
+    centroids, assignment = kmeans(train.embedding, train.classes, iterations=20, seed=seed, device=device)
+    mapping = align(contingency(assignment, train.label, train.classes, train.classes))
+    predicted = mapping[nearest_centroid(val.embedding, centroids, device)]
+    yield "ca", float(np.mean(predicted == val.label))
+
+
+def contingency(
+    assignment: NDArray[np.int64], label: NDArray[np.int64], clusters: int, classes: int
+) -> NDArray[np.int64]:
+    """Rows in each cluster of each class: assignment (n,), label (n,) -> (clusters, classes)."""
+    pairs = np.bincount(assignment * classes + label, minlength=clusters * classes)
+    return pairs.reshape(clusters, classes)
+
+
+def align(contingency: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class of each cluster, one to one, with the highest sum of |cluster and class| / |cluster|.
+
+    contingency (k, k) counts rows; returns (k,) int64. An empty cluster scores 0 everywhere and takes a class
+    left over.
+    """
+    sizes = contingency.sum(axis=1, keepdims=True)
+    scores = contingency / np.maximum(sizes, 1)
+    return linear_sum_assignment(scores, maximize=True)[1]

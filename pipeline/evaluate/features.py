@@ -1,0 +1,68 @@
+"""The labelled embeddings that every evaluation of a store reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.reader import Store
+from pipeline.errors import PipelineError
+
+BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows to evaluate: embedding (n, D) float32 of unit length, label (n,) int64 in 0..classes-1."""
+
+    embedding: NDArray[np.float32]
+    label: NDArray[np.int64]
+    classes: int
+
+
+def features_of(store: Store, split: str) -> Features:
+    """The centre-view embeddings of a split's eligible, labelled rows, in row order.
+
+    Raises:
+        StoreError: the store has no such split, or rows of it are still missing.
+        PipelineError: no row has a label, or none of those with one has an embedding.
+    """
+    part = store.split(split)
+    part.require_complete()
+    labelled = np.flatnonzero(part.label >= 0)
+    if not labelled.size:
+        raise PipelineError(
+            f"split '{split}' of {store.path} has no labels; "
+            "evaluation needs a dataset packed from class folders"
+        )
+    rows = np.intersect1d(part.eligible(), labelled, assume_unique=True)
+    if not rows.size:
+        raise PipelineError(
+            f"none of the {labelled.size} labelled rows of split '{split}' of {store.path} has a usable "
+            "embedding; see `cache info` for their status"
+        )
+    embedding = np.empty((rows.size, part.shape.dim), dtype=np.float32)
+    for start in range(0, rows.size, BLOCK_ROWS):
+        block = embedding[start : start + BLOCK_ROWS]
+        block[:] = part.gather(rows[start : start + BLOCK_ROWS])
+        # float16 moved the stored rows off the unit sphere by up to 5e-4.
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return Features(embedding, part.label[rows], len(part.dataset["classes"]))
+
+
+def require_comparable(train: Features, val: Features) -> None:
+    """Refuses two sides that cannot be of one model and one dataset.
+
+    Raises:
+        PipelineError: their widths or numbers of classes differ.
+    """
+    if train.embedding.shape[1] != val.embedding.shape[1]:
+        raise PipelineError(
+            f"the train embeddings have {train.embedding.shape[1]} dimensions and the val embeddings "
+            f"{val.embedding.shape[1]}; evaluate two splits of one store"
+        )
+    if train.classes != val.classes:
+        raise PipelineError(
+            f"the train split has {train.classes} classes and the val split {val.classes}; "
+            "pack both splits from the same class folders"
+        )

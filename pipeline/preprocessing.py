@@ -1,0 +1,153 @@
+"""How an upright RGB image becomes a backbone's input: resized, cropped at the centre, normalised."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from pipeline.errors import PipelineError, WrongUse, suggest
+
+Box = tuple[float, float, float, float]
+
+
+class Transform(Protocol):
+    """What embedding needs of a preprocessing."""
+
+    def transform(self, image: Image.Image) -> Tensor: ...
+
+    def box(self, width: int, height: int) -> Box: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def at(self, image_size: int) -> "Transform": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """The canonical centre view: shorter side to `resize` px by PIL (0: as is), the centre `crop` px of it,
+    then (x / 255 - mean) / std."""
+
+    resize: int
+    crop: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise WrongUse(f"interpolation is {self.interpolation!r}; expected 'bilinear' or 'bicubic'")
+        if self.crop < 1 or (self.resize and self.resize < self.crop):
+            raise WrongUse(f"a crop of {self.crop} px does not fit into images resized to {self.resize} px")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(deviation > 0 for deviation in self.std):
+            raise WrongUse(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """PIL RGB -> float32 (3, crop, crop). A smaller one, when never resized, gets a border."""
+        if self.resize:
+            image = F.resize(image, self.resize, InterpolationMode(self.interpolation))
+        return F.normalize(F.to_tensor(F.center_crop(image, self.crop)), self.mean, self.std)
+
+    def box(self, width: int, height: int) -> Box:
+        """The crop as top, left, height, width in fractions of the upright original of width x height px."""
+        shown_width, shown_height = self._resized(width, height)
+        top, left = self._margin(shown_height), self._margin(shown_width)
+        return top / shown_height, left / shown_width, self.crop / shown_height, self.crop / shown_width
+
+    def identity(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def at(self, image_size: int) -> "Preprocessing":
+        """The same at another crop: below 128 px all of the shorter side, above it the same share as now."""
+        resize = image_size if image_size < 128 else round(image_size * self.resize / self.crop)
+        return replace(self, resize=resize, crop=image_size)
+
+    def _margin(self, length: int) -> int:
+        if self.crop > length:
+            return -((self.crop - length) // 2)
+        return round((length - self.crop) / 2)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if not self.resize:
+            return width, height
+        shorter = min(width, height)
+        return (
+            self.resize if width == shorter else int(self.resize * width / height),
+            self.resize if height == shorter else int(self.resize * height / width),
+        )
+
+
+@dataclass(frozen=True)
+class OwnPreprocessing:
+    """A person's callable PIL RGB -> float32 (3, H, W), known by its name or repr."""
+
+    function: Callable[[Image.Image], Tensor]
+
+    def __post_init__(self) -> None:
+        if " at 0x" in self._name():
+            raise PipelineError(
+                f"the preprocessing {self._name()} has no lasting name to write into the cache; give "
+                "its class a __repr__ that shows its settings, or use a named function"
+            )
+
+    def transform(self, image: Image.Image) -> Tensor:
+        try:
+            tensor = self.function(image)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise PipelineError(f"the preprocessing {self._name()} failed with {reason}") from error
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
+            raise PipelineError(
+                f"the preprocessing {self._name()} returned no float tensor of shape (3, H, W)"
+            )
+        return tensor.float()
+
+    def box(self, width: int, height: int) -> Box:
+        """Unknown: NaN."""
+        return (float("nan"),) * 4
+
+    def identity(self) -> dict[str, Any]:
+        return {"callable": self._name()}
+
+    def at(self, image_size: int) -> "OwnPreprocessing":
+        raise WrongUse("this teacher's own preprocessing decides the image size; leave the image size out")
+
+    def _name(self) -> str:
+        qualified = getattr(self.function, "__qualname__", None)
+        if qualified and "<" not in qualified:
+            return f"{self.function.__module__}.{qualified}"
+        return repr(self.function)
+
+
+IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def as_transform(settings: object, name: str) -> Transform:
+    """What a function gave beside its module: Preprocessing, mapping of its fields, callable or None."""
+    if settings is None:
+        return IMAGENET
+    if isinstance(settings, Preprocessing | OwnPreprocessing):
+        return settings
+    if isinstance(settings, Mapping):
+        return from_mapping(settings, name)
+    if callable(settings):
+        return OwnPreprocessing(settings)
+    kind = type(settings).__name__
+    raise PipelineError(f"the preprocessing of {name} is a {kind}; expected a mapping or a callable")
+
+
+def from_mapping(settings: Mapping[str, Any], name: str) -> Preprocessing:
+    """A Preprocessing from its fields; resize None or 0 means none. Raises WrongUse naming a wrong field."""
+    known = [field.name for field in fields(Preprocessing)]
+    for key in settings:
+        if key not in known:
+            raise WrongUse(f"the preprocessing of {name} has no field {key!r}{suggest(key, known)}")
+    missing = [key for key in known if key not in settings and key != "interpolation"]
+    if missing:
+        raise WrongUse(f"the preprocessing of {name} lacks {', '.join(missing)}")
+    triples = {key: tuple(settings[key]) for key in ("mean", "std")}
+    return Preprocessing(**{**settings, **triples, "resize": settings["resize"] or 0})

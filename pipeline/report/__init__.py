@@ -1,0 +1,1 @@
+"""Reports: results of runs and caches as tables."""

@@ -1,0 +1,62 @@
+"""What a store holds, on the terminal."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cache.layout import Status
+from cache.reader import Split, Store, open_store
+
+
+def print_store(path: Path) -> None:
+    """Print a store's identity, and for each split its size and how much of it is there."""
+    store, console = open_store(path), Console()
+    console.print(f"[bold]{path}[/bold]  id {store.id[:16]}", highlight=False)
+    console.print(identity_table(store))
+    console.print(split_table([store.split(name) for name in store.splits]))
+
+
+def identity_table(store: Store) -> Table:
+    """What the embeddings are of, a line a field."""
+    table = Table(show_header=False, box=None)
+    for field, value in store.teacher.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(field, shown)
+    return table
+
+
+def split_table(splits: list[Split]) -> Table:
+    """Rows, chunks and bytes of each split; rows left out are told by their reason."""
+    table = Table("split", "rows", "views", "width", "chunks there", "usable rows", "unreadable", "degenerate", "size")
+    for split in splits:
+        chunks = len(split.shape.chunk_keys)
+        counts = np.bincount(split.status[0], minlength=len(Status))
+        table.add_row(
+            split.name,
+            f"{split.shape.rows:,}",
+            str(split.shape.views),
+            str(split.shape.dim),
+            f"{chunks - len(split.absent):,} of {chunks:,}",
+            f"{counts[Status.OK]:,}",
+            f"{counts[Status.UNREADABLE]:,}",
+            f"{counts[Status.DEGENERATE]:,}",
+            human_bytes(folder_bytes(split)),
+        )
+    return table
+
+
+def folder_bytes(split: Split) -> int:
+    """Bytes on disk of a split's files."""
+    return sum(file.stat().st_size for file in (split.path / split.name).rglob("*") if file.is_file())
+
+
+def human_bytes(count: int) -> str:
+    """1536 -> "1.5 KiB"."""
+    power = min(int(math.log(count, 1024)), 4) if count else 0
+    unit = ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
+    return f"{count / 1024**power:.1f} {unit}" if power else f"{count} bytes"
+
+

@@ -1,0 +1,245 @@
+"""Results as tables: metrics.json files in, a terminal or Markdown table out. No number is typed by hand."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cache.durable import write_file
+from pipeline.errors import PipelineError, WrongUse, suggest
+
+FORMAT = 1
+ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
+TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
+GAP = "gap closed"
+MISSING = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One evaluated system: accuracies as fractions, and where they come from."""
+
+    name: str
+    role: str = "student"
+    metrics: Mapping[str, float]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    mean: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    role: str
+    cells: dict[str, _Cell]  # by title
+
+
+def load_metrics(path: Path) -> Result:
+    """The result that a metrics.json holds.
+
+    Raises:
+        WrongUse: there is no such file.
+        PipelineError: it is not a result of format 1.
+    """
+    if not path.is_file():
+        raise WrongUse(f"there is no {path}; run `python cli.py eval` on that run or cache first")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PipelineError(f"{path} is not JSON ({error}); evaluate again to write it anew") from None
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise PipelineError(
+            f"{path} has format {version!r}, expected {FORMAT}; evaluate again to write it anew"
+        )
+    name, metrics = found.get("name"), found.get("metrics")
+    if not isinstance(name, str) or not isinstance(metrics, dict):
+        raise PipelineError(f"{path} has no name or no metrics; evaluate again to write it anew")
+    for metric, value in metrics.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise PipelineError(
+                f"{path} has {value!r} for {metric}, expected a finite number; evaluate again"
+            )
+    role = found.get("role", "student")
+    if role not in ROLES:
+        known = ", ".join(ROLES)
+        raise PipelineError(f"{path} has role {role!r}, expected one of {known}{suggest(str(role), ROLES)}")
+    return Result(name=name, role=role, metrics=metrics, provenance=found.get("provenance", {}))
+
+
+def terminal_table(results: Sequence[Result]) -> Table:
+    """One row a system, in the order given, in percent; a column's best value that is no teacher's is bold.
+
+    Results of one name and role become mean ± sample standard deviation over their n seeds. "gap closed" (see
+    gap_closed, on 1-NN) is shown where exactly one teacher and one untrained system are among the rows.
+
+    Raises:
+        PipelineError: results of one name and role have the same seed, or different datasets.
+    """
+    titles, lines = _layout(results)
+    table = Table("system")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for name, cells in lines:
+        # Text, since a name in brackets would be read as rich's markup.
+        table.add_row(Text(name), *(Text(text, style="bold" if best else "") for text, best in cells))
+    return table
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """The table of terminal_table in Markdown, ending in a newline; raises as it does."""
+    titles, lines = _layout(results)
+    written = [["system", *titles], ["---", *("---:" for _ in titles)]]
+    for name, cells in lines:
+        written.append([name.replace("|", r"\|"), *(f"**{text}**" if best else text for text, best in cells)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in written)
+
+
+def gap_closed(student: float, untrained: float, teacher: float) -> float | None:
+    """(student - untrained) / (teacher - untrained); None where the teacher is no better than the latter."""
+    return (student - untrained) / (teacher - untrained) if teacher > untrained else None
+
+
+def provenance_lines(results: Sequence[Result]) -> list[str]:
+    """One Markdown list item a system: each field and its different values; raises as terminal_table."""
+    lines = []
+    for (name, _), members in _systems(results).items():
+        fields = dict.fromkeys(key for member in members for key in member.provenance)
+        told = [f"{key} {_values(member.provenance.get(key) for member in members)}" for key in fields]
+        lines.append(f"- {name}: {'; '.join(told) or 'nothing recorded'}")
+    return lines
+
+
+def write_into(markdown_file: Path, name: str, text: str) -> None:
+    """Replaces what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, atomically.
+
+    Raises:
+        WrongUse: the file is missing, or it does not hold these markers once each and in this order.
+    """
+    if not markdown_file.is_file():
+        raise WrongUse(f"there is no {markdown_file} to write the results into")
+    opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    # Bytes, so that the line endings outside the markers stay as they are.
+    found = markdown_file.read_bytes().decode()
+    before, _, rest = found.partition(opening)
+    _, _, after = rest.partition(closing)
+    if found.count(opening) != 1 or found.count(closing) != 1 or closing not in rest:
+        raise WrongUse(
+            f"{markdown_file} needs one {opening} and after it one {closing}; "
+            "put these two lines where the results belong"
+        )
+    # Resolved, or the rename would replace a symbolic link instead of the file.
+    write_file(markdown_file.resolve(), f"{before}{opening}\n{text.strip()}\n{closing}{after}".encode())
+
+
+def _layout(results: Sequence[Result]) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
+    """Titles of the columns, and each row's name and (text, is its column's best) cells."""
+    rows = [_row(name, role, members) for (name, role), members in _systems(results).items()]
+    _add_gap(rows)
+    titles = [*TITLES.values()] + [GAP] * any(GAP in row.cells for row in rows)
+    best = {title: _best(rows, title) for title in titles}
+    return titles, [(row.name, [_marked(row, title, best[title]) for title in titles]) for row in rows]
+
+
+def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Results by name and role, in order of appearance; what must not be averaged is refused."""
+    systems: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        systems.setdefault((result.name, result.role), []).append(result)
+    for (name, _), members in systems.items():
+        seeds = [repr(member.provenance.get("seed")) for member in members]
+        if len(set(seeds)) < len(seeds):
+            raise PipelineError(
+                f"{len(seeds)} results are named {name!r}, with seeds {', '.join(seeds)}; "
+                "give each result once, and different systems different names"
+            )
+        datasets = [member.provenance.get("dataset") for member in members]
+        if any(dataset != datasets[0] for dataset in datasets):
+            raise PipelineError(
+                f"results named {name!r} are of different datasets ({_values(datasets)}); "
+                "give them different names"
+            )
+    return systems
+
+
+def _row(name: str, role: str, members: Sequence[Result]) -> _Row:
+    cells = {}
+    for metric, title in TITLES.items():
+        values = [100 * member.metrics[metric] for member in members if metric in member.metrics]
+        if values:
+            cells[title] = _cell(values)
+    return _Row(name, role, cells)
+
+
+def _cell(values: Sequence[float]) -> _Cell:
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return _Cell(mean, f"{mean:.1f}")
+    return _Cell(mean, f"{mean:.1f} ± {statistics.stdev(values):.1f} (n={len(values)})")
+
+
+def _add_gap(rows: Sequence[_Row]) -> None:
+    scored = [row for row in rows if TITLES["nn1"] in row.cells]
+    teachers, untrained = ([row for row in scored if row.role == role] for role in ("teacher", "untrained"))
+    if len(teachers) != 1 or len(untrained) != 1:
+        return
+    ends = untrained[0].cells[TITLES["nn1"]].mean, teachers[0].cells[TITLES["nn1"]].mean
+    for row in scored:
+        gap = gap_closed(row.cells[TITLES["nn1"]].mean, *ends)
+        if gap is not None and row.role not in ("teacher", "untrained"):
+            row.cells[GAP] = _cell([100 * gap])
+
+
+def _marked(row: _Row, title: str, best: float | None) -> tuple[str, bool]:
+    cell = row.cells.get(title)
+    if cell is None:
+        return MISSING, False
+    return cell.text, row.role != "teacher" and round(cell.mean, 1) == best
+
+
+def _best(rows: Iterable[_Row], title: str) -> float | None:
+    # Rounded as shown: what reads the same is equally good.
+    means = [round(row.cells[title].mean, 1) for row in rows if row.role != "teacher" and title in row.cells]
+    return max(means, default=None)
+
+
+def _values(values: Iterable[object]) -> str:
+    """The different values in their order, for a person."""
+    return ", ".join(dict.fromkeys(_told(values))) or "none"
+
+
+def _told(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, Mapping):
+            yield " ".join(f"{key} {inner}" for key, inner in value.items())
+        elif value is not None:
+            yield str(value)
+
+
+def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
+    """The metrics of runs, caches or metrics files as a Markdown table with its provenance, into `out`.
+
+    Raises WrongUse when `out` is not Markdown or lacks the markers, or a target was not evaluated yet.
+    """
+    if out.suffix != ".md":
+        raise WrongUse(f"{out}: a report is written into a Markdown file, name one that ends in .md")
+    results = [load_metrics(metrics_of(target)) for target in targets]
+    lines = "\n".join(provenance_lines(results))
+    write_into(out, name, f"{markdown_table(results)}\n<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>")
+
+
+def metrics_of(target: Path) -> Path:
+    """Where a run, a cache or a metrics file has its metrics."""
+    if target.suffix == ".json":
+        return target
+    return target.with_suffix(".metrics.json") if target.suffix == ".zarr" else target / "metrics.json"

@@ -1,0 +1,243 @@
+"""Teachers: frozen backbones with their preprocessing, built by name and loaded strictly."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from pipeline.architectures import feature_width, open_network
+from pipeline.checkpoints import load_safetensors, load_state, load_strictly, weights_sha256
+from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.preprocessing import IMAGENET, Preprocessing, Transform, as_transform, from_mapping
+from pipeline.students import build_student
+
+DEMO_WEIGHTS = Path(__file__).parent.parent / "assets" / "demo-teacher.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen network in eval mode: images (B, 3, H, W) -> features (B, dim), not normalised."""
+
+    name: str
+    module: nn.Module
+    dim: int
+    preprocessing: Transform
+    architecture: str
+    weights_sha256: str
+    feature: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a backbone is made: its module, its preprocessing, and how a weights file becomes its state dict.
+
+    layout turns a file's names into the module's; spare are layers of the file that no feature needs.
+    """
+
+    module: nn.Module
+    architecture: str
+    feature: str
+    preprocessing: Transform
+    layout: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    spare: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherEntry:
+    """A named teacher: what a person reads about it, and its recipe.
+
+    weights: where to get the file for --weights; None when the teacher needs none.
+    """
+
+    description: str
+    licence: str
+    weights: str | None
+    recipe: Callable[[], Recipe]
+
+
+def demo_recipe(path: Path | None = None) -> Recipe:
+    """A torchvision ResNet whose blocks, preprocessing and weights are all in one safetensors file.
+
+    Metadata: architecture (a name), block (BasicBlock or Bottleneck), layers (JSON list of four), feature,
+    preprocessing (JSON fields of Preprocessing).
+    """
+    path = path or DEMO_WEIGHTS
+    state, metadata = load_safetensors(path)
+    try:
+        block = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[metadata["block"]]
+        module = ResNet(block, json.loads(metadata["layers"]))
+        preprocessing = from_mapping(json.loads(metadata["preprocessing"]), str(path))
+        architecture, feature = metadata["architecture"], metadata["feature"]
+    except (KeyError, ValueError) as error:
+        raise PipelineError(
+            f"{path} does not describe a ResNet teacher in its metadata: {error!r}"
+        ) from error
+    module.fc = nn.Identity()
+    load_strictly(module, state, str(path))
+    return Recipe(module=module, architecture=architecture, feature=feature, preprocessing=preprocessing)
+
+
+def pixels_recipe() -> Recipe:
+    """Raw pixels in [0, 1], flattened: what a backbone has to beat."""
+    plain = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Recipe(module=nn.Flatten(), architecture="pixels", feature="pixels", preprocessing=plain)
+
+
+TEACHERS = {
+    "demo": TeacherEntry(
+        description="the product's own ResNet, for the demo's pictures of clothes",
+        licence="MIT",
+        weights=None,
+        recipe=demo_recipe,
+    ),
+    "pixels": TeacherEntry(
+        description="raw pixels, the baseline of every table; 3072 wide at its 32 px",
+        licence="none needed",
+        weights=None,
+        recipe=pixels_recipe,
+    ),
+}
+
+
+def load_teacher(name: str, weights: Path | None = None, *, image_size: int | None = None) -> Backbone:
+    """Build a teacher in eval mode and load its weights strictly.
+
+    name: one of TEACHERS, timm/NAME, torchvision/NAME or package.module:function. image_size: another crop.
+    Raises WrongUse for a wrong name or flag, PipelineError for misfitting weights or a failing function.
+    """
+    if weights is not None and not weights.is_file():
+        raise WrongUse(f"the weights file {weights} does not exist")
+    recipe = _find_recipe(name, weights, image_size)
+    if weights is not None:
+        _load_weights(recipe, weights, name)
+    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
+    return _freeze(recipe, name, preprocessing)
+
+
+def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
+    """The student in RUN/student.safetensors as it is evaluated, at its own image size or another."""
+    if not run.is_dir():
+        raise WrongUse(f"the run folder {run} does not exist")
+    path = run / "student.safetensors"
+    state, metadata = load_safetensors(path)
+    try:
+        name, trained_at = metadata["student"], int(metadata["image_size"])
+        mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+        feature = metadata["feature"]
+    except (KeyError, ValueError) as error:
+        raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
+    size = image_size or trained_at
+    student = build_student(name, image_size=size, seed=0)
+    load_strictly(student.network, state, str(path))
+    preprocessing = replace(IMAGENET, mean=mean, std=std).at(size)
+    recipe = Recipe(module=student.network, architecture=name, feature=feature, preprocessing=preprocessing)
+    return _freeze(recipe, name, preprocessing)
+
+
+def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Recipe:
+    if name in TEACHERS:
+        return _named(name, weights)
+    if name.startswith(("timm/", "torchvision/")):
+        if weights is None:
+            raise WrongUse(
+                f"{name} is nothing without trained weights; download them and give --weights FILE"
+            )
+        return _library(name, weights, image_size)
+    if ":" in name:
+        network = open_network(name)
+        return Recipe(
+            module=network.module,
+            architecture=name,
+            feature=network.feature,
+            preprocessing=as_transform(network.settings, name),
+            spare=network.heads,
+        )
+    known = f"; known are {', '.join(TEACHERS)}, timm/NAME, torchvision/NAME and package.module:function"
+    raise WrongUse(f"no teacher is called {name!r}{suggest(name, TEACHERS) or known}")
+
+
+def _named(name: str, weights: Path | None) -> Recipe:
+    entry = TEACHERS[name]
+    if entry.weights is None and weights is not None:
+        raise WrongUse(f"the teacher {name} takes no weights file; leave --weights out")
+    if entry.weights is not None and weights is None:
+        raise WrongUse(
+            f"the teacher {name} needs its weights; get them from {entry.weights} and give --weights FILE"
+        )
+    return entry.recipe()
+
+
+def _library(name: str, weights: Path, image_size: int | None) -> Recipe:
+    network = open_network(name, image_size)
+    if name.startswith("timm/"):
+        preprocessing = _timm_preprocessing(network.module, name)
+    else:
+        preprocessing = _torchvision_preprocessing(name.removeprefix("torchvision/"), weights)
+    return Recipe(
+        module=network.module,
+        architecture=name,
+        feature=network.feature,
+        preprocessing=preprocessing,
+        spare=network.heads,
+    )
+
+
+def _torchvision_preprocessing(name: str, weights: Path) -> Preprocessing:
+    published = list(torchvision.models.get_model_weights(name))
+    if not published:
+        return IMAGENET
+    # several sets of weights of one model want different sizes; the file's published name tells them apart
+    own = [entry for entry in published if entry.url.rpartition("/")[2] == weights.name]
+    wanted = (own or published)[0].transforms()
+    return Preprocessing(
+        resize=wanted.resize_size[0],
+        crop=wanted.crop_size[0],
+        interpolation=wanted.interpolation.value,
+        mean=tuple(wanted.mean),
+        std=tuple(wanted.std),
+    )
+
+
+def _timm_preprocessing(module: nn.Module, name: str) -> Preprocessing:
+    from timm.data.config import resolve_model_data_config
+
+    wanted = resolve_model_data_config(module)
+    _, height, width = wanted["input_size"]
+    if wanted["crop_mode"] != "center" or height != width:
+        raise WrongUse(
+            f"{name} wants {height} x {width} px cropped as {wanted['crop_mode']!r}, no square centre crop; "
+            "wrap it in a package.module:function with its own preprocessing"
+        )
+    return Preprocessing(
+        resize=int(height / wanted["crop_pct"]),
+        crop=height,
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+    )
+
+
+def _load_weights(recipe: Recipe, weights: Path, name: str) -> None:
+    own = recipe.module.state_dict()
+    spare = {f"{layer}.{kind}" for layer in recipe.spare for kind in ("weight", "bias")} - set(own)
+    state = {key: tensor for key, tensor in recipe.layout(load_state(weights)).items() if key not in spare}
+    load_strictly(recipe.module, state, f"{name} in {weights}")
+
+
+def _freeze(recipe: Recipe, name: str, preprocessing: Transform) -> Backbone:
+    module = recipe.module.eval().requires_grad_(False)
+    example = preprocessing.transform(Image.new("RGB", (256, 256)))
+    return Backbone(
+        name=name,
+        module=module,
+        dim=feature_width(module, example[None], name),
+        preprocessing=preprocessing,
+        architecture=recipe.architecture,
+        weights_sha256=weights_sha256(module),
+        feature=recipe.feature,
+    )

@@ -1,0 +1,148 @@
+import subprocess
+import sys
+
+import faiss
+import numpy as np
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.neighbours import kmeans, knn, nearest_centroid
+
+
+def unit_rows(rows: int, dim: int, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).standard_normal((rows, dim))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("queries", [3, 200])  # faiss has one algorithm for a few queries and one for many
+def test_knn_is_the_sorted_inner_product(queries: int) -> None:
+    train, query = unit_rows(500, 24, 0), unit_rows(queries, 24, 1)
+    similarity, index = knn(train, query, 7)
+    product = query.astype(np.float64) @ train.astype(np.float64).T
+    expected = np.argsort(-product, axis=1)[:, :7]
+    np.testing.assert_array_equal(index, expected)
+    # 24 float32 products of unit vectors: a few units in the last place of 1.
+    np.testing.assert_allclose(similarity, np.take_along_axis(product, expected, 1), atol=1e-6)
+    assert (similarity.dtype, index.dtype) == (np.float32, np.int64)
+
+
+def test_knn_reads_float16_and_strided_rows_as_their_values() -> None:
+    train, query = unit_rows(100, 16, 0).astype(np.float16), unit_rows(10, 16, 1)
+    expected = knn(train.astype(np.float32), query, 3)
+    for given in (train, np.asfortranarray(train), np.repeat(train, 2, axis=0)[::2]):
+        for found, wanted in zip(knn(given, query, 3), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_knn_uses_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def knn_gpu(resources, query, train, k, *, metric, **limits):  # type: ignore[no-untyped-def]
+        calls.append(resources)
+        return faiss.knn(query, train, k, metric=metric)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    train, query = unit_rows(50, 8, 0), unit_rows(5, 8, 1)
+    on_cpu, on_gpu = knn(train, query, 3, "cpu"), knn(train, query, 3, "cuda")
+    assert calls == ["resources"]
+    np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
+
+
+def test_cuda_without_a_gpu_build_of_faiss_searches_on_the_cpu() -> None:
+    if faiss.get_num_gpus():
+        pytest.skip("this faiss has GPUs")
+    train = unit_rows(50, 8, 0)
+    np.testing.assert_array_equal(knn(train, train, 2, "cuda")[1], knn(train, train, 2)[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused_by_number(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.neighbours.CHECKED_ROWS", 8)
+    good, broken = unit_rows(30, 4, 0), unit_rows(30, 4, 0)
+    broken[19, 2] = bad
+    for search in (
+        lambda: knn(broken, good, 1),
+        lambda: knn(good, broken, 1),
+        lambda: kmeans(broken, 2),
+        lambda: nearest_centroid(broken, good),
+    ):
+        with pytest.raises(PipelineError, match="row 19 of"):
+            search()
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_k_outside_of_the_rows_is_refused(k: int) -> None:
+    rows = unit_rows(10, 4, 0)
+    with pytest.raises(PipelineError, match=f"{k} neighbours among 10 rows"):
+        knn(rows, rows, k)
+
+
+def test_unequal_widths_are_refused() -> None:
+    with pytest.raises(PipelineError, match=r"have 5 dimensions .* have 4"):
+        knn(unit_rows(10, 4, 0), unit_rows(3, 5, 0), 1)
+
+
+def test_kmeans_finds_planted_clusters() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 50)
+    x = (10 * np.eye(3, 6)[truth] + 0.1 * rng.standard_normal((150, 6))).astype(np.float32)
+    centroids, assignment = kmeans(x, 3, seed=0)
+    # The same partition: as many pairs of (cluster, truth) as clusters.
+    assert len(set(zip(assignment.tolist(), truth.tolist(), strict=True))) == 3
+    for cluster in range(3):
+        # float32 means of 50 values near 10
+        np.testing.assert_allclose(centroids[cluster], x[assignment == cluster].mean(axis=0), atol=1e-5)
+
+
+def test_kmeans_uses_every_row() -> None:
+    # 600 equal rows and one far away: faiss by default draws 256 rows a cluster and leaves the others out.
+    x = np.zeros((601, 2), dtype=np.float32)
+    x[600] = 600
+    centroids, assignment = kmeans(x, 1, iterations=1)
+    np.testing.assert_allclose(centroids, [[600 / 601, 600 / 601]], rtol=1e-5)  # float32 sum of 601 rows
+    assert not assignment.any()
+
+
+def test_kmeans_assigns_to_the_nearest_of_its_centroids_and_repeats_by_seed() -> None:
+    x = unit_rows(400, 12, 0)
+    centroids, assignment = kmeans(x, 7, seed=3)
+    distances = np.square(x[:, None].astype(np.float64) - centroids[None]).sum(axis=2)
+    np.testing.assert_array_equal(assignment, distances.argmin(axis=1))
+    np.testing.assert_array_equal(nearest_centroid(x, centroids), assignment)
+    again = kmeans(x, 7, seed=3)
+    np.testing.assert_array_equal(again[0], centroids)
+    np.testing.assert_array_equal(again[1], assignment)
+    assert not np.array_equal(kmeans(x, 7, seed=4)[0], centroids)
+
+
+def test_kmeans_of_as_many_rows_as_clusters_keeps_each_row() -> None:
+    x = unit_rows(9, 4, 0)
+    assert sorted(kmeans(x, 9)[1].tolist()) == list(range(9))
+
+
+@pytest.mark.parametrize("clusters", [0, 10])
+def test_more_clusters_than_rows_are_refused(clusters: int) -> None:
+    with pytest.raises(PipelineError, match=f"{clusters} clusters of 9 rows"):
+        kmeans(unit_rows(9, 4, 0), clusters)
+
+
+def test_kmeans_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    kmeans(unit_rows(20, 4, 0), 10)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("imports", ["import faiss, torch", "import torch, faiss"])
+def test_faiss_and_torch_share_a_process(imports: str) -> None:
+    # Each brings an OpenMP library of its own; two that do not get on abort the process.
+    program = f"""{imports}
+import numpy as np
+from pipeline.neighbours import knn
+x = np.eye(64, dtype=np.float32)
+assert (knn(x, x, 1)[1][:, 0] == np.arange(64)).all()
+assert float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()) == 300**3
+assert faiss.omp_get_max_threads() == 2, faiss.omp_get_max_threads()
+"""
+    environment = {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, check=True)
