@@ -34,7 +34,9 @@ class CommaList(click.ParamType):
 
     name = "A,B"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
 
 
@@ -61,7 +63,9 @@ def command(name: str, config: type) -> Callable[[Callable[[Any], None]], click.
             body(config(**merged(config, values)))
 
         parameters = [parameter(config, field) for field in configs.options(config)]
-        parameters.append(click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win"))
+        parameters.append(
+            click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win")
+        )
         made = click.Command(name, callback=run, params=parameters, help=body.__doc__ or config.__doc__)
         main.add_command(made)
         return made
@@ -198,6 +202,20 @@ def report(targets: tuple[Path, ...], out: Path, name: str) -> None:
     write_report(targets, out, name)
 
 
+@main.command("export")
+@click.argument("run", type=Path)
+@click.argument("out", type=Path)
+@click.option(
+    "--format", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True
+)
+@click.option("--half", is_flag=True, help="weights in float16")
+def export(run: Path, out: Path, form: str, half: bool) -> None:
+    """Write a run's student without its head, under its architecture's own names."""
+    from pipeline.export import export_student
+
+    export_student(run, out, half=half)
+
+
 @main.command("teachers")
 def teachers() -> None:
     """The teachers that are known, with input, width, licence and where their weights come from."""
@@ -222,7 +240,7 @@ def objectives() -> None:
     print_objectives()
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run_cli(arguments: list[str] | None = None) -> int:
     """Run a command; what goes wrong ends in one sentence and an exit code: 1 a failure, 2 wrong use."""
     try:
         main(arguments, standalone_mode=False)
@@ -247,4 +265,4 @@ def complain(error: Exception, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run_cli())

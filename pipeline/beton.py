@@ -1,6 +1,7 @@
 """Writing one .beton with FFCV, whose writer must be watched: it waits for ever for a worker that died."""
 
 import hashlib
+import math
 import multiprocessing
 import os
 import re
@@ -95,6 +96,7 @@ def write_beton(
     rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
     page = page_size(min(longest_side, max_resolution))
+    workers = min(workers, math.ceil(len(rows) / CHUNK))
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
         process.start()

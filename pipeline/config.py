@@ -116,7 +116,9 @@ class PretrainConfig(TrainConfig):
     run: Path = argument("run folder to write or go on with")
     epochs: int = setting(100, "epochs; 0 writes the untrained student")
     lr: float = setting(0.06, "learning rate at its highest")
-    schedule: str = setting("cosine", "cosine: to zero; step: x 0.2 at 70 and 93 percent", choices=("cosine", "step"))
+    schedule: str = setting(
+        "cosine", "cosine: to zero; step: x 0.2 at 70 and 93 percent", choices=("cosine", "step")
+    )
     tau: float = setting(0.1, "temperature of NT-Xent")
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
     jitter: float = setting(0.4, "strength of brightness, contrast and saturation")
@@ -147,7 +149,8 @@ class EvalConfig:
     dataset: Path = setting(help="dataset folder to evaluate on")
     protocol: tuple[str, ...] = setting(("nn", "linear", "ca"), "nn, linear, ca, separated by commas")
     features: str = setting(
-        "cached", "linear on stored centre crops, or on random crops through the backbone as in the paper",
+        "cached",
+        "linear on stored centre crops, or on random crops through the backbone as in the paper",
         choices=("cached", "augmented"),
     )
     epochs: int = setting(40, "epochs of the linear probe")

@@ -17,7 +17,6 @@ from cache.layout import Status
 from pipeline.errors import PipelineError
 from pipeline.extraction import Chunk, Job, embed_chunk
 
-TOPIC = "anchorage-rows"
 DEATHS_ALLOWED = 1
 FAILURES_AT_FIRST = 3
 SECONDS_BETWEEN_LOG_LINES = 30
@@ -71,9 +70,8 @@ def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) 
                 waiting.append(chunk)
             else:
                 report.failures[chunk] = _reason(error)
-            if isinstance(error, StoreError) or (
-                not report.chunks and len(report.failures) >= FAILURES_AT_FIRST
-            ):
+            all_failed = not report.chunks and len(report.failures) >= FAILURES_AT_FIRST
+            if isinstance(error, StoreError) or all_failed:
                 break
             _submit(client, job, waiting, running, finished)
     report.seconds = time.monotonic() - began
@@ -86,17 +84,15 @@ def _submit(
     workers = max(1, sum(client.nthreads().values()))
     while waiting and len(running) < workers:
         chunk = waiting.popleft()
-        future = client.submit(compute, job, chunk, pure=False)
+        future = client.submit(compute, job, chunk, client.id, pure=False)
         running[future] = chunk
         finished.add(future)
 
 
-def compute(job: Job, chunk: Chunk) -> dict[int, int]:
+def compute(job: Job, chunk: Chunk, topic: str) -> dict[int, int]:
     """The task, in a worker: compute and write one chunk; how many rows got which status."""
-    worker = get_worker()
-    rows = embed_chunk(
-        job, chunk, lambda done: worker.log_event(TOPIC, (chunk.split, chunk.rows.start, done))
-    )
+    log_event = get_worker().log_event
+    rows = embed_chunk(job, chunk, lambda done: log_event(topic, (chunk.split, chunk.rows.start, done)))
     return dict(Counter(rows.status.tolist()))
 
 
@@ -108,7 +104,7 @@ def _reason(error: BaseException) -> str:
 
 
 class RowsBar:
-    """A progress bar over rows, fed by the workers after each batch."""
+    """A progress bar over rows, fed by the workers after each batch; their topic is the client's id."""
 
     def __init__(self, client: Client, chunks: Sequence[Chunk], *, shown: bool) -> None:
         interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
@@ -120,13 +116,13 @@ class RowsBar:
         )
 
     def __enter__(self) -> Self:
-        self.client.subscribe_topic(TOPIC, self._hear)
+        self.client.subscribe_topic(self.client.id, self._hear)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.unsubscribe_topic(TOPIC)
+        self.client.unsubscribe_topic(self.client.id)
         self.bar.close()
 
     def set(self, chunk: Chunk, rows: int) -> None:

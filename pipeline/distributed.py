@@ -25,8 +25,16 @@ class World:
     def share(self, batch_size: int) -> int:
         """What one rank gets of a global batch; WrongUse if it does not divide."""
         if batch_size % self.size:
-            raise WrongUse(f"--batch-size {batch_size} cannot be shared by {self.size} ranks: give a multiple of it")
+            raise WrongUse(
+                f"--batch-size {batch_size} cannot be shared by {self.size} ranks: give a multiple of it"
+            )
         return batch_size // self.size
+
+
+def use_every_core() -> None:
+    """Give torch this rank's share of the cores, or what OMP_NUM_THREADS says: importing FFCV leaves it one."""
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, cores))))
 
 
 def join(device: str) -> World:

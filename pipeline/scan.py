@@ -21,7 +21,7 @@ CHUNK = 64  # images that a worker takes at a time
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """What one image is: hash of its bytes, size in pixels when upright, and why it cannot be used, if so."""
 

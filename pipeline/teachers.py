@@ -1,19 +1,18 @@
 """Teachers: frozen backbones with their preprocessing, built by name and loaded strictly."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torchvision
 from PIL import Image
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
 
 from pipeline.architectures import feature_width, open_network
 from pipeline.checkpoints import load_safetensors, load_state, load_strictly, weights_sha256
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.preprocessing import IMAGENET, Preprocessing, Transform, as_transform, from_mapping
+from pipeline.preprocessing import IMAGENET, Preprocessing, Transform, as_transform
+from pipeline.published import PUBLISHED, Recipe, TeacherEntry
 from pipeline.students import build_student
 
 DEMO_WEIGHTS = Path(__file__).parent.parent / "assets" / "demo-teacher.safetensors"
@@ -32,54 +31,28 @@ class Backbone:
     feature: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a backbone is made: its module, its preprocessing, and how a weights file becomes its state dict.
+def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
+    """A network that this project trained, from the safetensors file of its run or its export.
 
-    layout turns a file's names into the module's; spare are layers of the file that no feature needs.
+    Its input is that of its evaluation, at the size it was trained at or another; half precision becomes single.
     """
-
-    module: nn.Module
-    architecture: str
-    feature: str
-    preprocessing: Transform
-    layout: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
-    spare: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherEntry:
-    """A named teacher: what a person reads about it, and its recipe.
-
-    weights: where to get the file for --weights; None when the teacher needs none.
-    """
-
-    description: str
-    licence: str
-    weights: str | None
-    recipe: Callable[[], Recipe]
-
-
-def demo_recipe(path: Path | None = None) -> Recipe:
-    """A torchvision ResNet whose blocks, preprocessing and weights are all in one safetensors file.
-
-    Metadata: architecture (a name), block (BasicBlock or Bottleneck), layers (JSON list of four), feature,
-    preprocessing (JSON fields of Preprocessing).
-    """
-    path = path or DEMO_WEIGHTS
     state, metadata = load_safetensors(path)
     try:
-        block = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[metadata["block"]]
-        module = ResNet(block, json.loads(metadata["layers"]))
-        preprocessing = from_mapping(json.loads(metadata["preprocessing"]), str(path))
-        architecture, feature = metadata["architecture"], metadata["feature"]
+        name, trained_at = metadata["student"], int(metadata["image_size"])
+        mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
+        feature = metadata["feature"]
     except (KeyError, ValueError) as error:
-        raise PipelineError(
-            f"{path} does not describe a ResNet teacher in its metadata: {error!r}"
-        ) from error
-    module.fc = nn.Identity()
+        raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
+    size = image_size or trained_at
+    module = build_student(name, image_size=size, seed=0).network
     load_strictly(module, state, str(path))
-    return Recipe(module=module, architecture=architecture, feature=feature, preprocessing=preprocessing)
+    preprocessing = replace(IMAGENET, mean=mean, std=std).at(size)
+    return Recipe(module=module, architecture=name, feature=feature, preprocessing=preprocessing)
+
+
+def demo_recipe() -> Recipe:
+    """The demo's teacher, which `pretrain` made and `export` wrote."""
+    return student_recipe(DEMO_WEIGHTS)
 
 
 def pixels_recipe() -> Recipe:
@@ -90,7 +63,7 @@ def pixels_recipe() -> Recipe:
 
 TEACHERS = {
     "demo": TeacherEntry(
-        description="the product's own ResNet, for the demo's pictures of clothes",
+        description="ResNet-34 at 32 px, SimCLR on Fashion-MNIST, of this project's own making",
         licence="MIT",
         weights=None,
         recipe=demo_recipe,
@@ -101,6 +74,7 @@ TEACHERS = {
         weights=None,
         recipe=pixels_recipe,
     ),
+    **PUBLISHED,
 }
 
 
@@ -123,20 +97,8 @@ def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
     """The student in RUN/student.safetensors as it is evaluated, at its own image size or another."""
     if not run.is_dir():
         raise WrongUse(f"the run folder {run} does not exist")
-    path = run / "student.safetensors"
-    state, metadata = load_safetensors(path)
-    try:
-        name, trained_at = metadata["student"], int(metadata["image_size"])
-        mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
-        feature = metadata["feature"]
-    except (KeyError, ValueError) as error:
-        raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
-    size = image_size or trained_at
-    student = build_student(name, image_size=size, seed=0)
-    load_strictly(student.network, state, str(path))
-    preprocessing = replace(IMAGENET, mean=mean, std=std).at(size)
-    recipe = Recipe(module=student.network, architecture=name, feature=feature, preprocessing=preprocessing)
-    return _freeze(recipe, name, preprocessing)
+    recipe = student_recipe(run / "student.safetensors", image_size)
+    return _freeze(recipe, recipe.architecture, recipe.preprocessing)
 
 
 def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Recipe:

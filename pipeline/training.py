@@ -18,7 +18,7 @@ from pipeline.colour import ColourJitter
 from pipeline.config import DistillConfig, PretrainConfig, as_json
 from pipeline.crops import RandomCrop, stream
 from pipeline.dataset import Dataset
-from pipeline.distributed import World
+from pipeline.distributed import World, use_every_core
 from pipeline.errors import PipelineError
 from pipeline.interrupt import StopRequest
 from pipeline.loaders import ImageLoader, Order
@@ -58,9 +58,10 @@ class Training:
 
     def __post_init__(self) -> None:
         config = self.config
+        use_every_core()
         torch.manual_seed(config.seed)
         self.network = nn.Sequential(self.student, self.objective.head())
-        self.network.to(device=self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         self.objective.to(self.device).start(self.network)
         self.optimizer = build_optimizer(config, self.network)
         self.loader = self.open_loader()
@@ -75,7 +76,9 @@ class Training:
         """The loader of this rank, joined to the cache."""
         config, split = self.config, self.dataset.splits["train"]
         share = self.world.share(config.batch_size)
-        order = Order(rows=self.rows, batch=share, seed=config.seed, rank=self.world.rank, world=self.world.size)
+        order = Order(
+            rows=self.rows, batch=share, seed=config.seed, rank=self.world.rank, world=self.world.size
+        )
         return ImageLoader(
             split.beton,
             order,
@@ -173,7 +176,9 @@ class Training:
         if self.world.size > 1:
             devices = [self.world.local_rank] if self.device == "cuda" else None
             model = DistributedDataParallel(model, device_ids=devices)
-        return torch.compile(model) if self.config.compile else model
+        if self.config.compile:
+            model.compile()
+        return model
 
     def agreed(self, wish: bool) -> bool:
         """Whether any rank wishes it, so that all ranks stop at the same step."""

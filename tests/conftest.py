@@ -50,3 +50,33 @@ def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "dataset"
     pack(PackConfig(data=pictures, out=out, workers=1))
     return out
+
+
+@pytest.fixture(scope="session")
+def cached(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of `packed`: 24-d embeddings near one direction a class."""
+    from cache.layout import ChunkKey
+    from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+    from pipeline.dataset import open_dataset
+
+    path = tmp_path_factory.mktemp("cached") / "teacher.zarr"
+    create_store(path, {"architecture": "planted", "dim": 24})
+    draws = np.random.default_rng(1)
+    centres = draws.normal(size=(4, 24))
+    for name, split in open_dataset(packed).splits.items():
+        features = centres[split.labels] + draws.normal(size=(split.rows, 24))
+        embedding, norm, status = normalise(features.astype(np.float32))
+        create_split(
+            path,
+            name,
+            dataset=split.identity,
+            rows=split.rows,
+            views=1,
+            dim=24,
+            labels=split.labels,
+            thumbs=split.thumbs,
+        )
+        crop = np.tile(np.float32([0, 0, 1, 1, 0]), (split.rows, 1))
+        rows = ChunkRows(embedding=embedding, norm=norm, crop=crop, status=status)
+        write_chunk(path, name, ChunkKey(0, 0), rows)
+    return path

@@ -16,7 +16,9 @@ def test_nothing_happens_at_strength_zero() -> None:
 
 
 def test_the_same_draws_give_the_same_colours_and_others_do_not() -> None:
-    first, again, other = (ColourJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        ColourJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.min() >= 0

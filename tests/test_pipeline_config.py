@@ -17,7 +17,11 @@ def settings(folder: Path, text: str, config: type = DistillConfig) -> dict[str,
 def test_values_come_with_their_types(tmp_path: Path) -> None:
     text = 'student = "alexnet"\nlr = 1\nepochs = 3\ncompile = true\ncrop-scale = [0.2, 1]\n'
     assert settings(tmp_path, text) == {
-        "student": "alexnet", "lr": 1.0, "epochs": 3, "compile": True, "crop_scale": (0.2, 1.0)
+        "student": "alexnet",
+        "lr": 1.0,
+        "epochs": 3,
+        "compile": True,
+        "crop_scale": (0.2, 1.0),
     }
 
 
@@ -27,7 +31,16 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['epochs = "3"', "epochs = 3.5", "epochs = true", "lr = nan", "lr = inf", "student = 1", "crop-scale = 0.5"]
+    "text",
+    [
+        'epochs = "3"',
+        "epochs = 3.5",
+        "epochs = true",
+        "lr = nan",
+        "lr = inf",
+        "student = 1",
+        "crop-scale = 0.5",
+    ],
 )
 def test_a_wrong_type_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(WrongUse, match="expected"):

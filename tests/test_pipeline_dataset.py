@@ -273,27 +273,59 @@ def test_a_full_disk_is_told_in_words(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# Packs slowly: the first image that is read, or written, leaves a sign of it.
 SCRIPT = """
-import sys
+import sys, time
 from pathlib import Path
+from pipeline.beton import Rows
 from pipeline.config import PackConfig
 from pipeline.dataset import pack
+from pipeline.sources import FolderSource
+
+data, out, stage = sys.argv[1:]
+slow, method = {"reading": (FolderSource, "read"), "writing": (Rows, "_pixels")}[stage]
+original = getattr(slow, method)
+
+def slowly(self, row):
+    Path(out + "." + stage).touch()
+    time.sleep(1)
+    return original(self, row)
+
+setattr(slow, method, slowly)
 if __name__ == "__main__":
-    pack(PackConfig(data=Path(sys.argv[1]), out=Path(sys.argv[2]), workers=2, max_resolution=100))
+    pack(PackConfig(data=Path(data), out=Path(out), workers=2, max_resolution=100))
 """
 
 
 def test_a_killed_pack_leaves_nothing_that_opens_and_is_gone_on_with(images, packed, tmp_path):
-    script, out = tmp_path / "pack_it.py", tmp_path / "out"
-    script.write_text(SCRIPT)
-    for sign in ("", ".train.beton.*.tmp"):  # while images are read; while the .beton is written
-        kill_when(script, images, out, sign)
+    out = tmp_path / "out"
+    (tmp_path / "slowly.py").write_text(SCRIPT)
+    for stage in ("reading", "writing"):
+        kill_while(stage, tmp_path / "slowly.py", images, out)
         with pytest.raises(WrongUse, match=r"half-written|is no dataset"):
             open_dataset(out)
+    assert [file.suffix for file in sorted(out.iterdir())] == [".tmp", ".parquet"]
     table = (out / "train.parquet").stat().st_mtime_ns
     pack(config(images, out))
     assert (out / "train.parquet").stat().st_mtime_ns == table
     require_same_dataset(out, packed)
+
+
+def kill_while(stage, script, images, out):
+    """kill -9 a pack when it has begun to read, or to write; none of its processes may stay."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(images), str(out), stage]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not out.with_suffix(f".{stage}").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(family) >= 2
+    assert psutil.wait_procs(family, timeout=15)[1] == []  # left alone they would go on for half a minute
 
 
 def test_a_split_that_was_whole_when_the_pack_was_cut_short_is_kept(copied, packed, images):
@@ -312,13 +344,15 @@ def test_a_split_that_was_whole_when_the_pack_was_cut_short_is_kept(copied, pack
 
 def test_a_pack_that_was_cut_short_may_start_again_with_other_images_or_settings(copied, images, tmp_path):
     (copied / "dataset.json").unlink()
+    dataset = pack(config(images, copied, write_mode="jpg"))
+    assert set(beton_of(dataset.splits["train"].beton).metadata["f0"]["mode"].tolist()) == {JPEG}
+    (copied / "dataset.json").unlink()
     shutil.copytree(images / "train", tmp_path / "less/train", symlinks=True)
     (tmp_path / "less/train/ant/00.png").unlink()
     dataset = pack(config(tmp_path / "less", copied, write_mode="jpg"))
     train = dataset.splits["train"]
     assert sorted(file.name for file in copied.iterdir()) == ["dataset.json", "train.beton", "train.parquet"]
-    assert train.rows == 35
-    assert set(beton_of(train.beton).metadata["f0"]["mode"].tolist()) == {JPEG}
+    assert beton_of(train.beton).num_samples == train.rows == 35
 
 
 def require_same_dataset(found, expected):
@@ -328,22 +362,6 @@ def require_same_dataset(found, expected):
         assert split.identity == wanted.splits[name].identity
         assert np.array_equal(split.thumbs, wanted.splits[name].thumbs)
         check_beton(split.beton, split.labels)
-
-
-def kill_when(script, images, out, sign):
-    """kill -9 a pack as soon as its folder holds this file; none of its processes may stay."""
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(images), str(out)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (any(out.glob(sign)) if sign else out.exists()):
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,10 +409,12 @@ def test_small_pictures_are_raw_and_large_ones_jpeg_in_smart_mode(tmp_path):
 def test_a_beton_that_is_not_whole_is_noticed(packed, tmp_path):
     labels = open_dataset(packed).splits["train"].labels
     data = (packed / "train.beton").read_bytes()
-    rows = beton_of(packed / "train.beton").metadata["f1"]
-    second = data.index(int(rows[1]).to_bytes(8, "little") + int(labels[1]).to_bytes(8, "little"))
+    reader = beton_of(packed / "train.beton")
+    samples = reader.header.nbytes + reader.field_descriptors.nbytes
+    row_1 = samples + reader.metadata.itemsize + reader.metadata.dtype.fields["f1"][1]
+    assert data[row_1 : row_1 + 8] == (1).to_bytes(8, "little")
     for damaged, message in (
-        (data[:second] + bytes(16) + data[second + 16 :], "does not hold row i at sample i"),
+        (data[:row_1] + bytes(8) + data[row_1 + 8 :], "does not hold row i at sample i"),
         (data[:-24], "does not hold the pixels of every row"),
     ):
         (tmp_path / "x.beton").write_bytes(damaged)

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +16,18 @@ from distributed import LocalCluster
 from PIL import Image
 
 from cache.errors import IdentityMismatch, StoreError
-from cache.layout import Status
+from cache.layout import ChunkKey, Status
 from cache.reader import open_store
 from pipeline import embed as embedding
 from pipeline import extraction
 from pipeline.cluster import open_client, visible_device
 from pipeline.config import EmbedConfig, PackConfig
 from pipeline.dataset import Dataset, open_dataset, pack
+from pipeline.dispatch import RowsBar
 from pipeline.embed import embed, embed_any, share_of_machine
 from pipeline.embedding_files import export_embeddings
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.extraction import BackboneSpec, Settings, as_rows, extract
+from pipeline.extraction import BackboneSpec, Chunk, Settings, as_rows, extract
 from pipeline.images import UnreadableImage
 from pipeline.sources import open_sources
 from pipeline.teachers import load_teacher
@@ -42,7 +43,7 @@ def teacher(function: str) -> BackboneSpec:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 training and 5 validation images of 20 x 18 px in two classes: one unreadable, one black, two white."""
+    """160 + 5 images of 20 x 18 px in two classes; in train one is unreadable, one black, two are white."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split, count in (("train", 160), ("val", 5)):
@@ -50,10 +51,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / split / "ab"[row * 2 >= count] / f"{row:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 256, (18, 20, 3), dtype=np.uint8)
-            colour = {BLACK: 0, WHITE_ONCE: 254, WHITE_ALWAYS: 255}.get(row)
-            Image.fromarray(
-                pixels if colour is None or split == "val" else np.full_like(pixels, colour)
-            ).save(path)
+            gray = {BLACK: 0, WHITE_ONCE: 254, WHITE_ALWAYS: 255}.get(row) if split == "train" else None
+            Image.fromarray(pixels if gray is None else np.full_like(pixels, gray)).save(path)
     (folder / "train" / "a" / f"{UNREADABLE:03}.png").write_bytes(b"no image")
     return folder
 
@@ -67,7 +66,7 @@ def dataset(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """A cluster of one worker in this process: quick to start, and somebody's own as far as embed is concerned."""
+    """A cluster of one worker in this process: quick to start, and for embed it is somebody's own."""
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
     ) as cluster:
@@ -167,9 +166,15 @@ def test_another_setting_or_dataset_is_refused_with_the_difference(
     assert files(whole) == before
 
 
-def test_only_the_named_split_is_computed(dataset: Dataset, scheduler: str, tmp_path: Path) -> None:
+def test_only_the_named_split_is_computed(
+    dataset: Dataset, scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "s.zarr"
-    report = embed(teacher("convolutional"), dataset, out, splits=["val"], workers=1, scheduler=scheduler)
+    options = {"workers": 1, "scheduler": scheduler, "progress": True}
+    report = embed(teacher("convolutional"), dataset, out, splits=["val"], **options)
+    shown = capsys.readouterr().err
+    assert shown.startswith("val: 1 of 1 chunks to do\n")
+    assert "5/5" in shown
     assert (report.rows, open_store(out).splits) == (5, ("val",))
     with pytest.raises(WrongUse, match="has no split 'vall'; did you mean 'val'"):
         embed(teacher("convolutional"), dataset, out, splits=["vall"], scheduler=scheduler)
@@ -216,7 +221,7 @@ def test_a_store_that_cannot_be_written_ends_it_at_once(
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
-    dataset: Dataset, whole: Path, tmp_path: Path
+    dataset: Dataset, whole: Path, scheduler: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "s.zarr"
     code = (
@@ -235,7 +240,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
     assert children
     assert not psutil.wait_procs(children, timeout=10)[1], "a worker went on without its parent"
     before = files(out)
-    report = embed(teacher("slow"), dataset, out, workers=1, batch_size=16)
+    report = embed(teacher("slow"), dataset, out, workers=1, batch_size=16, scheduler=scheduler)
     after, expected = files(out), files(whole)
     done = [name for name in before if name.startswith("train/embedding/c/")]
     assert 0 < len(done) == 4 - report.chunks
@@ -250,14 +255,41 @@ def test_a_chunk_that_kills_two_workers_is_named_and_the_rest_goes_on(
     dataset: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEADLY_RECORD", str(tmp_path / "record"))
+    environment = os.environ.copy()
     named = r"3 of 4 chunks were computed; train chunk 2 \(rows 128 to 159\): it killed 2 workers"
     with pytest.raises(PipelineError, match=named):
         embed(teacher("deadly"), dataset, tmp_path / "s.zarr", workers=1, batch_size=16)
     assert sorted((tmp_path / "record").read_text().split()) == ["always", "always", "once"]
+    assert os.environ == environment
     split = open_store(tmp_path / "s.zarr").split("train")
     assert [key.index for key in split.absent] == [WHITE_ALWAYS // CHUNK] == [2]
     rows = np.arange(2 * CHUNK)
     np.testing.assert_array_equal(split.gather(rows), open_store(whole).split("train").gather(rows))
+
+
+class Subscriptions:
+    """As much of a dask client as the progress bar needs."""
+
+    id = "client-1"
+
+    def subscribe_topic(self, topic: str, handler: Callable[[tuple[float, tuple]], None]) -> None:
+        assert topic == self.id
+        self.handler = handler
+
+    def unsubscribe_topic(self, topic: str) -> None:
+        assert topic == self.id
+
+
+def test_the_bar_takes_back_the_rows_of_a_chunk_that_begins_again() -> None:
+    place = {"dataset": Path("d"), "data": Path("i"), "split": "train", "images": ""}
+    chunks = [Chunk(**place, key=ChunkKey(0, n), rows=range(64 * n, 64 * n + 64)) for n in range(2)]
+    client, seen = Subscriptions(), []
+    with RowsBar(client, chunks, shown=True) as bar:
+        for start, done in ((0, 16), (64, 16), (64, 32), (64, 16)):
+            client.handler((0.0, ("train", start, done)))
+            seen.append(bar.bar.n)
+        bar.set(chunks[0], 64)
+        assert [*seen, bar.bar.n] == [16, 32, 48, 32, 80]
 
 
 def wait_for(path: Path) -> None:

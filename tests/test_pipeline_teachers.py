@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,13 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from pipeline.checkpoints import save_safetensors, save_student, weights_sha256
 from pipeline.errors import PipelineError, WrongUse
+from pipeline.export import export_student
 from pipeline.preprocessing import IMAGENET, OwnPreprocessing, Preprocessing, from_mapping
 from pipeline.students import build_student
-from pipeline.teachers import TEACHERS, demo_recipe, load_run_student, load_teacher
+from pipeline.teachers import TEACHERS, load_run_student, load_teacher, student_recipe
 
 PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -105,41 +104,24 @@ def test_pixels_are_pixels() -> None:
     assert load_teacher("pixels").dim == 32 * 32 * 3
 
 
-def demo_file(path: Path, **changes: str) -> ResNet:
-    torch.manual_seed(1)
-    teacher = ResNet(BasicBlock, [1, 1, 1, 1]).eval()
-    teacher.fc = nn.Identity()
-    state = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in teacher.state_dict().items()
-    }
-    metadata = {
-        "architecture": "resnet10",
-        "block": "BasicBlock",
-        "layers": "[1, 1, 1, 1]",
-        "feature": "global average pool",
-        "preprocessing": json.dumps({**PLAIN.identity(), "resize": 32, "crop": 32}),
-    }
-    save_safetensors(path, state, {**metadata, **changes})
-    teacher.load_state_dict(state)
-    return teacher
-
-
-def test_the_demo_teacher_is_described_by_its_file(tmp_path: Path) -> None:
-    original = demo_file(tmp_path / "demo.safetensors")
-    recipe = demo_recipe(tmp_path / "demo.safetensors")
-    images = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert torch.equal(recipe.module.eval()(images), original(images))
-    assert (recipe.architecture, recipe.feature) == ("resnet10", "global average pool")
+def test_an_exported_student_is_a_teacher_again(tmp_path: Path) -> None:
+    student = build_student("resnet18", image_size=32, seed=1).eval()
+    save_student(tmp_path, student, {})
+    export_student(tmp_path, tmp_path / "half.safetensors", half=True)
+    recipe = student_recipe(tmp_path / "half.safetensors")
+    for name, tensor in recipe.module.state_dict().items():
+        original = student.network.state_dict()[name]
+        assert torch.equal(
+            tensor, original.half().to(original.dtype) if original.is_floating_point() else original
+        )
+    assert (recipe.architecture, recipe.feature) == ("resnet18", "global average pool")
     assert recipe.preprocessing.identity()["crop"] == 32
 
 
-@pytest.mark.parametrize("change", [{"block": "Nonsense"}, {"layers": "[1, 1"}, {"preprocessing": "{}"}])
-def test_a_demo_file_that_says_nonsense_is_a_sentence(tmp_path: Path, change: dict) -> None:
-    demo_file(tmp_path / "demo.safetensors", **change)
-    with pytest.raises(PipelineError, match=r"demo\.safetensors (does not describe|lacks)"):
-        demo_recipe(tmp_path / "demo.safetensors")
+def test_a_file_without_a_students_description_is_a_sentence(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "demo.safetensors", {}, {"student": "resnet18", "image_size": "thirty"})
+    with pytest.raises(PipelineError, match=r"demo\.safetensors does not say which student"):
+        student_recipe(tmp_path / "demo.safetensors")
 
 
 @pytest.fixture(scope="module")

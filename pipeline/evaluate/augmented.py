@@ -12,6 +12,7 @@ from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset
 from pipeline.evaluate.linear import EpochBatches
 from pipeline.loaders import ImageLoader, Order
+from pipeline.runlog import read_config
 from pipeline.teachers import load_run_student
 
 
@@ -21,15 +22,15 @@ def augmented_batches(run: Path, dataset: Dataset, config: EvalConfig, device: s
     The backbone stays in evaluation mode: neither its weights nor its running statistics change.
     """
     split = dataset.splits["train"]
-    backbone = load_run_student(run)
-    module = backbone.module.to(device, memory_format=torch.channels_last).eval()
+    backbone, image_size = load_run_student(run), read_config(run)["config"]["image_size"]
+    module = backbone.module.to(device).to(memory_format=torch.channels_last)
     order = Order(
         rows=np.flatnonzero(split.readable & (split.labels >= 0)), batch=config.batch_size, seed=config.seed
     )
     loader = ImageLoader(
         split.beton,
         order,
-        image_size=backbone.preprocessing.crop,
+        image_size=image_size,
         crops=(RandomCrop(),),
         seed=config.seed,
         device=device,

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from cache.layout import identity_difference
 from cache.reader import Store, open_store
 from pipeline.config import EvalConfig
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.distributed import resolve_device
+from pipeline.distributed import resolve_device, use_every_core
 from pipeline.embed import embed
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.evaluate import clusters, linear, nearest
@@ -51,6 +50,7 @@ def evaluate_targets(config: EvalConfig) -> None:
     for name in config.protocol:
         if name not in PROTOCOLS:
             raise WrongUse(f"no protocol {name!r}: expected {', '.join(PROTOCOLS)}{suggest(name, PROTOCOLS)}")
+    use_every_core()
     dataset = open_dataset(config.dataset)
     for split in ("train", "val"):
         if split not in dataset.splits:
@@ -100,10 +100,16 @@ def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Res
     store = of_dataset(open_store(target.store), dataset)
     metrics = dict(scores(store, target, dataset, config))
     origin = provenance() | {
-        "dataset": dataset.splits["train"].identity["images"][:16], "store": store.id[:16], "seed": target.seed
+        "dataset": dataset.splits["train"].identity["images"][:16],
+        "store": store.id[:16],
+        "seed": target.seed,
     }
     record: dict[str, Any] = {
-        "format": FORMAT, "name": target.name, "role": target.role, "metrics": metrics, "provenance": origin
+        "format": FORMAT,
+        "name": target.name,
+        "role": target.role,
+        "metrics": metrics,
+        "provenance": origin,
     }
     write_file(target.metrics, (json.dumps(record, indent=1) + "\n").encode())
     return Result(name=target.name, role=target.role, metrics=metrics, provenance=origin)

@@ -25,7 +25,9 @@ def print_teachers() -> None:
     for name, entry in TEACHERS.items():
         table.add_row(name, entry.description, entry.licence, entry.weights or "none needed")
     table.add_row("timm/NAME", "any model of timm", "the weights'", "--weights FILE")
-    table.add_row("torchvision/NAME", "any classification model of torchvision", "the weights'", "--weights FILE")
+    table.add_row(
+        "torchvision/NAME", "any classification model of torchvision", "the weights'", "--weights FILE"
+    )
     table.add_row(
         "package.module:function", "your own: returns an nn.Module, or that and a preprocessing", "yours", ""
     )

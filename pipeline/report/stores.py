@@ -30,7 +30,9 @@ def identity_table(store: Store) -> Table:
 
 def split_table(splits: list[Split]) -> Table:
     """Rows, chunks and bytes of each split; rows left out are told by their reason."""
-    table = Table("split", "rows", "views", "width", "chunks there", "usable rows", "unreadable", "degenerate", "size")
+    table = Table(
+        "split", "rows", "views", "width", "chunks there", "usable rows", "unreadable", "degenerate", "size"
+    )
     for split in splits:
         chunks = len(split.shape.chunk_keys)
         counts = np.bincount(split.status[0], minlength=len(Status))
@@ -58,5 +60,3 @@ def human_bytes(count: int) -> str:
     power = min(int(math.log(count, 1024)), 4) if count else 0
     unit = ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
     return f"{count / 1024**power:.1f} {unit}" if power else f"{count} bytes"
-
-

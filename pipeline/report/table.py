@@ -235,7 +235,8 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
         raise WrongUse(f"{out}: a report is written into a Markdown file, name one that ends in .md")
     results = [load_metrics(metrics_of(target)) for target in targets]
     lines = "\n".join(provenance_lines(results))
-    write_into(out, name, f"{markdown_table(results)}\n<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>")
+    origin = f"<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>"
+    write_into(out, name, f"{markdown_table(results)}\n{origin}")
 
 
 def metrics_of(target: Path) -> Path:

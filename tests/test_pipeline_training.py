@@ -1,0 +1,227 @@
+"""The training loop: exact resume from within an epoch, two ranks as one, and a folder that keeps its settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cache.errors import IdentityMismatch
+from pipeline.checkpoints import load_safetensors
+from pipeline.config import DistillConfig, PretrainConfig
+from pipeline.distill import distill
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.pretrain import pretrain
+from pipeline.training import Training
+
+STUDENT = "tests.tiny_student:build"
+
+
+def settings(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillConfig:
+    plain = DistillConfig(
+        dataset=packed,
+        cache=cached,
+        run=run,
+        student=STUDENT,
+        image_size=24,
+        epochs=3,
+        batch_size=40,
+        lr=0.1,
+        anchors="100",
+        save_every=3,
+        device="cpu",
+    )
+    return replace(plain, **changes)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_safetensors(run / "student.safetensors")[0]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert losses(run) == losses(other)
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+class Death(BaseException):
+    """Ends a run where it stands: nothing is saved."""
+
+
+@pytest.mark.parametrize("objective", ["1q", "2q"])
+def test_a_run_that_died_within_an_epoch_ends_as_if_it_had_not(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    whole = settings(packed, cached, tmp_path / "whole", objective=objective)
+    broken = replace(whole, run=tmp_path / "broken")
+    distill(whole)
+    learn = Training.learn
+
+    def die(self: Training, *arguments: Any) -> torch.Tensor:
+        if self.step == 8:  # of 12; the last checkpoint is that of step 6, epochs end at 4 and 8
+            raise Death
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(Training, "learn", die)
+    monkeypatch.setattr("pipeline.training.LOG_EVERY", 1)
+    with pytest.raises(Death):
+        distill(broken)
+    monkeypatch.setattr(Training, "learn", learn)
+    distill(broken)
+    distill(replace(whole, run=tmp_path / "logged"))
+    assert_same_run(broken.run, tmp_path / "logged")
+    assert all(torch.equal(weights(whole.run)[name], tensor) for name, tensor in weights(broken.run).items())
+
+
+def test_killed_within_an_epoch_by_the_system_a_run_goes_on_to_the_same_weights(
+    packed: Path, cached: Path, tmp_path: Path
+) -> None:
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        config = tmp_path / "settings.toml"
+        config.write_text(
+            f'student = "{STUDENT}"\nimage-size = 24\nepochs = 40\nbatch-size = 40\nsave-every = 3\ndevice = "cpu"\n'
+        )
+        arguments = ["distill", packed, cached, run, "--config", config]
+        return subprocess.Popen(
+            [sys.executable, "cli.py", *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    assert start(tmp_path / "whole").wait() == 0
+    process = start(tmp_path / "killed")
+    while not (tmp_path / "killed" / "resume.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert start(tmp_path / "killed").wait() == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("objective", ["1q", "2q"])
+def test_two_ranks_train_as_one(packed: Path, cached: Path, tmp_path: Path, objective: str) -> None:
+    """Without BatchNorm, whose statistics are a rank's own, gradients averaged over ranks are one process's."""
+    one = settings(
+        packed,
+        cached,
+        tmp_path / "one",
+        student="tests.tiny_student:plain",
+        objective=objective,
+        amp_dtype="fp32",
+    )
+    distill(one)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "cli.py",
+    ]
+    arguments = [
+        "distill",
+        packed,
+        cached,
+        tmp_path / "two",
+        "--student",
+        one.student,
+        "--image-size",
+        24,
+        "--epochs",
+        3,
+        "--batch-size",
+        40,
+        "--lr",
+        0.1,
+        "--anchors",
+        100,
+        "--objective",
+        objective,
+        "--amp-dtype",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
+    subprocess.run([*command, *map(str, arguments)], check=True, capture_output=True)
+    for name, tensor in weights(one.run).items():
+        # the sum over a batch of 40 is taken in two halves: float32 rounding, grown over 12 steps
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_pretraining_resumes_and_no_epoch_writes_the_untrained_student(packed: Path, tmp_path: Path) -> None:
+    config = PretrainConfig(
+        dataset=packed,
+        run=tmp_path / "run",
+        student=STUDENT,
+        image_size=24,
+        epochs=2,
+        batch_size=40,
+        device="cpu",
+    )
+    pretrain(replace(config, epochs=0, run=tmp_path / "untrained"))
+    pretrain(config)
+    finished = (config.run / "student.safetensors").stat().st_mtime_ns
+    pretrain(config)
+    assert (config.run / "student.safetensors").stat().st_mtime_ns == finished
+    untrained, trained = weights(tmp_path / "untrained"), weights(config.run)
+    assert any(not torch.equal(untrained[name], trained[name]) for name in trained)
+
+
+def test_other_settings_do_not_go_on_in_a_run(packed: Path, cached: Path, tmp_path: Path) -> None:
+    config = settings(packed, cached, tmp_path / "run", epochs=0)
+    distill(config)
+    with pytest.raises(PipelineError, match=r"config.lr: expected 0.2, found 0.1"):
+        distill(replace(config, lr=0.2))
+    distill(replace(config, workers=2))
+
+
+def test_a_cache_of_another_dataset_is_refused_field_by_field(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import dataset
+
+    found = dataset.open_dataset(packed)
+    train = found.splits["train"]
+    other = replace(found, splits={"train": replace(train, identity={**train.identity, "images": "0" * 64})})
+    monkeypatch.setattr("pipeline.distill.open_dataset", lambda path: other)
+    with pytest.raises(IdentityMismatch, match=r"images: expected \"0{64}\", found"):
+        distill(settings(packed, cached, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"objective": "3q"}, "no objective '3q'.*known are 1q, 2q"),
+        ({"anchors": "161"}, "only 160 rows"),
+        ({"anchors": "many"}, "expected a number above 0, or all"),
+        ({"subset": 0.0}, "no share of the rows"),
+        ({"student": "resnet81"}, "did you mean 'resnet18'"),
+        ({"device": "tpu"}, "unknown device"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_written(
+    packed: Path, cached: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(WrongUse, match=sentence):
+        distill(settings(packed, cached, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_rows_is_refused(packed: Path, cached: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="smaller --batch-size"):
+        distill(settings(packed, cached, tmp_path / "run", batch_size=200))
