@@ -129,6 +129,7 @@ class Training:
                 skip = 0
                 if monitor and log and (epoch + 1) % config.eval_every == 0:
                     log.write(self.step, **monitor.evaluate(self.student))
+        if not config.epochs:
             self.save(folder)
 
     def learn(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -127,7 +127,7 @@ def test_two_ranks_train_as_one(packed: Path, cached: Path, tmp_path: Path, obje
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
-        "--master-port=0",
+        "--standalone",
         "cli.py",
     ]
     arguments = [

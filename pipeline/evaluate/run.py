@@ -55,6 +55,10 @@ def evaluate_targets(config: EvalConfig) -> None:
     for split in ("train", "val"):
         if split not in dataset.splits:
             raise PipelineError(f"{config.dataset} has no {split} split: evaluation needs train and val")
+    if dataset.splits["train"].classes != dataset.splits["val"].classes:
+        raise PipelineError(
+            f"{config.dataset}: train and val have other classes; pack both from the same ones"
+        )
     results = [evaluate_target(target_of(path), dataset, config) for path in config.targets]
     Console().print(terminal_table(results))
 
