@@ -19,7 +19,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(images: Path, *arguments: str) -> str:
     folder = images.parent
     places = [f"{name}={folder}/{name.lower()}" for name in ("DATASET", "RUN")]
-    command = ["make", *arguments, f"DATA={images}", f"CACHE={folder}/cache.zarr", *places]
+    command = ["make", f"DATA={images}", f"CACHE={folder}/cache.zarr", *places, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -73,7 +73,10 @@ def test_a_store_of_another_dataset_is_refused(store: Path, packed: Path) -> Non
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"protocol": ("linaer",)}, "did you mean 'linear'"), ({"features": "augmented"}, "needs a run's student")],
+    [
+        ({"protocol": ("linaer",)}, "did you mean 'linear'"),
+        ({"features": "augmented"}, "needs a run's student"),
+    ],
 )
 def test_wrong_use_is_said(store: Path, packed: Path, changes: dict[str, object], sentence: str) -> None:
     config = EvalConfig(targets=(store,), dataset=packed, device="cpu")
