@@ -24,7 +24,6 @@ RUN       ?= runs/$(NAME)-$(OBJECTIVE)-$(subst /,-,$(STUDENT))
 SCRATCH   ?= runs/$(NAME)-scratch-$(subst /,-,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(subst /,-,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
-DEMO_RESULTS := $(CACHE) $(RUN) $(SCRATCH) $(UNTRAINED) $(PIXELS)
 
 .PHONY: help setup system demo dataset cache-teacher distill scratch untrained pixels eval demo-teacher readme lint test
 
@@ -96,9 +95,10 @@ demo-teacher: $(READY)
 	$(RUN_PY) pretrain data/fashion-mnist-70k-dataset runs/demo-teacher --config recipes/demo/teacher.toml
 	$(RUN_PY) export runs/demo-teacher assets/demo-teacher.safetensors --half
 
-# Rewrites README's table from the metrics that the last `make demo` left.
-readme:
-	$(RUN_PY) report $(DEMO_RESULTS) --out README.md --name demo
+# Rewrites README's tables from the metrics that were recorded.
+readme: $(READY)
+	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
+	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out README.md --name cifar10
 
 lint: $(READY)
 	.venv/bin/ruff check .
