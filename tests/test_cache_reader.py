@@ -1,7 +1,6 @@
 import gc
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,6 @@ from cache.reader import open_store
 from cache.writer import absent_chunks, create_store
 from tests import tiny_store
 from tests.tiny_store import SHAPE, TEACHER
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unsynced() -> Iterator[None]:
-    """No waiting for the disk: a killed process loses nothing that it wrote, only a power cut does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(autouse=True)
