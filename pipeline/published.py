@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from pipeline.preprocessing import IMAGENET, Transform
 
@@ -55,27 +55,26 @@ def moco_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("encoder_q."): tensor for name, tensor in kept.items()}
 
 
-def resnet50(width: int = 1) -> nn.Module:
-    """torchvision's ResNet-50 without its classifier, or, `width` times as wide from the stem on, timm's.
+class WideResNet50(ResNet):
+    """torchvision's ResNet-50 with every layer, stem included, `width` times as wide (Chen et al. 2020)."""
 
-    Both have the same names. SimCLR widens every layer (Chen et al. 2020), which torchvision cannot.
-    """
-    if width == 1:
-        module = torchvision.models.resnet50()
-        module.fc = nn.Identity()
-        return module
-    from timm.models.resnet import Bottleneck, ResNet
+    def __init__(self, width: int) -> None:
+        self.times = width
+        super().__init__(Bottleneck, [3, 4, 6, 3])
+        self.fc = nn.Identity()
 
-    channels = tuple(width * planes for planes in (64, 128, 256, 512))
-    # timm's annotation forgets that the block is a class
-    block: Any = Bottleneck
-    return ResNet(block, (3, 4, 6, 3), channels=channels, stem_width=width * 64, num_classes=0)
+    def _make_layer(self, block: Any, planes: int, *arguments: Any, **settings: Any) -> nn.Sequential:
+        if planes == 64:  # the first layer: torchvision has just made its stem, of 64 channels
+            self.inplanes = 64 * self.times
+            self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+        return super()._make_layer(block, planes * self.times, *arguments, **settings)
 
 
 def moco_v2() -> Recipe:
     """Input and feature as in MoCo v2 (Chen et al. 2020, arXiv 2003.04297)."""
     return Recipe(
-        module=resnet50(),
+        module=WideResNet50(1),
         architecture="ResNet-50",
         feature="global average pool",
         preprocessing=IMAGENET,
@@ -86,7 +85,7 @@ def moco_v2() -> Recipe:
 def swav() -> Recipe:
     """Input and feature as in SwAV (Caron et al. 2020, arXiv 2006.09882), whose first deviation is 0.228."""
     return Recipe(
-        module=resnet50(),
+        module=WideResNet50(1),
         architecture="ResNet-50",
         feature="global average pool",
         preprocessing=replace(IMAGENET, std=(0.228, 0.224, 0.225)),
@@ -97,7 +96,7 @@ def swav() -> Recipe:
 def simclr_x4() -> Recipe:
     """SimCLR's ResNet-50 (4x) (Chen et al. 2020, arXiv 2002.05709): its input is [0, 1], not standardised."""
     return Recipe(
-        module=resnet50(4),
+        module=WideResNet50(4),
         architecture="ResNet-50 x4",
         feature="global average pool",
         preprocessing=replace(IMAGENET, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
