@@ -211,3 +211,8 @@ def test_markers_that_are_not_one_pair_are_wrong_use(tmp_path: Path, text: str) 
 def test_a_missing_page_is_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="there is no"):
         write_into(tmp_path / "README.md", "demo", "new")
+
+
+def test_a_gap_within_the_noise_has_no_shares() -> None:
+    assert gap_closed(0.81, untrained=0.797, teacher=0.802) is None
+    assert gap_closed(0.75, untrained=0.5, teacher=1.0) == 0.5

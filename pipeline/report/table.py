@@ -19,6 +19,7 @@ ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
 TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
 GAP = "gap closed"
 MISSING = "-"
+SMALLEST_GAP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +107,12 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 
 def gap_closed(student: float, untrained: float, teacher: float) -> float | None:
-    """(student - untrained) / (teacher - untrained); None where the teacher is no better than the latter."""
-    return (student - untrained) / (teacher - untrained) if teacher > untrained else None
+    """(student - untrained) / (teacher - untrained), of fractions; None where the teacher leads by less than 0.05.
+
+    A share of a gap that is within the noise of either accuracy says nothing.
+    """
+    gap = teacher - untrained
+    return (student - untrained) / gap if gap >= SMALLEST_GAP else None
 
 
 def provenance_lines(results: Sequence[Result]) -> list[str]:
@@ -195,7 +200,7 @@ def _add_gap(rows: Sequence[_Row]) -> None:
         return
     ends = untrained[0].cells[TITLES["nn1"]].mean, teachers[0].cells[TITLES["nn1"]].mean
     for row in scored:
-        gap = gap_closed(row.cells[TITLES["nn1"]].mean, *ends)
+        gap = gap_closed(row.cells[TITLES["nn1"]].mean / 100, ends[0] / 100, ends[1] / 100)
         if gap is not None and row.role not in ("teacher", "untrained"):
             row.cells[GAP] = _cell([100 * gap])
 
