@@ -59,7 +59,7 @@ class CacheTeacherConfig:
     teacher: str = setting("demo", "registry name, timm/NAME, torchvision/NAME or package.module:function")
     weights: Path | None = setting(None, "the teacher's weights: .safetensors, .pt or .pth")
     image_size: int = setting(0, "input in pixels; 0: the teacher's own")
-    split: tuple[str, ...] = setting((), "only these splits; may be given more than once. Default: all")
+    split: tuple[str, ...] = setting((), "only these splits, separated by commas. Default: all")
     batch_size: int = setting(128, "images a forward pass; recorded, since the bits of a row depend on it")
     amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
     workers: int = setting(0, "dask workers on this machine; 0: one a GPU, or one a core up to four")
