@@ -91,6 +91,8 @@ def write_beton(
     """
     # A fork server imports FFCV, which takes seconds, once for all splits; forking this process is not safe.
     context = multiprocessing.get_context("forkserver")
+    # numba's other pool, TBB's, waits for ever when the fork server ends on one core.
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     context.set_forkserver_preload(["ffcv.writer"])
     done = context.Value("q", 0)
     rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)

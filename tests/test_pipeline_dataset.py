@@ -328,6 +328,35 @@ def kill_while(stage, script, images, out):
     assert psutil.wait_procs(family, timeout=15)[1] == []  # left alone they would go on for half a minute
 
 
+def test_on_one_core_nothing_is_left_running(pictures, tmp_path):
+    core = next(iter(os.sched_getaffinity(0)))
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        sys.executable,
+        "cli.py",
+        "pack",
+        str(pictures),
+        str(tmp_path / "dataset"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert process.wait(60) == 0
+    deadline = time.monotonic() + 10
+    while alive := [other.pid for other in psutil.process_iter() if session_of(other) == process.pid]:
+        assert time.monotonic() < deadline, f"processes {alive} of the ended pack are still there"
+        time.sleep(0.05)
+
+
+def session_of(process):
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
 def test_a_split_that_was_whole_when_the_pack_was_cut_short_is_kept(copied, packed, images):
     (copied / "dataset.json").unlink()
     (copied / "val.beton").rename(copied / ".val.beton.77.tmp")
