@@ -3,11 +3,14 @@
 A file is written whole or not at all; a full disk is a StoreError.
 """
 
+import argparse
 import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from pipeline.preprocessing import IMAGENET
 from pipeline.students import Student
 
 METADATA_KEY = "anchorage"
+PLACES = ("state_dict", "model", "teacher")
+NAMES_SHOWN = 20
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -48,39 +53,84 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Names of tensors that a network with the state dict `own` cannot be loaded from, by kind; {} when it can."""
+    kinds = {
+        # torch itself starts the batch counters of files that are older than those
+        "missing": [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")],
+        "unexpected": [name for name in tensors if name not in own],
+        "of another shape": [
+            f"{name} (expected {tuple(own[name].shape)}, found {tuple(tensor.shape)})"
+            for name, tensor in tensors.items()
+            if name in own and own[name].shape != tensor.shape
+        ],
+    }
+    return {kind: names for kind, names in kinds.items() if names}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence; of very many, the first and how many more."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load every tensor; raises PipelineError naming each one missing, unexpected or of another shape."""
-    own = module.state_dict()
-    # torch itself starts the batch counters of files that are older than those
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in tensors if name not in own]
-    misshapen = [
-        f"{name} (expected {tuple(own[name].shape)}, found {tuple(tensor.shape)})"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    problems = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    """Load every tensor; raises PipelineError naming those that are missing, unexpected or of another shape."""
+    problems = [f"{kind}: {listed(names)}" for kind, names in misfits(module.state_dict(), tensors).items()]
     if problems:
         raise PipelineError(f"the weights of {what} do not fit its architecture; {'; '.join(problems)}")
     module.load_state_dict(dict(tensors), strict=False)
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a weights file: .safetensors, or .pt/.pth holding a state dict or {'state_dict': ...}.
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """The tensors of a weights file by name, without `prefix`, which every name had.
 
-    A `module.` prefix is dropped when every name has it. Pickles are opened with weights_only.
+    place: the top-level key that held them; "" for a file of tensors alone. metadata: of a safetensors file.
     """
-    state: Any = load_safetensors(path)[0] if path.suffix == ".safetensors" else _load_pickle(path)
-    if isinstance(state, Mapping) and "state_dict" in state:
-        state = state["state_dict"]
+
+    state: dict[str, Tensor]
+    place: str
+    prefix: str
+    metadata: dict[str, str]
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Tensors of a .safetensors file, or of a pickle that holds a state dict or has it under one of PLACES.
+
+    A `module.` prefix is dropped when every name has it. Pickles are opened with weights_only, and of classes they
+    may hold argparse.Namespace alone, which training scripts save their options as. Raises PipelineError.
+    """
+    safe = path.suffix == ".safetensors"
+    held, metadata = load_safetensors(path) if safe else (_load_pickle(path, argparse.Namespace), {})
+    place = next(
+        (key for key in PLACES if isinstance(held, Mapping) and isinstance(held.get(key), Mapping)), ""
+    )
+    state = held[place] if place else held
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise PipelineError(
-            f"{path} holds no state dict; expected named tensors, or those under 'state_dict'"
+            f"{path} holds no state dict; expected named tensors, or those under {' or '.join(map(repr, PLACES))}"
         )
-    if all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return dict(state)
+    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
+    named = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return WeightsFile(state=named, place=place, prefix=prefix, metadata=metadata)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a weights file; see open_weights."""
+    return open_weights(path).state
+
+
+def check_sha256(path: Path) -> None:
+    """Compare a file with the hash that ends its name, as in resnet50-11ad3fa6.pth; PipelineError if it differs."""
+    wanted = path.stem.rpartition("-")[2]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(wanted):
+        raise PipelineError(
+            f"{path} is not the published file: its name says that its sha256 begins with {wanted}, and it begins "
+            f"with {found[: len(wanted)]}; fetch it again, or rename it if these are weights of your own"
+        )
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -127,15 +177,16 @@ def load_resume(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path, *allowed: type) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise PipelineError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
-        raise PipelineError(
-            f"{path} holds more than tensors and plain values: {_first_line(error)}"
-        ) from error
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a pickled {found[1]}, which is not opened" if found else _first_line(error)
+        raise PipelineError(f"{path} holds more than tensors and plain values: {what}") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
 

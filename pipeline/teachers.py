@@ -3,19 +3,23 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torchvision
 from PIL import Image
 from torch import nn
 
-from pipeline.architectures import feature_width, open_network
-from pipeline.checkpoints import load_safetensors, load_state, load_strictly, weights_sha256
+from pipeline.architectures import Network, feature_width, open_network
+from pipeline.checkpoints import check_sha256, load_safetensors, load_state, load_strictly, weights_sha256
 from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.layouts import Layout, choose, plain
 from pipeline.preprocessing import IMAGENET, Preprocessing, Transform, as_transform
-from pipeline.published import PUBLISHED, Recipe, TeacherEntry
+from pipeline.published import PUBLISHED
 from pipeline.students import build_student
+from pipeline.teacher_entry import Recipe, TeacherEntry, in_words
 
 DEMO_WEIGHTS = Path(__file__).parent.parent / "assets" / "demo-teacher.safetensors"
+AS_THEY_ARE = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,16 @@ class Backbone:
     architecture: str
     weights_sha256: str
     feature: str
+
+    def identity(self) -> dict[str, Any]:
+        """What it is, as plain JSON values: a part of the identity of every store that it makes."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights_sha256,
+            "feature": self.feature,
+            "dim": self.dim,
+            "preprocessing": self.preprocessing.identity(),
+        }
 
 
 def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
@@ -57,19 +71,22 @@ def demo_recipe() -> Recipe:
 
 def pixels_recipe() -> Recipe:
     """Raw pixels in [0, 1], flattened: what a backbone has to beat."""
-    plain = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Recipe(module=nn.Flatten(), architecture="pixels", feature="pixels", preprocessing=plain)
+    return Recipe(module=nn.Flatten(), architecture="pixels", feature="pixels", preprocessing=AS_THEY_ARE)
 
 
 TEACHERS = {
     "demo": TeacherEntry(
-        description="ResNet-34 at 32 px, SimCLR on Fashion-MNIST, of this project's own making",
+        description="ResNet-34, SimCLR on Fashion-MNIST, of this project's own making",
+        dim=512,
+        input=in_words(IMAGENET.at(32)),
         licence="MIT",
         weights=None,
         recipe=demo_recipe,
     ),
     "pixels": TeacherEntry(
-        description="raw pixels, the baseline of every table; 3072 wide at its 32 px",
+        description="raw pixels, the baseline of every table",
+        dim=3072,
+        input=in_words(AS_THEY_ARE),
         licence="none needed",
         weights=None,
         recipe=pixels_recipe,
@@ -94,10 +111,13 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
 
 
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
-    """The student in RUN/student.safetensors as it is evaluated, at its own image size or another."""
-    if not run.is_dir():
-        raise WrongUse(f"the run folder {run} does not exist")
-    recipe = student_recipe(run / "student.safetensors", image_size)
+    """The student of a run folder, or of a .safetensors that `export` wrote, as it is evaluated.
+
+    image_size: another than its own, in px. Raises WrongUse where there is neither.
+    """
+    if not run.is_dir() and run.suffix != ".safetensors":
+        raise WrongUse(f"the run folder {run} does not exist; give one, or a .safetensors of `export`")
+    recipe = student_recipe(run / "student.safetensors" if run.is_dir() else run, image_size)
     return _freeze(recipe, recipe.architecture, recipe.preprocessing)
 
 
@@ -117,7 +137,7 @@ def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Rec
             architecture=name,
             feature=network.feature,
             preprocessing=as_transform(network.settings, name),
-            spare=network.heads,
+            layouts=own_names(network),
         )
     known = f"; known are {', '.join(TEACHERS)}, timm/NAME, torchvision/NAME and package.module:function"
     raise WrongUse(f"no teacher is called {name!r}{suggest(name, TEACHERS) or known}")
@@ -145,7 +165,7 @@ def _library(name: str, weights: Path, image_size: int | None) -> Recipe:
         architecture=name,
         feature=network.feature,
         preprocessing=preprocessing,
-        spare=network.heads,
+        layouts=own_names(network),
     )
 
 
@@ -155,6 +175,8 @@ def _torchvision_preprocessing(name: str, weights: Path) -> Preprocessing:
         return IMAGENET
     # several sets of weights of one model want different sizes; the file's published name tells them apart
     own = [entry for entry in published if entry.url.rpartition("/")[2] == weights.name]
+    if own:
+        check_sha256(weights)
     wanted = (own or published)[0].transforms()
     return Preprocessing(
         resize=wanted.resize_size[0],
@@ -184,11 +206,29 @@ def _timm_preprocessing(module: nn.Module, name: str) -> Preprocessing:
     )
 
 
+def own_names(network: Network) -> tuple[Layout]:
+    """The layout of a network's own files, which may still hold the layers that were left out."""
+    own = network.module.state_dict()
+    return (plain(*(head for head in network.heads if f"{head}.weight" not in own)),)
+
+
 def _load_weights(recipe: Recipe, weights: Path, name: str) -> None:
-    own = recipe.module.state_dict()
-    spare = {f"{layer}.{kind}" for layer in recipe.spare for kind in ("weight", "bias")} - set(own)
-    state = {key: tensor for key, tensor in recipe.layout(load_state(weights)).items() if key not in spare}
-    load_strictly(recipe.module, state, f"{name} in {weights}")
+    _give_memory(recipe.module)
+    state = load_state(weights)
+    layout = choose(recipe.layouts, state, recipe.module.state_dict())
+    try:
+        load_strictly(recipe.module, layout.read(state), f"{name} in {weights}")
+    except PipelineError as error:
+        raise PipelineError(f"{error}; `teachers --check {weights}` tells what it holds") from error
+
+
+def _give_memory(module: nn.Module) -> None:
+    """Put a module that was built on the meta device on the CPU; what a file need not hold is what it is at first."""
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.to_empty(device="cpu")
+        for name, buffer in module.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.zero_()
 
 
 def _freeze(recipe: Recipe, name: str, preprocessing: Transform) -> Backbone:

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -12,10 +13,13 @@ from safetensors.torch import save_file
 
 from cache.errors import StoreError
 from pipeline.checkpoints import (
+    check_sha256,
+    listed,
     load_resume,
     load_safetensors,
     load_state,
     load_strictly,
+    open_weights,
     save_resume,
     save_safetensors,
     save_student,
@@ -153,6 +157,66 @@ def test_weights_are_about_tensors_not_files(tmp_path: Path, prefix: str, wrappe
     assert weights_sha256(target) != weights_sha256(module)
     load_strictly(target, load_state(path), "w")
     assert weights_sha256(target) == weights_sha256(module)
+
+
+@pytest.mark.parametrize("place", ["state_dict", "model", "teacher"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_training_checkpoint_with_its_options_is_opened(tmp_path: Path, place: str, legacy: bool) -> None:
+    held = {"opt": Namespace(lr=0.1, names=["a"]), place: {"module.w": torch.ones(2)}, "epoch": 130}
+    torch.save(held, tmp_path / "w.pth.tar", _use_new_zipfile_serialization=not legacy)
+    file = open_weights(tmp_path / "w.pth.tar")
+    assert (file.place, file.prefix, list(file.state)) == (place, "module.", ["w"])
+
+
+class Touching:
+    """Makes a file when it is unpickled: what a hostile checkpoint would do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(
+    tmp_path: Path, hidden: bool, legacy: bool
+) -> None:
+    trap, path = tmp_path / "trap", tmp_path / "w.pth"
+    evil = Namespace(arch=Touching(trap)) if hidden else Touching(trap)
+    held = {"opt": evil, "model": {"w": torch.ones(2)}}
+    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        PipelineError, match=r"w\.pth holds more than tensors .* a pickled posix\.mkdir, which is not"
+    ):
+        load_state(path)
+    assert not trap.exists()
+    # the trap is real: an ordinary unpickling springs it
+    torch.load(path, weights_only=False)
+    assert trap.exists()
+
+
+def test_another_class_is_named(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1), "path": tmp_path}, tmp_path / "w.pth")
+    with pytest.raises(PipelineError, match=r"a pickled pathlib\.PosixPath, which is not opened"):
+        load_state(tmp_path / "w.pth")
+
+
+def test_a_published_name_holds_the_hash_of_the_file(tmp_path: Path) -> None:
+    content = b"some weights"
+    digest = hashlib.sha256(content).hexdigest()
+    good, bad = tmp_path / f"resnet18-{digest[:8]}.pth", tmp_path / "resnet18-f37072fd.pth"
+    good.write_bytes(content)
+    bad.write_bytes(content)
+    check_sha256(good)
+    with pytest.raises(PipelineError, match=f"begins with f37072fd, and it begins with {digest[:8]}; fetch"):
+        check_sha256(bad)
+
+
+def test_of_very_many_names_the_first_are_listed() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(number) for number in range(25)]).endswith("18, 19 and 5 more")
 
 
 def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from pipeline.checkpoints import save_safetensors, save_student, weights_sha256
+from pipeline.checkpoints import load_safetensors, save_safetensors, save_student, weights_sha256
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.export import export_student
+from pipeline.export import halved
 from pipeline.preprocessing import IMAGENET, OwnPreprocessing, Preprocessing, from_mapping
 from pipeline.students import build_student
 from pipeline.teachers import TEACHERS, load_run_student, load_teacher, student_recipe
@@ -107,7 +107,8 @@ def test_pixels_are_pixels() -> None:
 def test_an_exported_student_is_a_teacher_again(tmp_path: Path) -> None:
     student = build_student("resnet18", image_size=32, seed=1).eval()
     save_student(tmp_path, student, {})
-    export_student(tmp_path, tmp_path / "half.safetensors", half=True)
+    tensors, metadata = load_safetensors(tmp_path / "student.safetensors")
+    save_safetensors(tmp_path / "half.safetensors", halved(tensors), metadata)
     recipe = student_recipe(tmp_path / "half.safetensors")
     for name, tensor in recipe.module.state_dict().items():
         original = student.network.state_dict()[name]
@@ -166,7 +167,11 @@ def test_timm_weights_come_with_timms_preprocessing(tmp_path: Path) -> None:
     }
 
 
-def test_the_files_published_name_decides_the_preprocessing(tmp_path: Path) -> None:
+def test_the_files_published_name_decides_the_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr("pipeline.teachers.check_sha256", checked.append)  # these files hold other values
     state = torchvision.models.resnet50(weights=None).state_dict()
     second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.url.rpartition("/")[2]
     for name, resize in (("own.pth", 256), (second, 232)):
@@ -174,6 +179,16 @@ def test_the_files_published_name_decides_the_preprocessing(tmp_path: Path) -> N
         assert (
             load_teacher("torchvision/resnet50", tmp_path / name).preprocessing.identity()["resize"] == resize
         )
+    assert checked == [tmp_path / second]
+
+
+def test_a_file_that_is_not_what_its_published_name_says_is_refused(
+    tmp_path: Path, resnet_file: Path
+) -> None:
+    name = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    (tmp_path / name).symlink_to(resnet_file)
+    with pytest.raises(PipelineError, match="is not the published file"):
+        load_teacher("torchvision/resnet18", tmp_path / name)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) -> None:
@@ -241,7 +256,7 @@ def test_a_functions_weights_may_come_from_a_file(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(teacher.module(torch.ones(1, 3, 8, 8)), torch.full((1, 8), 13.5))
     torch.save({**state, "fc.2.weight": torch.zeros(1)}, tmp_path / "w.pt")
-    with pytest.raises(PipelineError, match=r"unexpected: fc\.2\.weight$"):
+    with pytest.raises(PipelineError, match=r"unexpected: fc\.2\.weight;"):
         load_teacher("tests.tiny_teacher:convolutional", tmp_path / "w.pt")
 
 
@@ -289,4 +304,7 @@ def test_a_run_without_student_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_every_entry_says_what_a_person_must_know() -> None:
-    assert all(entry.description and entry.licence for entry in TEACHERS.values())
+    for entry in TEACHERS.values():
+        assert all((entry.description, entry.licence, entry.input, entry.dim))
+    for name in ("demo", "pixels"):
+        assert load_teacher(name).dim == TEACHERS[name].dim

@@ -1,0 +1,26 @@
+"""ResNet-50 and its wide forms, under torchvision's names."""
+
+from typing import Any
+
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+
+class WideResNet50(ResNet):
+    """torchvision's ResNet-50 without classifier, with every layer, stem included, `width` times as wide.
+
+    Images (B, 3, H, W) -> features (B, 2048 * width). The wide networks of SimCLR (Chen et al. 2020) and SwAV
+    (Caron et al. 2020); torchvision's own wide ResNets widen the inner convolutions only.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.times = width
+        super().__init__(Bottleneck, [3, 4, 6, 3])
+        self.fc = nn.Identity()
+
+    def _make_layer(self, block: Any, planes: int, *arguments: Any, **settings: Any) -> nn.Sequential:
+        if planes == 64:  # the first layer: torchvision has just made its stem, of 64 channels
+            self.inplanes = 64 * self.times
+            self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(self.inplanes)
+        return super()._make_layer(block, planes * self.times, *arguments, **settings)
