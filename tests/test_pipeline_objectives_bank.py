@@ -116,6 +116,16 @@ def test_a_half_filled_bank_loads(split: Split) -> None:
     assert other.slots_of(torch.tensor([11, 10, 0])).tolist() == [1, 0, -1]
 
 
+def test_what_a_live_teacher_said_is_saved_and_not_fetched(split: Split) -> None:
+    bank, other = (AnchorBank(split, 7, DIM, live=True) for _ in range(2))
+    said = torch.arange(2 * TEACHER_DIM).reshape(2, TEACHER_DIM) / 32
+    bank.enqueue(torch.tensor([10, 11]), torch.ones(2, DIM), said)
+    assert set(bank.state_dict()) == {"rows", "keys", "teacher", "_extra_state"}
+    other.load_state_dict(bank.state_dict())
+    assert torch.equal(other.teacher[:2], said.half())
+    assert other.slots_of(torch.tensor([11, 10, 0])).tolist() == [1, 0, -1]
+
+
 def test_keys_keep_the_dtype_of_the_bank(split: Split) -> None:
     bank = AnchorBank(split, 4, DIM, dtype=torch.float16)
     bank.enqueue(torch.tensor([10]), torch.full((1, DIM), 0.1), torch.ones(1, TEACHER_DIM))

@@ -98,6 +98,26 @@ def test_the_teacher_may_have_its_own_temperature(tau: float, teacher_tau: float
     assert_equals_naive(inputs, tau, teacher_tau=teacher_tau)
 
 
+@pytest.mark.parametrize("anchors", [0, 1, 9])
+@pytest.mark.parametrize(("tau", "teacher_tau"), [(0.2, 0.01), (0.04, 0.04)])
+def test_a_positive_is_an_anchor_of_its_query_alone(anchors: int, tau: float, teacher_tau: float) -> None:
+    query, teacher, positive = unit(3, 5, 0), unit(3, 5, 1), unit(3, 5, 2)
+    space, own = unit(anchors, 5, 3), torch.tensor([0, -1, 8])
+    options = {"tau": tau, "teacher_tau": teacher_tau, "block": 4}
+    loss, gradient = loss_and_gradient(query, teacher, space, space, own=own, positive=positive, **options)
+    total = 0.0
+    for i, slot in enumerate(own.tolist()):
+        mine = torch.cat([space, positive[i : i + 1]])
+        inside = [slot if slot < anchors else -1]
+        one = (query[i : i + 1], teacher[i : i + 1], mine, mine)
+        expected, expected_gradient = naive(*one, tau, teacher_tau, inside, len(mine))
+        total += expected / len(query)
+        torch.testing.assert_close(
+            gradient[i], expected_gradient[0] / len(query), rtol=1e-6, atol=1e-13 / tau**2
+        )
+    assert loss.item() == pytest.approx(total, rel=1e-6, abs=1e-13 / tau)
+
+
 @pytest.mark.parametrize("tau", TAUS)
 def test_opposed_and_identical_anchors(tau: float) -> None:
     query, teacher_query = unit(2, 5, 0), unit(2, 5, 1)

@@ -33,3 +33,14 @@ def gather_ranks(tensor: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     return _GatherRanks.apply(tensor.contiguous())
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first rank, or the only one."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def from_first_rank(tensor: Tensor) -> None:
+    """Overwrite `tensor` on every rank with the first rank's."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(tensor, 0)

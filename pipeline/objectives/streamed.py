@@ -30,6 +30,7 @@ def streamed_kl(
     tau: float,
     teacher_tau: float | None = None,
     own: Tensor | None = None,
+    positive: Tensor | None = None,
     filled: int | None = None,
     block: int = 4096,
     product_dtype: torch.dtype | None = None,
@@ -41,6 +42,7 @@ def streamed_kl(
     and the same tensor, which is then multiplied with both queries at once.
     tau: the student's temperature and, unless `teacher_tau` is given, the teacher's.
     own: int64 (B,), the slot of each query's own row among the anchors, left out on both sides; -1 if absent.
+    positive: (B, D), one more anchor for each query that no other query sees, where D = Ds = Dt is one space.
     filled: only the first `filled` slots are anchors. A query without any anchor has no loss and no gradient.
     product_dtype: of the products, the query's by default; sums are in at least float32, also under autocast.
 
@@ -55,7 +57,15 @@ def streamed_kl(
     taus = (tau if teacher_tau is None else teacher_tau, tau)
     with torch.autocast(query.device.type, enabled=False):
         return _StreamedKL.apply(
-            query, teacher_query, anchors[scored], teacher_anchors[scored], taus, own, block, product_dtype
+            query,
+            teacher_query,
+            anchors[scored],
+            teacher_anchors[scored],
+            taus,
+            own,
+            positive,
+            block,
+            product_dtype,
         )
 
 
@@ -71,6 +81,7 @@ class _StreamedKL(torch.autograd.Function):
         teacher_anchors: Tensor,
         taus: tuple[float, float],
         own: Tensor,
+        positive: Tensor | None,
         block: int,
         product_dtype: torch.dtype,
     ) -> Tensor:
@@ -81,7 +92,10 @@ class _StreamedKL(torch.autograd.Function):
         )
         for start, logits, part in _blocks(teacher_scaled, scaled, anchors, teacher_anchors, block):
             sums.add(logits, part, own - start)
+        if positive is not None:
+            sums.add_positive(teacher_scaled, scaled, positive)
         has_anchors = len(anchors) > ((own >= 0) & (own < len(anchors))).long()
+        has_anchors |= positive is not None
         loss, gradient = sums.loss_and_gradient(has_anchors)
         ctx.save_for_backward(gradient.to(query.dtype))
         return loss
@@ -90,7 +104,7 @@ class _StreamedKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (query_gradient,) = ctx.saved_tensors
-        return gradient * query_gradient, *[None] * 7
+        return gradient * query_gradient, *[None] * 8
 
 
 def _blocks(
@@ -144,16 +158,30 @@ class _Sums:
         logits = logits.to(self.dtype)
         difference = torch.sub(*logits.chunk(2))
         _leave_out(logits, own.repeat(2))
+        weights = self._weigh(logits, difference)
+        if anchors.dtype == self.dtype:
+            self.anchors.addmm_(weights, anchors)
+        else:
+            self.anchors += weights.to(anchors.dtype) @ anchors
+
+    def add_positive(self, teacher_query: Tensor, query: Tensor, positive: Tensor) -> None:
+        """Take in an anchor (B, D) of each query alone; the queries are scaled by 1/tau."""
+        positive = positive.to(self.dtype)
+        logits = torch.cat(
+            [(side.to(self.dtype) * positive).sum(1, keepdim=True) for side in (teacher_query, query)]
+        )
+        difference = torch.sub(*logits.chunk(2))
+        self.anchors += self._weigh(logits, difference) * positive.repeat(2, 1)
+
+    def _weigh(self, logits: Tensor, difference: Tensor) -> Tensor:
+        """The weights of logits (2B, n): summed into the partitions and, times difference (B, n), the cross term."""
         if self.needs_peak:
             self._raise_peak(logits.amax(1, keepdim=True))
             logits.sub_(self.peak)
         weights = logits.exp_()
         self.partition += weights.sum(1)
         self.cross += difference.mul_(weights[: len(difference)]).sum(1)
-        if anchors.dtype == self.dtype:
-            self.anchors.addmm_(weights, anchors)
-        else:
-            self.anchors += weights.to(anchors.dtype) @ anchors
+        return weights
 
     def _raise_peak(self, peak: Tensor) -> None:
         peak = torch.maximum(self.peak, peak)

@@ -1,0 +1,71 @@
+"""ClusterFit (Yan et al., CVPR 2020, arXiv 1912.03330): the student learns the cluster that its teacher sees."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cache.reader import Split
+from pipeline.neighbours import kmeans
+from pipeline.objectives.bank import EMPTY, fetch
+from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.ranks import from_first_rank, is_first_rank
+
+
+class ClusterFit(Objective):
+    """Cross-entropy of a linear head over the k-means clusters of the teacher's embeddings.
+
+    split: the teacher's cache. rows: int64 (N,), those trained on, which alone are clustered.
+    clusters: of k-means, at most a quarter of the rows; CompRess has 16,000 for ImageNet. iterations: of k-means.
+
+    The first rank clusters at the first step; on a big cache this takes minutes. Saved is the outcome:
+    cluster_of_row, int32, one entry a row of the split, EMPTY where none.
+    """
+
+    needs_teacher = False  # in a batch: the clusters stand for it
+    cluster_of_row: Tensor
+
+    def __init__(
+        self,
+        split: Split,
+        rows: NDArray[np.int64],
+        *,
+        student_dim: int,
+        clusters: int = 16_000,
+        iterations: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.split, self.rows = split, torch.from_numpy(rows)
+        self.student_dim = student_dim
+        self.clusters = max(1, min(clusters, len(rows) // 4))
+        self.iterations, self.seed = iterations, seed
+        self.register_buffer("cluster_of_row", torch.full((split.shape.rows,), EMPTY, dtype=torch.int32))
+
+    def describe(self) -> str:
+        return f"ClusterFit, {self.clusters:,} clusters"
+
+    def head(self) -> nn.Module:
+        return nn.Linear(self.student_dim, self.clusters)
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
+        if step == 0:
+            self.cluster()
+        clusters = self.cluster_of_row[batch.rows.to(self.cluster_of_row.device)].long()
+        return F.cross_entropy(embeddings[0].float(), clusters)
+
+    def cluster(self) -> None:
+        """Find the clusters of the rows: the first rank's are everyone's."""
+        if is_first_rank():
+            rows, dim = len(self.rows), self.split.shape.dim
+            tqdm.write(f"k-means of {rows:,} embeddings of {dim}-d into {self.clusters:,} clusters")
+            embedding = torch.empty(rows, dim)
+            fetch(self.split, torch.arange(rows), self.rows, embedding)
+            device = self.cluster_of_row.device
+            _, found = kmeans(embedding.numpy(), self.clusters, self.iterations, self.seed, device.type)
+            self.cluster_of_row[self.rows.to(device)] = torch.from_numpy(found).to(self.cluster_of_row)
+        from_first_rank(self.cluster_of_row)

@@ -1,0 +1,61 @@
+"""Batches for an objective without a loader: rows of a small cache with a picture each, and steps of descent."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from cache.reader import Split
+from pipeline.objectives.objective import Batch, Objective
+
+STUDENT_DIM = 5
+
+
+def eligible_batch(split: Split, size: int, seed: int = 0) -> Batch:
+    """`size` eligible rows in a random order, each with the 3 x 4 x 4 px picture that belongs to it."""
+    draws = torch.Generator().manual_seed(seed)
+    eligible = torch.from_numpy(split.eligible())
+    rows = eligible[torch.randperm(len(eligible), generator=draws)[:size]]
+    pictures = torch.randn(split.shape.rows, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return Batch(
+        images=(pictures[rows],),
+        rows=rows,
+        labels=torch.from_numpy(split.label)[rows],
+        teacher=torch.from_numpy(split.gather(rows.numpy())),
+    )
+
+
+def losses_of_descent(objective: Objective, batches: Iterable[Batch], lr: float) -> list[float]:
+    """Losses of a small seeded network with the objective's head, trained by plain gradient descent."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, STUDENT_DIM), objective.head())
+    optimizer = torch.optim.SGD(network.parameters(), lr)
+    losses = []
+    for step, batch in enumerate(batches):
+        loss = objective((network(batch.images[0]),), batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def gradient_of(objective: Objective, embedding: Tensor, batch: Batch) -> Tensor:
+    """The gradient of the loss of step 0 in the embedding, a leaf in its dtype."""
+    leaf = embedding.detach().requires_grad_()
+    objective((leaf,), batch, 0).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def slope(objective: Objective, embedding: Tensor, batch: Batch, *, by: float = 1e-2) -> Tensor:
+    """The same gradient by central differences; float32 rounds a loss near 1 by 1e-7, hence the wide step."""
+    found = torch.zeros_like(embedding)
+    for index in range(embedding.numel()):
+        ends = []
+        for sign in (1, -1):
+            moved = embedding.detach().clone()
+            moved.view(-1)[index] += sign * by
+            ends.append(objective((moved,), batch, 0).item())
+        found.view(-1)[index] = (ends[0] - ends[1]) / (2 * by)
+    return found
