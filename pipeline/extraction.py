@@ -18,6 +18,7 @@ from cache.writer import ChunkRows, normalise, write_chunk
 from pipeline.dataset import DatasetSplit, open_dataset
 from pipeline.errors import PipelineError
 from pipeline.images import UnreadableImage, decode
+from pipeline.layers import at_layer
 from pipeline.preprocessing import Box, Transform
 from pipeline.teachers import Backbone, load_run_student, load_teacher
 
@@ -27,25 +28,34 @@ Input = tuple[Tensor, Box]
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Which backbone a worker loads: a teacher by name, or the student of a run folder."""
+    """Which backbone a worker loads: a teacher by name, or the student of a run folder; or a layer inside it."""
 
     kind: Literal["teacher", "run"]
     name: str = ""
     weights: Path | None = None
     image_size: int | None = None
     run: Path | None = None
+    layer: str = ""
 
     def resolve(self) -> "BackboneSpec":
         """The same with absolute paths, for processes that run elsewhere."""
         weights, run = self.weights and self.weights.resolve(), self.run and self.run.resolve()
         return replace(self, weights=weights, run=run)
 
+    def origin(self) -> dict[str, str]:
+        """What a person called the backbone: for lineages, since an identity knows hashes only."""
+        if self.run is not None:
+            return {"run": self.run.name}
+        return {"name": self.name} | ({"file": self.weights.name} if self.weights else {})
+
     def load(self) -> Backbone:
         """The backbone on the CPU. Raises WrongUse or PipelineError."""
         if self.kind == "run":
             assert self.run is not None
-            return load_run_student(self.run, image_size=self.image_size)
-        return load_teacher(self.name, self.weights, image_size=self.image_size)
+            backbone = load_run_student(self.run, image_size=self.image_size)
+        else:
+            backbone = load_teacher(self.name, self.weights, image_size=self.image_size)
+        return at_layer(backbone, self.layer) if self.layer else backbone
 
 
 @dataclass(frozen=True, kw_only=True)

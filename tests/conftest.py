@@ -52,6 +52,17 @@ def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """A cluster of one worker in this process: quick to start, and for embed it is somebody's own."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.fixture(scope="session")
 def cached(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of `packed`: 24-d embeddings near one direction a class."""

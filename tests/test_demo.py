@@ -36,7 +36,7 @@ def test_three_verbs_lead_from_images_to_a_table(images: Path) -> None:
     for row in ("teacher torchvision/resnet34", "resnet18 1q", "mobilenet_v2 1q"):
         assert row in table
     metrics = json.loads((images.parent / "run" / "metrics.json").read_text())
-    assert set(metrics["metrics"]) == {"nn1", "nn20", "linear", "linear_top5", "ca"}
+    assert set(metrics["metrics"]) == {"nn1", "nn20", "linear", "linear_top5", "ca", "ca_std"}
     # ten classes: even a network that hardly learned anything is far from chance on these pictures
     assert metrics["metrics"]["nn1"] > 0.3
     assert metrics["provenance"]["commit"]

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from distributed import LocalCluster
 from PIL import Image
 
 from cache.errors import IdentityMismatch, StoreError
@@ -65,15 +64,6 @@ def dataset(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """A cluster of one worker in this process: quick to start, and for embed it is somebody's own."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(scope="module")
 def whole(dataset: Dataset, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that was written without an interruption."""
     out = tmp_path_factory.mktemp("store") / "whole.zarr"
@@ -117,6 +107,13 @@ def test_every_row_says_what_happened_to_it(whole: Path) -> None:
     assert np.isnan(split.crop[0, UNREADABLE]).all()
     # 20 x 18 px become 17 x 16 px, of which the middle 16 are seen: half a pixel off is rounded to even
     np.testing.assert_allclose(split.crop[0, 0], (0, 0, 1, 16 / 17, 0), atol=1e-7)
+
+
+def test_a_store_tells_by_what_name_its_teacher_was_asked_for(whole: Path, tmp_path: Path) -> None:
+    assert open_store(whole).origin == {"name": "tests.tiny_teacher:wide"}
+    weights = BackboneSpec(kind="teacher", name="moco_v2_resnet50", weights=tmp_path / "moco.pth")
+    assert weights.origin() == {"name": "moco_v2_resnet50", "file": "moco.pth"}
+    assert BackboneSpec(kind="run", run=tmp_path / "r18").origin() == {"run": "r18"}
 
 
 def test_the_identity_says_all_that_decides_a_value(whole: Path) -> None:

@@ -1,3 +1,4 @@
+import statistics
 import time
 from itertools import permutations
 
@@ -7,15 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate.clusters import align, contingency, evaluate
 from tests.planted import planted, shuffled
 
 
 def test_planted_classes_are_all_found() -> None:
     # Few classes far apart, and a seed whose random start has one row in each of them.
-    found = dict(evaluate(planted(400, 4, 16, 0.05, 0), planted(100, 4, 16, 0.05, 1), seed=0))
+    found = dict(evaluate(planted(400, 4, 16, 0.05, 0), planted(100, 4, 16, 0.05, 1), seeds=1, seed=0))
     assert found == {"ca": 1.0}
+
+
+def test_random_starts_become_mean_and_sample_standard_deviation() -> None:
+    train, val = planted(400, 8, 16, 0.8, 0), planted(200, 8, 16, 0.8, 1)
+    # of seed 1 the starts 3 to 5, so that seeds have none in common
+    single = [dict(evaluate(train, val, seeds=1, seed=seed))["ca"] for seed in (3, 4, 5)]
+    assert len(set(single)) == 3
+    assert dict(evaluate(train, val, seeds=3, seed=1)) == {
+        "ca": pytest.approx(statistics.fmean(single)),
+        "ca_std": pytest.approx(statistics.stdev(single)),
+    }
+    with pytest.raises(WrongUse, match="--ca-seeds 0"):
+        dict(evaluate(train, val, seeds=0))
 
 
 def test_shuffled_labels_are_near_chance() -> None:
@@ -63,7 +77,7 @@ def test_equal_rows_leave_clusters_empty_without_harm() -> None:
     train = planted(60, 3, 8, 0.0, 0)
     train.embedding[:] = train.embedding[0]
     # One point: every row is in one cluster, which is mapped to one of three equally frequent classes.
-    assert dict(evaluate(train, train)) == {"ca": pytest.approx(1 / 3)}
+    assert dict(evaluate(train, train)) == {"ca": pytest.approx(1 / 3), "ca_std": 0}
 
 
 def test_fewer_rows_than_classes_are_refused() -> None:

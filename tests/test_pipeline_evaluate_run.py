@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from cache.errors import IdentityMismatch
 from cache.reader import open_store
-from pipeline.config import EvalConfig, PretrainConfig
-from pipeline.dataset import open_dataset
+from pipeline.config import EvalConfig, PackConfig
+from pipeline.dataset import open_dataset, pack
 from pipeline.errors import WrongUse
 from pipeline.evaluate import nearest
 from pipeline.evaluate.augmented import augmented_batches
 from pipeline.evaluate.features import features_of
-from pipeline.evaluate.run import evaluate_targets, of_dataset, target_of
-from pipeline.pretrain import pretrain
-from pipeline.report.table import load_metrics, metrics_of, write_report
+from pipeline.evaluate.run import evaluate_targets, target_of
+from pipeline.report.markdown import write_report
+from pipeline.report.table import load_metrics, metrics_of
+from tests.tiny_store import contents
+from tests.training_runs import untrained_run
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,21 @@ def store(cached: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def untrained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("evaluated-run") / "run"
-    student = "tests.tiny_student:build"
-    pretrain(PretrainConfig(dataset=packed, run=run, student=student, image_size=24, epochs=0, batch_size=32))
-    return run
+    return untrained_run(packed, tmp_path_factory.mktemp("evaluated-run") / "run", "build")
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another dataset than `packed`: two classes of flat colours, 6 + 3 pictures each."""
+    root = tmp_path_factory.mktemp("birds")
+    for split, count in (("train", 6), ("val", 3)):
+        for colour in ("red", "blue"):
+            folder = root / "pictures" / split / colour
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (30 + number, 32), colour).save(folder / f"{number}.png")
+    pack(PackConfig(data=root / "pictures", out=root / "birds", workers=1))
+    return root / "birds"
 
 
 def test_a_cache_gets_its_metrics_beside_it_and_into_the_table(
@@ -41,7 +54,7 @@ def test_a_cache_gets_its_metrics_beside_it_and_into_the_table(
     result = load_metrics(metrics_of(store))
     train, val = (features_of(open_store(store), split) for split in ("train", "val"))
     assert result.metrics["nn1"] == dict(nearest.evaluate(train, val))["nn1"]
-    assert set(result.metrics) == {"nn1", "nn20", "linear", "ca"}
+    assert set(result.metrics) == {"nn1", "nn20", "linear", "ca", "ca_std"}
     assert (result.name, result.role) == ("teacher planted", "teacher")
     assert f"{100 * result.metrics['linear']:.1f}" in capsys.readouterr().out
     page = tmp_path / "page.md"
@@ -64,22 +77,88 @@ def test_what_made_a_run_names_it(untrained: Path, tmp_path: Path) -> None:
     assert target_of(untrained).role == "untrained"
 
 
-def test_a_store_of_another_dataset_is_refused(store: Path, packed: Path) -> None:
-    dataset = open_dataset(packed)
-    val = replace(dataset.splits["val"], identity={**dataset.splits["val"].identity, "rows": 41})
-    with pytest.raises(IdentityMismatch, match="rows: expected 41, found 40"):
-        of_dataset(open_store(store), replace(dataset, splits={**dataset.splits, "val": val}))
+def test_a_later_evaluation_keeps_the_numbers_of_an_earlier_one(store: Path, packed: Path) -> None:
+    config = EvalConfig(targets=(store,), dataset=packed, device="cpu", protocol=("nn",))
+    evaluate_targets(config)
+    first = load_metrics(metrics_of(store)).metrics
+    evaluate_targets(replace(config, protocol=("few-label",), labels=("2shot",), draws=2))
+    both = load_metrics(metrics_of(store)).metrics
+    assert set(both) == {*first, "few2shot", "few2shot_std"}
+    assert all(both[metric] == value for metric, value in first.items())
+
+
+def test_another_dataset_stands_beside_the_runs_own(
+    untrained: Path, packed: Path, birds: Path, scheduler: str
+) -> None:
+    own = EvalConfig(
+        targets=(untrained,), dataset=packed, device="cpu", protocol=("nn",), workers=1, scheduler=scheduler
+    )
+    evaluate_targets(own)
+    before = contents(untrained / "embeddings.zarr")
+    first = load_metrics(metrics_of(untrained))
+    evaluate_targets(replace(own, dataset=birds, protocol=("nn", "transfer")))
+    assert contents(untrained / "embeddings.zarr") == before
+    (elsewhere,) = (untrained / "transfer").iterdir()
+    assert elsewhere.name.startswith("birds-")
+    found = load_metrics(metrics_of(untrained))
+    assert set(found.metrics) - set(first.metrics) == {"nn1@birds", "nn20@birds", "transfer@birds"}
+    assert found.provenance == first.provenance
+    # flat colours are told apart even by random weights
+    assert found.metrics["transfer@birds"] == 1.0
+
+
+def test_the_layers_of_a_student_are_probed_and_the_best_is_named(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scheduler: str
+) -> None:
+    run = untrained_run(packed, tmp_path / "run", "staged")
+    config = EvalConfig(
+        targets=(run,),
+        dataset=packed,
+        device="cpu",
+        protocol=("linear",),
+        epochs=2,
+        layer="all",
+        scheduler=scheduler,
+    )
+    evaluate_targets(config)
+    found = load_metrics(metrics_of(run)).metrics
+    stages = [f"linear_layer{number}" for number in (1, 2, 3, 4)]
+    assert list(found) == [*stages, "linear_best"]
+    assert found["linear_best"] == max(found[stage] for stage in stages)
+    # 4 channels of 12 x 12 of a picture of 24 px, far below 9,600 numbers
+    assert open_store(run / "layers" / "layer1.zarr").teacher["dim"] == 4 * 12 * 12
+    capsys.readouterr()
+    evaluate_targets(replace(config, layer="layer2", features="augmented"))
+    assert "linear augmented layer2" in " ".join(capsys.readouterr().out.split())
+    assert set(load_metrics(metrics_of(run)).metrics) == {*found, "linear_augmented_layer2"}
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"protocol": ("linaer",)}, "did you mean 'linear'"),
-        ({"features": "augmented"}, "needs a run's student"),
+        ({"features": "augmented"}, "need a run's student"),
+        ({"layer": "conv5"}, "need a run's student"),
     ],
 )
 def test_wrong_use_is_said(store: Path, packed: Path, changes: dict[str, object], sentence: str) -> None:
     config = EvalConfig(targets=(store,), dataset=packed, device="cpu")
+    with pytest.raises(WrongUse, match=sentence):
+        evaluate_targets(replace(config, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"protocol": ("transfer",)}, "transfer is to another dataset"),
+        ({"protocol": ("nn",), "layer": "0"}, "add linear to --protocol"),
+        ({"layer": "conv5"}, "has no layer 'conv5'"),
+    ],
+)
+def test_what_a_run_cannot_be_asked_is_said(
+    untrained: Path, packed: Path, changes: dict[str, object], sentence: str
+) -> None:
+    config = EvalConfig(targets=(untrained,), dataset=packed, device="cpu")
     with pytest.raises(WrongUse, match=sentence):
         evaluate_targets(replace(config, **changes))
 

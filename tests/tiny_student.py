@@ -1,5 +1,7 @@
 """A student that trains in milliseconds and has what makes exact resume hard: BatchNorm and dropout."""
 
+from collections import OrderedDict
+
 from torch import nn
 
 
@@ -16,3 +18,9 @@ def build() -> nn.Module:
 
 def plain() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
+def staged() -> nn.Module:
+    """Four stages by the names that a ResNet's have."""
+    stages = {f"layer{n}": nn.Conv2d(3 if n == 1 else 4, 4, 3, stride=2, padding=1) for n in (1, 2, 3, 4)}
+    return nn.Sequential(OrderedDict(**stages, flatten=nn.Flatten()))

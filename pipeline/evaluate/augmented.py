@@ -11,22 +11,26 @@ from pipeline.config import EvalConfig
 from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset
 from pipeline.evaluate.linear import EpochBatches
+from pipeline.extraction import BackboneSpec
 from pipeline.loaders import ImageLoader, Order
 from pipeline.runlog import read_config
-from pipeline.teachers import load_run_student
 
 
-def augmented_batches(run: Path, dataset: Dataset, config: EvalConfig, device: str) -> EpochBatches:
+def augmented_batches(
+    run: Path, dataset: Dataset, config: EvalConfig, device: str, layer: str = ""
+) -> EpochBatches:
     """epoch -> batches of (features (B, D) float32, labels (B,)) of the labelled training images.
+
+    layer: inside the student, instead of its own feature.
 
     The backbone stays in evaluation mode: neither its weights nor its running statistics change.
     """
     split = dataset.splits["train"]
-    backbone, image_size = load_run_student(run), read_config(run)["config"]["image_size"]
+    backbone = BackboneSpec(kind="run", run=run, layer=layer).load()
+    image_size = read_config(run)["config"]["image_size"]
     module = backbone.module.to(device).to(memory_format=torch.channels_last)
-    order = Order(
-        rows=np.flatnonzero(split.readable & (split.labels >= 0)), batch=config.batch_size, seed=config.seed
-    )
+    rows = np.flatnonzero(split.readable & (split.labels >= 0))
+    order = Order(rows=rows, batch=min(config.batch_size, len(rows)), seed=config.seed)
     loader = ImageLoader(
         split.beton,
         order,

@@ -3,32 +3,44 @@
 The protocol of CompRess (Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020, arXiv 2010.14713).
 """
 
+import statistics
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from pipeline.errors import WrongUse
 from pipeline.evaluate.features import Features, require_comparable
 from pipeline.neighbours import kmeans, nearest_centroid
 
 
 def evaluate(
-    train: Features, val: Features, *, seed: int = 0, device: str = "cpu"
+    train: Features, val: Features, *, seeds: int = 5, seed: int = 0, device: str = "cpu"
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("ca", top-1 of val as a fraction).
+    """Yields ("ca", top-1 of val as a fraction), the mean over `seeds` random starts of k-means.
 
-    Clusters are found in train and mapped to classes by its labels; a val row takes the class of its nearest
-    centroid.
+    Of several, their sample standard deviation is ("ca_std", ...). Clusters are found in train and mapped to
+    classes by its labels; a val row takes the class of its nearest centroid.
 
     Raises:
+        WrongUse: seeds is below 1.
         PipelineError: train and val do not belong together, or train has fewer rows than classes.
     """
     require_comparable(train, val)
+    if seeds < 1:
+        raise WrongUse(f"--ca-seeds {seeds}: expected at least one random start")
+    found = [_accuracy(train, val, seed * seeds + start, device) for start in range(seeds)]
+    yield "ca", statistics.fmean(found)
+    if seeds > 1:
+        yield "ca_std", statistics.stdev(found)
+
+
+def _accuracy(train: Features, val: Features, seed: int, device: str) -> float:
     centroids, assignment = kmeans(train.embedding, train.classes, iterations=20, seed=seed, device=device)
     mapping = align(contingency(assignment, train.label, train.classes, train.classes))
     predicted = mapping[nearest_centroid(val.embedding, centroids, device)]
-    yield "ca", float(np.mean(predicted == val.label))
+    return float(np.mean(predicted == val.label))
 
 
 def contingency(

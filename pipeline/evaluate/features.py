@@ -19,6 +19,10 @@ class Features:
     label: NDArray[np.int64]
     classes: int
 
+    def where(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Features":
+        """Some of the rows, by number or by mask."""
+        return Features(self.embedding[rows], self.label[rows], self.classes)
+
 
 def features_of(store: Store, split: str) -> Features:
     """The centre-view embeddings of a split's eligible, labelled rows, in row order.

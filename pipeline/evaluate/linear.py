@@ -54,8 +54,9 @@ def evaluate(
     epochs: int = EPOCHS,
     device: str = "cpu",
     batches: EpochBatches | None = None,
+    name: str = "linear",
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("linear", top-1) and, with more than five classes, ("linear_top5", top-5) of val as fractions.
+    """Yields what `accuracies` does for val.
 
     Trains on the stored train features, or on what batches(epoch) yields: (features (B, D) float32, labels
     (B,) int64), such as a frozen backbone's over random crops. Either way train standardises and val tests.
@@ -70,7 +71,7 @@ def evaluate(
             train_probe(probe, cached_batches(train, seed), epochs, device)
     else:
         train_probe(probe, batches, epochs, device)
-    yield from _accuracies(probe, val, device)
+    yield from accuracies(probe, val, device, name)
 
 
 def new_probe(train: Features, seed: int) -> LinearProbe:
@@ -137,13 +138,17 @@ def _few_threads(weights: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _accuracies(probe: LinearProbe, val: Features, device: str) -> Iterator[tuple[str, float]]:
+def accuracies(classifier: nn.Module, val: Features, device: str, name: str) -> Iterator[tuple[str, float]]:
+    """(name, top-1) and, with more than five classes, (name_top5, top-5) of val as fractions.
+
+    classifier: features (B, D) float32 -> logits (B, classes).
+    """
     ranked = min(5, val.classes)
     hits = torch.zeros(ranked)
     batches = torch.from_numpy(val.embedding).split(BATCH_ROWS), torch.from_numpy(val.label).split(BATCH_ROWS)
     for features, labels in zip(*batches, strict=True):
-        top = probe(features.to(device)).topk(ranked, dim=1).indices.cpu()
+        top = classifier(features.to(device)).topk(ranked, dim=1).indices.cpu()
         hits += (top == labels[:, None]).sum(dim=0)
-    yield "linear", hits[0].item() / len(val.label)
+    yield name, hits[0].item() / len(val.label)
     if val.classes > 5:
-        yield "linear_top5", hits.sum().item() / len(val.label)
+        yield f"{name}_top5", hits.sum().item() / len(val.label)

@@ -1,32 +1,27 @@
 """Evaluate runs and caches: embed what is missing, score the stores, write metrics.json, show one table."""
 
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from cache.durable import write_file
-from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
-from cache.reader import Store, open_store
+from cache.reader import open_store
 from pipeline.config import EvalConfig
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.distributed import resolve_device, use_every_core
-from pipeline.embed import embed
+from pipeline.distributed import use_every_core
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.evaluate import clusters, linear, nearest
-from pipeline.evaluate.augmented import augmented_batches
-from pipeline.evaluate.features import features_of
-from pipeline.extraction import BackboneSpec
+from pipeline.evaluate.detection import evaluate_detection
+from pipeline.evaluate.metrics_file import Evaluation, record
+from pipeline.evaluate.protocols import PROTOCOLS, require_possible, scores
+from pipeline.evaluate.stores import SPLITS, embedded, is_own, name_of, network_id, of_dataset
+from pipeline.evaluate.voc import evaluate_voc
+from pipeline.evaluate.voc_data import folder_id
 from pipeline.provenance import provenance
-from pipeline.report.table import FORMAT, Result, terminal_table
+from pipeline.report.table import TITLES, Result, terminal_table
 from pipeline.runlog import read_config
 
-PROTOCOLS = ("nn", "linear", "ca")
+VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +42,57 @@ def evaluate_targets(config: EvalConfig) -> None:
     Raises WrongUse for an unknown protocol or a target that is neither a run nor a store, PipelineError for a
     dataset without labelled train and val splits, StoreError for a store of another dataset.
     """
+    known = (*PROTOCOLS, *VOC_PROTOCOLS)
     for name in config.protocol:
-        if name not in PROTOCOLS:
-            raise WrongUse(f"no protocol {name!r}: expected {', '.join(PROTOCOLS)}{suggest(name, PROTOCOLS)}")
+        if name not in known:
+            raise WrongUse(f"no protocol {name!r}: expected {', '.join(known)}{suggest(name, known)}")
     use_every_core()
+    results = on_voc(config) if set(config.protocol) & VOC_PROTOCOLS.keys() else on_dataset(config)
+    Console().print(terminal_table(results, shown(results)))
+
+
+def on_dataset(config: EvalConfig) -> list[Result]:
+    """Each target's result on a packed dataset; raises as evaluate_targets."""
     dataset = open_dataset(config.dataset)
-    for split in ("train", "val"):
+    for split in SPLITS:
         if split not in dataset.splits:
             raise PipelineError(f"{config.dataset} has no {split} split: evaluation needs train and val")
     if dataset.splits["train"].classes != dataset.splits["val"].classes:
         raise PipelineError(
             f"{config.dataset}: train and val have other classes; pack both from the same ones"
         )
-    results = [evaluate_target(target_of(path), dataset, config) for path in config.targets]
-    Console().print(terminal_table(results))
+    targets = [target_of(path) for path in config.targets]
+    for target in targets:
+        require_possible(target.run, dataset, config)
+    return [evaluate_target(target, dataset, config) for target in targets]
+
+
+def on_voc(config: EvalConfig) -> list[Result]:
+    """Each run's result on a folder of PASCAL VOC.
+
+    Raises WrongUse for a cache, a protocol that reads a dataset, or a folder of another layout.
+    """
+    others = [name for name in config.protocol if name not in VOC_PROTOCOLS]
+    if others:
+        raise WrongUse(
+            f"{', '.join(others)} and VOC's protocols read other kinds of folders: ask for them apart"
+        )
+    targets = [target_of(path) for path in config.targets]
+    for target in targets:
+        if target.run is None:
+            raise WrongUse(f"{target.store} is a store, and VOC needs a run's student: leave it out")
+    images = folder_id(config.dataset)
+    return [evaluate_on_voc(target, images, config) for target in targets]
+
+
+def evaluate_on_voc(target: Target, images: str, config: EvalConfig) -> Result:
+    """Run VOC's protocols on a run's student, and write the metrics beside what it has; images: the folder's id."""
+    assert target.run is not None
+    metrics: dict[str, float] = {}
+    for name in config.protocol:
+        metrics |= VOC_PROTOCOLS[name](target.run, config.dataset, config)
+    place = f"@{config.dataset.resolve().name}"
+    return written(target, metrics, place, dataset=images, store=network_id(target.run))
 
 
 def target_of(path: Path) -> Target:
@@ -98,64 +130,33 @@ def run_target(run: Path) -> Target:
 
 
 def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Result:
-    """Embed if needed, run the protocols, write the metrics beside the target."""
-    if target.run:
-        embed_run(target.run, dataset, target.store, config)
-    store = of_dataset(open_store(target.store), dataset)
-    metrics = dict(scores(store, target, dataset, config))
-    origin = provenance() | {
-        "dataset": dataset.splits["train"].identity["images"][:16],
-        "store": store.id[:16],
-        "seed": target.seed,
-    }
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "name": target.name,
-        "role": target.role,
-        "metrics": metrics,
-        "provenance": origin,
-    }
-    write_file(target.metrics, (json.dumps(record, indent=1) + "\n").encode())
+    """Embed if needed, run the protocols, and write the metrics beside the target.
+
+    On a dataset that a run was not made of, the run's own store and numbers stay as they are.
+    """
+    store = (
+        embedded(target.run, dataset, config) if target.run else of_dataset(open_store(target.store), dataset)
+    )
+    metrics = dict(scores(store, target.run, dataset, config))
+    place = "" if target.run is None or is_own(target.run, dataset) else f"@{name_of(dataset)}"
+    images = dataset.splits["train"].identity["images"]
+    return written(target, metrics, place, dataset=images, store=store.id)
+
+
+def written(target: Target, metrics: dict[str, float], place: str, *, dataset: str, store: str) -> Result:
+    """The result, recorded beside the target; place: what follows a metric's name; ids of images and network."""
+    origin = provenance() | {"dataset": dataset[:16], "store": store[:16], "seed": target.seed}
+    named = {f"{metric}{place}": value for metric, value in metrics.items()}
+    new = Evaluation(metrics=named, provenance=origin)
+    record(target.metrics, name=target.name, role=target.role, new=new)
     return Result(name=target.name, role=target.role, metrics=metrics, provenance=origin)
 
 
-def embed_run(run: Path, dataset: Dataset, store: Path, config: EvalConfig) -> None:
-    """Bring the store of a run's own embeddings up to date: one of other weights is made anew."""
-    backbone = BackboneSpec(kind="run", run=run)
-    settings: dict[str, Any] = {"device": config.device, "workers": config.workers, "progress": True}
-    try:
-        embed(backbone, dataset, store, **settings)
-    except IdentityMismatch:
-        shutil.rmtree(store)
-        embed(backbone, dataset, store, **settings)
-
-
-def of_dataset(store: Store, dataset: Dataset) -> Store:
-    """The store, when both of its splits are of this dataset and sound."""
-    for name in ("train", "val"):
-        split = store.split(name)
-        differences = identity_difference(dataset.splits[name].identity, split.dataset)
-        if differences:
-            raise IdentityMismatch(f"{store.path} was made of another dataset: {'; '.join(differences)}")
-        split.require_complete()
-        split.verify()
-    return store
-
-
-def scores(store: Store, target: Target, dataset: Dataset, config: EvalConfig) -> Iterator[tuple[str, float]]:
-    """(metric, accuracy as a fraction) of every protocol asked for."""
-    device = resolve_device(config.device)
-    train, val = features_of(store, "train"), features_of(store, "val")
-    if "nn" in config.protocol:
-        yield from nearest.evaluate(train, val, device=device)
-    if "linear" in config.protocol:
-        batches = None
-        if config.features == "augmented":
-            if target.run is None:
-                raise WrongUse(f"{target.store} is a store: --features augmented needs a run's student")
-            batches = augmented_batches(target.run, dataset, config, device)
-        yield from linear.evaluate(
-            train, val, seed=config.seed, epochs=config.epochs, device=device, batches=batches
-        )
-    if "ca" in config.protocol:
-        yield from clusters.evaluate(train, val, seed=config.seed, device=device)
+def shown(results: Sequence[Result]) -> dict[str, str]:
+    """The metrics that the terminal's table has room for, with their titles."""
+    found = dict.fromkeys(metric for result in results for metric in result.metrics)
+    return {
+        metric: TITLES.get(metric, metric.replace("_", " "))
+        for metric in found
+        if not metric.endswith(("_top5", "_std"))
+    }
