@@ -51,7 +51,7 @@ def machine() -> str:
 def provenance() -> dict[str, Any]:
     """What travels with every number that is written."""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
