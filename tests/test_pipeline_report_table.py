@@ -120,6 +120,12 @@ def test_provenance_names_each_different_value_once() -> None:
     ]
 
 
+def test_what_is_the_same_for_all_is_told_once() -> None:
+    systems = {"teacher": {"machine": "m", "store": "a"}, "1q": {"machine": "m", "store": "b", "seed": 0}}
+    results = [Result(name=name, metrics={}, provenance=origin) for name, origin in systems.items()]
+    assert provenance_lines(results) == ["- all: machine m", "- teacher: store a", "- 1q: store b; seed 0"]
+
+
 def test_a_metrics_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     content = {"format": 1, "name": "1q", "metrics": {"nn1": 0.53, "ca": 1}, "provenance": {"seed": 0}}

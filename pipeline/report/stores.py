@@ -22,7 +22,7 @@ def print_store(path: Path) -> None:
 def identity_table(store: Store) -> Table:
     """What the embeddings are of, a line a field."""
     table = Table(show_header=False, box=None)
-    for field, value in store.teacher.items():
+    for field, value in {**store.origin, **store.teacher}.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(field, shown)
     return table

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
@@ -19,6 +20,7 @@ ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
 TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
 GAP = "gap closed"
 MISSING = "-"
+PENDING = "pending"
 SMALLEST_GAP = 0.05
 
 
@@ -78,7 +80,7 @@ def load_metrics(path: Path) -> Result:
     return Result(name=name, role=role, metrics=metrics, provenance=found.get("provenance", {}))
 
 
-def terminal_table(results: Sequence[Result]) -> Table:
+def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)) -> Table:
     """One row a system, in the order given, in percent; a column's best value that is no teacher's is bold.
 
     Results of one name and role become mean ± sample standard deviation over their n seeds. "gap closed" (see
@@ -87,7 +89,7 @@ def terminal_table(results: Sequence[Result]) -> Table:
     Raises:
         PipelineError: results of one name and role have the same seed, or different datasets.
     """
-    titles, lines = _layout(results)
+    titles, lines = layout(results, metrics)
     table = Table("system")
     for title in titles:
         table.add_column(title, justify="right")
@@ -99,7 +101,7 @@ def terminal_table(results: Sequence[Result]) -> Table:
 
 def markdown_table(results: Sequence[Result]) -> str:
     """The table of terminal_table in Markdown, ending in a newline; raises as it does."""
-    titles, lines = _layout(results)
+    titles, lines = layout(results)
     written = [["system", *titles], ["---", *("---:" for _ in titles)]]
     for name, cells in lines:
         written.append([name.replace("|", r"\|"), *(f"**{text}**" if best else text for text, best in cells)])
@@ -116,13 +118,26 @@ def gap_closed(student: float, untrained: float, teacher: float) -> float | None
 
 
 def provenance_lines(results: Sequence[Result]) -> list[str]:
-    """One Markdown list item a system: each field and its different values; raises as terminal_table."""
-    lines = []
+    """Markdown list items: what is the same for every system, then a line a system; raises as terminal_table."""
+    told = {}
     for (name, _), members in _systems(results).items():
         fields = dict.fromkeys(key for member in members for key in member.provenance)
-        told = [f"{key} {_values(member.provenance.get(key) for member in members)}" for key in fields]
-        lines.append(f"- {name}: {'; '.join(told) or 'nothing recorded'}")
+        told[name] = {key: _values(member.provenance.get(key) for member in members) for key in fields}
+    shared: dict[str, str] = {}
+    if len(told) > 1:
+        first, *others = told.values()
+        shared = {
+            key: value for key, value in first.items() if all(other.get(key) == value for other in others)
+        }
+    lines = [f"- all: {_fields(shared)}"] if shared else []
+    for name, values in told.items():
+        own = {key: value for key, value in values.items() if key not in shared}
+        lines.append(f"- {name}: {_fields(own) if values else 'nothing recorded'}")
     return lines
+
+
+def _fields(values: Mapping[str, str]) -> str:
+    return "; ".join(f"{key} {value}" for key, value in values.items())
 
 
 def write_into(markdown_file: Path, name: str, text: str) -> None:
@@ -147,11 +162,16 @@ def write_into(markdown_file: Path, name: str, text: str) -> None:
     write_file(markdown_file.resolve(), f"{before}{opening}\n{text.strip()}\n{closing}{after}".encode())
 
 
-def _layout(results: Sequence[Result]) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
-    """Titles of the columns, and each row's name and (text, is its column's best) cells."""
-    rows = [_row(name, role, members) for (name, role), members in _systems(results).items()]
+def layout(
+    results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)
+) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
+    """Titles of the columns, and each row's name and (text, is its column's best) cells; raises as terminal_table.
+
+    metrics: which, and the title of each.
+    """
+    rows = [_row(name, role, members, metrics) for (name, role), members in _systems(results).items()]
     _add_gap(rows)
-    titles = [*TITLES.values()] + [GAP] * any(GAP in row.cells for row in rows)
+    titles = [*metrics.values()] + [GAP] * any(GAP in row.cells for row in rows)
     best = {title: _best(rows, title) for title in titles}
     return titles, [(row.name, [_marked(row, title, best[title]) for title in titles]) for row in rows]
 
@@ -177,9 +197,9 @@ def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
     return systems
 
 
-def _row(name: str, role: str, members: Sequence[Result]) -> _Row:
+def _row(name: str, role: str, members: Sequence[Result], metrics: Mapping[str, str]) -> _Row:
     cells = {}
-    for metric, title in TITLES.items():
+    for metric, title in metrics.items():
         values = [100 * member.metrics[metric] for member in members if metric in member.metrics]
         if values:
             cells[title] = _cell(values)
@@ -208,7 +228,7 @@ def _add_gap(rows: Sequence[_Row]) -> None:
 def _marked(row: _Row, title: str, best: float | None) -> tuple[str, bool]:
     cell = row.cells.get(title)
     if cell is None:
-        return MISSING, False
+        return MISSING if row.cells else PENDING, False
     return cell.text, row.role != "teacher" and round(cell.mean, 1) == best
 
 
@@ -229,19 +249,6 @@ def _told(values: Iterable[object]) -> Iterator[str]:
             yield " ".join(f"{key} {inner}" for key, inner in value.items())
         elif value is not None:
             yield str(value)
-
-
-def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
-    """The metrics of runs, caches or metrics files as a Markdown table with its provenance, into `out`.
-
-    Raises WrongUse when `out` is not Markdown or lacks the markers, or a target was not evaluated yet.
-    """
-    if out.suffix != ".md":
-        raise WrongUse(f"{out}: a report is written into a Markdown file, name one that ends in .md")
-    results = [load_metrics(metrics_of(target)) for target in targets]
-    lines = "\n".join(provenance_lines(results))
-    origin = f"<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>"
-    write_into(out, name, f"{markdown_table(results)}\n{origin}")
 
 
 def metrics_of(target: Path) -> Path:
