@@ -84,7 +84,7 @@ def _submit(
     workers = max(1, sum(client.nthreads().values()))
     while waiting and len(running) < workers:
         chunk = waiting.popleft()
-        future = client.submit(compute, job, chunk, client.id, pure=False)
+        future = client.submit(compute, job, chunk, topic_of(client), pure=False)
         running[future] = chunk
         finished.add(future)
 
@@ -103,8 +103,13 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, StoreError | PipelineError) else f"{type(error).__name__}: {text}"
 
 
+def topic_of(client: Client) -> str:
+    """Where workers tell a client of their progress; the client's bare id is dask's own topic."""
+    return f"rows-{client.id}"
+
+
 class RowsBar:
-    """A progress bar over rows, fed by the workers after each batch; their topic is the client's id."""
+    """A progress bar over rows, fed by the workers after each batch."""
 
     def __init__(self, client: Client, chunks: Sequence[Chunk], *, shown: bool) -> None:
         interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
@@ -116,13 +121,13 @@ class RowsBar:
         )
 
     def __enter__(self) -> Self:
-        self.client.subscribe_topic(self.client.id, self._hear)
+        self.client.subscribe_topic(topic_of(self.client), self._hear)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.unsubscribe_topic(self.client.id)
+        self.client.unsubscribe_topic(topic_of(self.client))
         self.bar.close()
 
     def set(self, chunk: Chunk, rows: int) -> None:

@@ -270,11 +270,11 @@ class Subscriptions:
     id = "client-1"
 
     def subscribe_topic(self, topic: str, handler: Callable[[tuple[float, tuple]], None]) -> None:
-        assert topic == self.id
-        self.handler = handler
+        assert topic != self.id, "that is where dask itself speaks"
+        self.topic, self.handler = topic, handler
 
     def unsubscribe_topic(self, topic: str) -> None:
-        assert topic == self.id
+        assert topic == self.topic
 
 
 def test_the_bar_takes_back_the_rows_of_a_chunk_that_begins_again() -> None:
