@@ -191,37 +191,44 @@ def evaluate(config: configs.EvalConfig) -> None:
     evaluate_targets(config)
 
 
-@main.command("report")
-@click.argument("targets", nargs=-1, required=True, type=Path)
-@click.option("--out", required=True, type=Path, help="Markdown file with a pair of results markers")
-@click.option("--name", default="results", show_default=True, help="which pair of markers to write between")
-def report(targets: tuple[Path, ...], out: Path, name: str) -> None:
-    """Write the metrics of runs and caches into a Markdown file as a table."""
-    from pipeline.report.table import write_report
+@command("sweep", configs.SweepConfig)
+def sweep(config: configs.SweepConfig) -> None:
+    """Run a grid of trainings over one cache, and evaluate each.
 
-    write_report(targets, out, name)
+    What is done is skipped, what was interrupted goes on, and a trial that fails does not stop the others. Start
+    it several times, one a GPU, and the trials are shared.
+    """
+    from pipeline.sweep import sweep
+
+    sweep(config)
 
 
-@main.command("export")
-@click.argument("run", type=Path)
-@click.argument("out", type=Path)
-@click.option(
-    "--format", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True
-)
-@click.option("--half", is_flag=True, help="weights in float16")
-def export(run: Path, out: Path, form: str, half: bool) -> None:
-    """Write a run's student without its head, under its architecture's own names."""
+@command("report", configs.ReportConfig)
+def report(config: configs.ReportConfig) -> None:
+    """What runs and caches came to: one HTML page that holds its pictures, or a table in a Markdown file."""
+    from pipeline.report.page import report
+
+    report(config)
+
+
+@command("export", configs.ExportConfig)
+def export(config: configs.ExportConfig) -> None:
+    """Write a run's student without its head, with a model card beside it.
+
+    As .safetensors under torchvision's or timm's own names, or as .onnx for any batch size.
+    """
     from pipeline.export import export_student
 
-    export_student(run, out, half=half)
+    export_student(config)
 
 
 @main.command("teachers")
-def teachers() -> None:
+@click.option("--check", type=Path, metavar="FILE", help="say which known layout a weights file has")
+def teachers(check: Path | None) -> None:
     """The teachers that are known, with input, width, licence and where their weights come from."""
-    from pipeline.report.registries import print_teachers
+    from pipeline.report.registries import print_check, print_teachers
 
-    print_teachers()
+    print_check(check) if check else print_teachers()
 
 
 @main.command("students")

@@ -51,7 +51,12 @@ def _local_cluster(workers: int, device: str) -> Any:
     if device == "cuda" and importlib.util.find_spec("dask_cuda"):
         from dask_cuda import LocalCUDACluster
 
-        return LocalCUDACluster(n_workers=workers, memory_limit=0, dashboard_address=None, silence_logs=QUIET)
+        return LocalCUDACluster(
+            n_workers=workers,
+            memory_limit=0,
+            dashboard_address=LOCAL["dashboard_address"],
+            silence_logs=QUIET,
+        )
     with _new_threads_deaf_to_interrupts():
         return SpecCluster(
             workers={number: _worker(number, device) for number in range(workers)},

@@ -8,6 +8,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from pipeline.errors import WrongUse, suggest
 
 PRECISIONS = ("fp32", "bf16")
+EXPORT_FORMATS = ("safetensors", "onnx")
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -75,11 +77,13 @@ class TrainConfig:
     image_size: int = setting(224, "the student's input, in pixels")
     epochs: int = setting(130, "epochs; 0 writes the untrained student")
     batch_size: int = setting(256, "images a step over all ranks")
-    lr: float = setting(0.01, "learning rate at its highest")
+    lr: float = setting(0.0, "learning rate at its highest; 0: the objective's own, see `objectives`")
     wd: float = setting(1e-4, "weight decay")
     optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
     schedule: str = setting(
-        "step", "step: x 0.2 at 70 and 93 percent, the paper's; cosine: to zero", choices=("step", "cosine")
+        "own",
+        "step: x 0.2 at 70 and 93 percent, the paper's; cosine: to zero; own: the objective's",
+        choices=("own", "step", "cosine"),
     )
     warmup: float = setting(0.0, "epochs of linear warm-up")
     subset: float = setting(1.0, "share of the rows to train on, drawn by the seed; anchors likewise")
@@ -101,11 +105,19 @@ class DistillConfig(TrainConfig):
     cache: Path = argument("the teacher's store")
     run: Path = argument("run folder to write or go on with")
     objective: str = setting("1q", "what the student is trained with; see `objectives`")
-    anchors: str = setting("", "anchor points K, or all. Default: 128,000 or every eligible row if fewer")
-    tau: float = setting(0.04, "temperature of both softmaxes")
+    anchors: str = setting(
+        "", "anchor points K, or all. Default: the objective's, or every eligible row if fewer"
+    )
+    tau: float = setting(0.0, "temperature; 0: the objective's own, see `objectives`")
+    student_tau: float = setting(0.0, "seed: the student's temperature; 0: 0.2")
     momentum: float = setting(0.999, "2q: of the key encoder; 0: the bank is filled by the queries")
     head_dim: int = setting(0, "2q: width of a linear head on the student; 0: no head")
+    negatives: int = setting(16_384, "crd: negatives an image, at most the other rows")
+    clusters: int = setting(16_000, "cc: clusters of k-means, at most a quarter of the rows")
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
+    live_teacher: bool = setting(False, "run the teacher on each crop: the control of caching")
+    teacher: str = setting("", "--live-teacher: the cache's teacher, where the cache does not tell it")
+    weights: Path | None = setting(None, "--live-teacher: the teacher's weights, as for cache-teacher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +143,7 @@ class EmbedConfig:
 
     data: Path = argument("dataset folder, or a plain folder of images")
     out: Path = argument("NAME.zarr for a dataset; NAME.npy or NAME.parquet for a plain folder")
-    run: Path | None = setting(None, "run folder whose student embeds")
+    run: Path | None = setting(None, "run folder whose student embeds, or a .safetensors of `export`")
     teacher: str | None = setting(None, "or a teacher: registry name, timm/NAME, ...")
     weights: Path | None = setting(None, "the teacher's weights")
     image_size: int = setting(0, "input in pixels; 0: the backbone's own")
@@ -142,22 +154,71 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A student for other programs."""
+
+    run: Path = argument("run folder whose student is exported")
+    out: Path = argument("file to write, NAME.safetensors or NAME.onnx")
+    format: str | None = setting(None, "what OUT is. Default: as its name ends", choices=EXPORT_FORMATS)
+    half: bool = setting(False, "weights in float16")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Evaluate runs and caches; what is not embedded yet is embedded first."""
 
     targets: tuple[Path, ...] = argument("run folders and caches, a row of the table each")
-    dataset: Path = setting(help="dataset folder to evaluate on")
-    protocol: tuple[str, ...] = setting(("nn", "linear", "ca"), "nn, linear, ca, separated by commas")
+    dataset: Path = setting(help="dataset folder to evaluate on, or VOCdevkit/VOC2007")
+    protocol: tuple[str, ...] = setting(
+        ("nn", "linear", "ca"),
+        "nn, linear, ca, few-label, transfer; or, on VOC, voc, voc-detection; separated by commas",
+    )
     features: str = setting(
         "cached",
         "linear on stored centre crops, or on random crops through the backbone as in the paper",
         choices=("cached", "augmented"),
     )
+    layer: str = setting("", "linear: a layer inside the student (conv5, layer3, ...), or all of them")
+    labels: tuple[str, ...] = setting(
+        ("1shot", "1pct", "10pct"), "few-label: images of each class or share of all, separated by commas"
+    )
+    draws: int = setting(5, "few-label: draws of each number of shots")
+    ca_seeds: int = setting(5, "ca: random starts of k-means; the mean is reported")
     epochs: int = setting(40, "epochs of the linear probe")
-    batch_size: int = setting(256, "of the linear probe and of embedding")
-    seed: int = setting(0, "of the linear probe and of k-means")
+    batch_size: int = setting(256, "of random crops for the linear probe")
+    detection_epochs: int = setting(30, "voc-detection: epochs")
+    detection_batch_size: int = setting(8, "voc-detection: images a step")
+    detection_lr: float = setting(
+        0.02, "voc-detection: learning rate for 16 images, of which a batch gets its share"
+    )
+    detection_size: int = setting(600, "voc-detection: shorter side of the images, in pixels")
+    amp_dtype: str = setting("fp32", "voc-detection: autocast's precision", choices=PRECISIONS)
+    seed: int = setting(0, "of the linear probe, the draws and k-means")
     workers: int = setting(0, "dask workers for embedding")
+    scheduler: str | None = setting(None, "address of a dask cluster that already runs, for embedding")
     device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What runs and caches came to: a page of HTML, or a table in Markdown."""
+
+    targets: tuple[Path, ...] = argument("run folders, caches, metrics files and recipes of sweeps")
+    out: Path = setting(help="page to write, NAME.html; or NAME.md, whose results markers get the table")
+    dataset: Path | None = setting(None, "page: dataset folder whose images it shows")
+    name: str = setting("results", "Markdown: which pair of markers to write between")
+    seed: int = setting(0, "page: of the images, clusters and maps that it draws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A grid of runs over one cache, each trained and evaluated in a process of its own."""
+
+    recipe: Path = argument("RECIPE.toml: dataset, cache, rows and grid")
+    launcher: str = setting(
+        "", "what starts each training, such as 'torchrun --standalone --nproc-per-node 8'; default: python"
+    )
+    only: tuple[str, ...] = setting((), "only trials whose name has one of these in it, separated by commas")
 
 
 def options(config: type) -> list[dataclasses.Field[Any]]:
@@ -174,14 +235,22 @@ def from_toml(config: type, path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise WrongUse(f"cannot read the settings in {path}: {error}") from error
+    return from_values(config, values, str(path))
+
+
+def from_values(config: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings as TOML has them, for a command's config; `where` they stand begins what is refused.
+
+    Raises WrongUse on an unknown key (naming the nearest) or a wrong type.
+    """
     hints = typing.get_type_hints(config)
     settable = {field.name for field in options(config)}
     converted = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in settable:
-            raise WrongUse(f"{path}: unknown setting {key!r}{suggest(name, settable)}")
-        converted[name] = convert(value, hints[name], f"{path}: {key}")
+            raise WrongUse(f"{where}: unknown setting {key!r}{suggest(name, settable)}")
+        converted[name] = convert(value, hints[name], f"{where}: {key}")
     return converted
 
 
@@ -210,3 +279,9 @@ def as_json(config: Any) -> dict[str, Any]:
         field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
         for field in dataclasses.fields(config)
     }
+
+
+def defaults(config: type) -> dict[str, Any]:
+    """The settings of a command that need not be given, with what they are then."""
+    given = {field.name: field.default for field in dataclasses.fields(config)}
+    return {name: value for name, value in given.items() if value is not dataclasses.MISSING}

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -14,13 +16,23 @@ from pipeline.provenance import provenance
 
 FORMAT = 1
 # Settings that change neither weights nor their order, so that a run may go on with other values.
-FREE_SETTINGS = ("workers", "eval_every", "save_every", "device", "inexact", "dataset", "cache", "run")
+FREE_SETTINGS = (
+    *("workers", "eval_every", "save_every", "device", "inexact"),
+    *("dataset", "cache", "run", "teacher", "weights"),  # places: what is there is known by its identity
+)
 
 
-def open_run(run: Path, command: str, config: dict[str, Any], made_of: dict[str, Any]) -> None:
+def open_run(
+    run: Path,
+    command: str,
+    config: dict[str, Any],
+    made_of: dict[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Create the run folder with its whole config, or check that the one there is of the same run.
 
-    made_of: identities of what the run reads. Raises PipelineError naming every difference.
+    made_of: identities of what the run reads. defaults: what a setting counts as that is younger than the run.
+    Raises PipelineError naming every difference.
     """
     wanted = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
     path = run / "config.json"
@@ -32,6 +44,7 @@ def open_run(run: Path, command: str, config: dict[str, Any], made_of: dict[str,
         temporary.replace(path)
         return
     found = read_config(run)
+    found["config"] = {**defaults, **found["config"]}
     differences = identity_difference(fixed(wanted), fixed(found))
     if differences:
         raise PipelineError(
@@ -51,7 +64,10 @@ def read_config(run: Path) -> dict[str, Any]:
 def fixed(record: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's record that must not change when it goes on, as JSON gives it back."""
     config = {name: value for name, value in record["config"].items() if name not in FREE_SETTINGS}
-    plain: dict[str, Any] = json.loads(json.dumps({**record, "config": config}))
+    made_of = {
+        name: value for name, value in record["made_of"].items() if name != "teacher"
+    }  # the cache's id tells it
+    plain: dict[str, Any] = json.loads(json.dumps({**record, "config": config, "made_of": made_of}))
     return {name: plain[name] for name in ("format", "command", "config", "made_of")}
 
 

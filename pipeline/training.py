@@ -15,12 +15,13 @@ from cache.layout import identity_difference
 from cache.reader import Split
 from pipeline.checkpoints import load_resume, load_strictly, save_resume, save_student
 from pipeline.colour import ColourJitter
-from pipeline.config import DistillConfig, PretrainConfig, as_json
+from pipeline.config import DistillConfig, PretrainConfig, as_json, defaults
 from pipeline.crops import RandomCrop, stream
 from pipeline.dataset import Dataset
 from pipeline.distributed import World, use_every_core
 from pipeline.errors import PipelineError
 from pipeline.interrupt import StopRequest
+from pipeline.live import LiveTeacher
 from pipeline.loaders import ImageLoader, Order
 from pipeline.monitor import NearestMonitor
 from pipeline.objectives.objective import Batch, Objective
@@ -41,7 +42,8 @@ class Training:
     """One run: what is trained, on which rows, with what. `fit` is the loop; the rest sets it up and saves it.
 
     rows: int64, the rows to train on. teacher: the cache's split that the loader joins, if the objective needs it.
-    made_of: the identities that go into the run folder.
+    live: the teacher itself, which then takes the place of that join. made_of: the identities that go into the
+    run folder.
     """
 
     command: str
@@ -54,6 +56,7 @@ class Training:
     device: str
     made_of: dict[str, Any]
     teacher: Split | None = None
+    live: LiveTeacher | None = None
     colour: ColourJitter | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Training:
         self.step = 0
 
     def open_loader(self) -> ImageLoader:
-        """The loader of this rank, joined to the cache."""
+        """The loader of this rank, joined to the cache unless the teacher is live."""
         config, split = self.config, self.dataset.splits["train"]
         share = self.world.share(config.batch_size)
         order = Order(
@@ -85,7 +88,7 @@ class Training:
             image_size=config.image_size,
             crops=(RandomCrop(scale=config.crop_scale),) * self.objective.views,
             seed=config.seed,
-            teacher=self.teacher if self.objective.needs_teacher else None,
+            teacher=self.teacher if self.objective.needs_teacher and not self.live else None,
             colour=self.colour,
             workers=config.workers,
             device=self.device,
@@ -94,7 +97,8 @@ class Training:
     def run(self, folder: Path) -> None:
         """Train into a run folder, from its last checkpoint on if it has one."""
         if self.world.is_first:
-            open_run(folder, self.command, as_json(self.config), self.made_of)
+            config = self.config
+            open_run(folder, self.command, as_json(config), self.made_of, defaults(type(config)))
         self.resume(folder)
         if self.step == self.steps and (folder / STUDENT_FILE).exists():
             self.say(f"{folder} is finished: {self.steps} steps")
@@ -134,6 +138,8 @@ class Training:
 
     def learn(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """One step: embed the views, score them, descend, and let the objective follow. Returns the loss."""
+        if self.live:
+            batch = self.live.join(batch)
         torch.manual_seed(int(stream(self.config.seed, self.step, self.world.rank, DROPOUT_STREAM)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
@@ -237,9 +243,10 @@ class Training:
         config, share = self.config, self.world.share(self.config.batch_size)
         ranks = f" ({share} on each of {self.world.size} ranks)" if self.world.size > 1 else ""
         start = f", from step {self.step}" if self.step else ""
+        live = f", with {self.live.name} live on each crop" if self.live else ""
         return (
             f"{self.command}: {config.student} at {config.image_size} px on {len(self.rows):,} rows, "
-            f"{self.objective.describe()}; {config.epochs} epochs of {len(self.loader)} batches of "
+            f"{self.objective.describe()}{live}; {config.epochs} epochs of {len(self.loader)} batches of "
             f"{config.batch_size}{ranks}, {config.amp_dtype} on {self.device}{start}"
         )
 

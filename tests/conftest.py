@@ -58,7 +58,7 @@ def scheduler() -> Iterator[str]:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", memory_limit=0
     ) as cluster:
         yield cluster.scheduler_address
 

@@ -30,6 +30,14 @@ def test_a_run_folder_keeps_its_settings_and_where_it_comes_from(tmp_path: Path)
         open_run(tmp_path / "run", "distill", {"lr": 0.2, "crop_scale": (0.1, 1.0)}, {"cache": "b"})
 
 
+def test_a_run_that_does_not_tell_its_teacher_goes_on(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "distill", {"lr": 0.1}, {"cache": "a"})
+    told = {"cache": "a", "teacher": {"name": "moco"}}
+    open_run(tmp_path / "run", "distill", {"lr": 0.1}, told)
+    with pytest.raises(PipelineError, match=r"made_of\.cache"):
+        open_run(tmp_path / "run", "distill", {"lr": 0.1}, {**told, "cache": "b"})
+
+
 def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is not a run folder"):
         read_config(tmp_path)

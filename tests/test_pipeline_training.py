@@ -1,6 +1,5 @@
 """The training loop: exact resume from within an epoch, two ranks as one, and a folder that keeps its settings."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,54 +13,14 @@ import pytest
 import torch
 
 from cache.errors import IdentityMismatch
-from pipeline.checkpoints import load_safetensors
-from pipeline.config import DistillConfig, PretrainConfig
+from pipeline.config import PretrainConfig
 from pipeline.distill import distill
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.pretrain import pretrain
-from pipeline.training import Training
-
-STUDENT = "tests.tiny_student:build"
+from tests.training_runs import STUDENT, assert_same_run, distill_in_two, settings, weights
 
 
-def settings(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillConfig:
-    plain = DistillConfig(
-        dataset=packed,
-        cache=cached,
-        run=run,
-        student=STUDENT,
-        image_size=24,
-        epochs=3,
-        batch_size=40,
-        lr=0.1,
-        anchors="100",
-        save_every=3,
-        device="cpu",
-    )
-    return replace(plain, **changes)
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_safetensors(run / "student.safetensors")[0]
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    ours, theirs = weights(run), weights(other)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert losses(run) == losses(other)
-
-
-def losses(run: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
-class Death(BaseException):
-    """Ends a run where it stands: nothing is saved."""
-
-
-@pytest.mark.parametrize("objective", ["1q", "2q"])
+@pytest.mark.parametrize("objective", ["1q", "2q", "crd", "cc"])
 def test_a_run_that_died_within_an_epoch_ends_as_if_it_had_not(
     packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
@@ -69,18 +28,7 @@ def test_a_run_that_died_within_an_epoch_ends_as_if_it_had_not(
     whole = settings(packed, cached, tmp_path / "whole", objective=objective)
     broken = replace(whole, run=tmp_path / "broken")
     distill(whole)
-    learn = Training.learn
-
-    def die(self: Training, *arguments: Any) -> torch.Tensor:
-        if self.step == 11:  # of 12; epochs end at steps 4 and 8, the last checkpoint is that of step 9
-            raise Death
-        return learn(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "learn", die)
-        with pytest.raises(Death):
-            distill(broken)
-    distill(broken)
+    distill_in_two(broken, monkeypatch)
     assert_same_run(whole.run, broken.run)
 
 
@@ -206,6 +154,8 @@ def test_a_cache_of_another_dataset_is_refused_field_by_field(
     [
         ({"objective": "3q"}, "no objective '3q'.*known are 1q, 2q"),
         ({"anchors": "161"}, "only 160 rows"),
+        ({"objective": "crd", "negatives": 0}, "--negatives 0 of 160 rows leaves an image none"),
+        ({"objective": "cc", "clusters": 0}, "--clusters 0: expected a number above 0"),
         ({"anchors": "many"}, "expected a number above 0, or all"),
         ({"subset": 0.0}, "no share of the rows"),
         ({"student": "resnet81"}, "did you mean 'resnet18'"),

@@ -71,7 +71,8 @@ class AnchorRing(Slots):
 class AnchorBank(Slots):
     """The student's keys and, in the same slots, the teacher's embeddings of the same rows. It starts empty.
 
-    keys: (K, D) float32, or `dtype`. teacher: (K, Dt) float16, not saved but fetched again from the cache.
+    keys: (K, D) float32, or `dtype`. teacher: (K, Dt) float16, not saved but fetched again from the cache, unless
+    `live`: what a live teacher said of its crops is in no cache.
     The first `filled` slots are in use. A new row takes the next slot, in the end that of the oldest row; a
     row that is seen again gets its new key where it stands and grows no younger.
     """
@@ -79,13 +80,15 @@ class AnchorBank(Slots):
     keys: Tensor
     teacher: Tensor
 
-    def __init__(self, split: Split, size: int, dim: int, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, split: Split, size: int, dim: int, *, dtype: torch.dtype = torch.float32, live: bool = False
+    ) -> None:
         super().__init__(size, split.shape.rows, saved=True)
-        self.split = split
+        self.split, self.live = split, live
         self.position = 0  # of the next new row, counted without end: its slot is position % size
         self.register_buffer("keys", torch.zeros(size, dim, dtype=dtype))
         teacher = torch.zeros(size, split.shape.dim, dtype=torch.float16)
-        self.register_buffer("teacher", teacher, persistent=False)
+        self.register_buffer("teacher", teacher, persistent=live)
         self.register_load_state_dict_post_hook(AnchorBank._derive)
 
     @property
@@ -127,7 +130,8 @@ class AnchorBank(Slots):
         rows = self.rows[: self.filled]
         self.slot_of_row.fill_(EMPTY)
         self.slot_of_row[rows] = slots.to(self.slot_of_row)
-        fetch(self.split, slots, rows.cpu(), self.teacher)
+        if not self.live:
+            fetch(self.split, slots, rows.cpu(), self.teacher)
 
 
 def fetch(split: Split, slots: Tensor, rows: Tensor, out: Tensor) -> None:

@@ -50,6 +50,7 @@ class Compress2q(Objective):
     momentum: of the average of the network that computes the keys, from the same crop; with 0 the queries
     themselves become keys and there is no second network.
     head_dim: width of a linear head, for a student to be compared in another width than its own.
+    live: the batches' teacher is no cache's, so that a checkpoint has to hold what it said.
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class Compress2q(Objective):
         head_dim: int | None = None,
         momentum: float = 0.999,
         tau: float = 0.04,
+        live: bool = False,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.head_dim = head_dim
         self.momentum = momentum
         self.tau = tau
-        self.bank = AnchorBank(split, anchors, head_dim or student_dim)
+        self.bank = AnchorBank(split, anchors, head_dim or student_dim, live=live)
         self.key_encoder: nn.Module | None = None
 
     def describe(self) -> str:
