@@ -17,9 +17,10 @@ from cache.layout import FORMAT, SplitShape, identity_id
 ATTRIBUTE = "anchorage"
 
 
-def store_metadata(teacher: Mapping[str, Any]) -> dict[str, bytes]:
+def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, bytes]:
     """The files (relative name to bytes) of a store without splits."""
-    return _group_files({"format": FORMAT, "teacher": dict(teacher), "id": identity_id(teacher)})
+    attributes = {"format": FORMAT, "teacher": dict(teacher), "id": identity_id(teacher)}
+    return _group_files(attributes | ({"origin": dict(origin)} if origin else {}))
 
 
 def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, bytes]:
@@ -29,7 +30,7 @@ def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, b
 
 
 def read_store(path: Path) -> dict[str, Any]:
-    """The store's `format`, `teacher` (identity) and `id`.
+    """The store's `format`, `teacher` (identity) and `id`, and its `origin` if that was told.
 
     Raises:
         NotAStore: there is no store at `path`.

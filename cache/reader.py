@@ -21,10 +21,14 @@ from cache.verified import verify
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A store that exists: `teacher` is its maker's identity, `id` that identity's sha256."""
+    """A store that exists: `teacher` is its maker's identity, `id` that identity's sha256.
+
+    origin: names for people, by which the teacher was asked for; empty where they were not told.
+    """
 
     path: Path
     teacher: Mapping[str, Any]
+    origin: Mapping[str, str]
     id: str
     splits: tuple[str, ...]
 
@@ -50,7 +54,13 @@ def open_store(path: Path) -> Store:
         FormatMismatch: it is of another format.
     """
     found = read_store(path)
-    return Store(path=path, teacher=found["teacher"], id=found["id"], splits=split_names(path))
+    return Store(
+        path=path,
+        teacher=found["teacher"],
+        origin=found.get("origin", {}),
+        id=found["id"],
+        splits=split_names(path),
+    )
 
 
 class Split:

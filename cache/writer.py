@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,12 @@ class ChunkRows:
         assert np.isfinite(usable).all(), "a row with status OK is not finite"
 
 
-def create_store(path: Path, teacher: Mapping[str, Any]) -> None:
+def create_store(
+    path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Create a store for a teacher's embeddings, or check that the one at `path` is this teacher's.
+
+    origin: names for people, by which the teacher was asked for; no part of its identity.
 
     Raises:
         IdentityMismatch: the store at `path` is another teacher's.
@@ -50,7 +55,7 @@ def create_store(path: Path, teacher: Mapping[str, Any]) -> None:
     path = path.resolve()
     remove_leftovers_beside(path)
     if not (path / "zarr.json").exists():
-        place_folder(path, store_metadata(teacher), staged_beside=path)
+        place_folder(path, store_metadata(teacher, origin), staged_beside=path)
     _require_same(f"the store {path}", teacher, read_store(path)["teacher"])
 
 

@@ -98,7 +98,8 @@ def embed(
     names = _chosen_splits(dataset, splits)
     device = resolve_device(device)
     backbone = backbone_spec.load()
-    create_store(out, teacher_identity(backbone, precision=precision, batch_size=batch_size))
+    identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
+    create_store(out, identity, backbone_spec.origin())
     chunks = [chunk for name in names for chunk in _absent(dataset, name, out, backbone.dim, progress)]
     if not chunks:
         return EmbedReport()
@@ -120,11 +121,7 @@ def embed(
 def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:
     """What decides the values of a store's rows, beside the images."""
     return {
-        "architecture": backbone.architecture,
-        "weights": backbone.weights_sha256,
-        "feature": backbone.feature,
-        "dim": backbone.dim,
-        "preprocessing": backbone.preprocessing.identity(),
+        **backbone.identity(),
         "dtype": "float16",
         "precision": precision,
         "batch_size": batch_size,

@@ -104,6 +104,15 @@ def test_another_teacher_is_refused_field_by_field(tmp_path: Path) -> None:
         create_store(tmp_path / "cache.zarr", other)
 
 
+def test_the_first_names_of_a_teacher_stay_and_are_no_part_of_the_identity(tmp_path: Path) -> None:
+    create_store(tmp_path / "plain.zarr", TEACHER)
+    create_store(tmp_path / "named.zarr", TEACHER, {"name": "moco"})
+    create_store(tmp_path / "named.zarr", TEACHER, {"name": "another"})
+    plain, named = open_store(tmp_path / "plain.zarr"), open_store(tmp_path / "named.zarr")
+    assert (plain.origin, named.origin) == ({}, {"name": "moco"})
+    assert (plain.id, plain.teacher) == (named.id, named.teacher)
+
+
 def test_another_dataset_is_refused_field_by_field(tmp_path: Path) -> None:
     path = tmp_path / "cache.zarr"
     tiny_store.create(path)

@@ -1,0 +1,91 @@
+"""A student as an ONNX graph of any batch size, checked in an ONNX runtime against torch before it is given out."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+
+LARGEST = 2**31 - 1  # bytes: more than a protobuf message holds
+CHECKED_BATCHES = (1, 3)
+# Length of the difference to the features' own: float32 sums come in another order; float16 keeps 11 bits of each
+# product, and a broken graph is far off. 0.02 is an angle of about 1 degree.
+TOLERANCE = {False: 1e-4, True: 2e-2}
+
+
+class HalfInside(nn.Module):
+    """A network in float16 that takes and gives float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.half()).float()
+
+
+def onnx_model(network: nn.Module, metadata: Mapping[str, str], *, half: bool) -> bytes:
+    """The content of an ONNX file: `images` (batch, 3, size, size) -> `features` (batch, dim), both float32.
+
+    network: in eval mode, on the CPU; it is left in float16 if `half`. metadata: goes into the file as it is; its
+    image_size is the graph's, in px. Raises PipelineError when the graph cannot be made, is larger than 2 GB, or
+    computes something else than torch.
+    """
+    size = int(metadata["image_size"])
+    batches = [torch.randn(count, 3, size, size, generator=_seeded()) for count in CHECKED_BATCHES]
+    with torch.inference_mode():
+        expected = [network(images).numpy() for images in batches]
+    content = _graph(HalfInside(network) if half else network, size, metadata)
+    for features, found in zip(expected, _run(content, batches), strict=True):
+        worst = float((np.linalg.norm(found - features, axis=1) / np.linalg.norm(features, axis=1)).max())
+        if not worst <= TOLERANCE[half]:
+            remedy = "leave --half out" if half else "export safetensors"
+            raise PipelineError(
+                f"ONNX Runtime's features differ from torch's by {worst:.1e} of their length, expected at most "
+                f"{TOLERANCE[half]:.0e}: {remedy}"
+            )
+    return content
+
+
+def _graph(network: nn.Module, size: int, metadata: Mapping[str, str]) -> bytes:
+    if sum(tensor.nbytes for tensor in network.state_dict().values()) > LARGEST:
+        raise PipelineError("an ONNX file holds at most 2 GB, and the student is larger: export safetensors")
+    try:
+        program = torch.onnx.export(
+            network.requires_grad_(False).eval(),
+            (torch.zeros(2, 3, size, size),),
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PipelineError(
+            f"torch cannot make an ONNX graph of this student ({reason}): export safetensors"
+        ) from error
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    for graph in (program.model.graph, *(function.graph for function in program.model.functions.values())):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()  # stack traces, with the paths of this machine
+    return program.model_proto.SerializeToString(deterministic=True)
+
+
+def _run(content: bytes, batches: Sequence[Tensor]) -> list[NDArray[np.float32]]:
+    """Features of each batch, by the runtime on the CPU. A graph may turn out to hold one batch size only."""
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return [session.run(None, {"images": images.numpy()})[0] for images in batches]
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise PipelineError(f"ONNX Runtime cannot run the graph ({reason}): export safetensors") from error
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
