@@ -121,4 +121,4 @@ lint: $(READY)
 
 test: SYSTEM += $(TEST_SYSTEM)
 test: system $(READY)
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -31,7 +31,7 @@ def write_file(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def place_folder(path: Path, files: Mapping[str, bytes], *, staged_beside: Path) -> None:
@@ -48,7 +48,7 @@ def place_folder(path: Path, files: Mapping[str, bytes], *, staged_beside: Path)
             write_file(staging / name, data)
         with _in_words(path):
             _rename_unless_taken(staging, path)
-            _sync_folder(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -104,11 +104,12 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Let a file's or a folder's content reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -20,8 +20,7 @@ RISKS = """\
 - Numbers hold for the images, the preprocessing and the size that they were measured with.
 - Features may tell faces, persons and places apart, although no label asked for it. The authors of CompRess (Abbasi
   Koohpayegani et al., 2020) name surveillance: a network this small runs in cameras and phones.
-- Image sets have terms of their own, ImageNet's for one are for research that is not commercial. They are not recorded
-  here."""
+- Image sets have terms of their own, which are not recorded here: ImageNet's allow research that is not commercial."""
 
 
 @dataclass(frozen=True, kw_only=True)
