@@ -5,6 +5,7 @@ no process, queue or copy stands between an image and its teacher embedding.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.pipeline.state import State
 from ffcv.transforms import ToTensor
 from ffcv.traversal_order.base import TraversalOrder
-from numba.core.config import NUMBA_NUM_THREADS
 
 from cache.gather import gather_rows
 from cache.reader import Split
@@ -199,7 +199,7 @@ class ImageLoader:
         self.loader = Loader(
             str(beton),
             batch_size=order.batch,
-            num_workers=min(workers, NUMBA_NUM_THREADS),  # more, and FFCV raises
+            num_workers=min(workers, len(os.sched_getaffinity(0))),  # more, and FFCV raises
             os_cache=True,
             order=self.resumable,
             drop_last=order.drop_last,
