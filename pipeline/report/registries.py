@@ -1,10 +1,11 @@
-"""What is known, as tables on the terminal."""
+"""What is known, listed on the terminal."""
 
 import shlex
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.padding import Padding
+from rich.text import Text
 
 from pipeline.checkpoints import listed, open_weights
 from pipeline.objectives.registry import OBJECTIVES, ObjectiveEntry
@@ -15,36 +16,31 @@ from pipeline.teachers import TEACHERS
 
 def print_students() -> None:
     """Name, width, smallest input and description of each student."""
-    table = Table("student", "width", "from px", "what it is")
     for name, entry in STUDENTS.items():
-        table.add_row(name, str(entry.dim), str(entry.smallest), entry.description)
-    table.add_row("timm/NAME", "", "", "any model of timm")
-    table.add_row("torchvision/NAME", "", "", "any classification model of torchvision")
-    table.add_row("package.module:function", "", "", "your own: the function returns an nn.Module")
-    Console().print(table)
+        print_entry(name, f"{entry.dim}-d, images of {entry.smallest} px or more", entry.description)
+    print_entry("timm/NAME", "", "any model of timm")
+    print_entry("torchvision/NAME", "", "any classification model of torchvision")
+    print_entry("package.module:function", "", "your own: the function returns an nn.Module")
 
 
 def print_teachers() -> None:
     """Name, width, input, licence and weights of each teacher."""
-    table = Table("teacher", "what it is", "width", "input", "licence", Column("weights", overflow="fold"))
     for name, entry in TEACHERS.items():
-        weights = ", ".join(filter(None, (entry.weights or "none needed", entry.checksum)))
-        table.add_row(name, entry.description, str(entry.dim), entry.input, entry.licence, weights)
-    own = "the weights'"
-    table.add_row("timm/NAME", "any model of timm", "", own, own, "--weights FILE")
-    table.add_row(
-        "torchvision/NAME",
-        "any classification model of torchvision",
-        "",
-        own,
-        own,
-        "--weights FILE; a published name ends in the sha256 that the file must have",
-    )
-    function = "your own: returns an nn.Module, or that and a preprocessing"
-    table.add_row(
-        "package.module:function", function, "", "ImageNet's or yours", "yours", "--weights FILE if you like"
-    )
-    Console().print(table)
+        weights = ", ".join(filter(None, (entry.weights, entry.checksum)))
+        print_entry(name, f"{entry.dim}-d at {entry.input}", f"{entry.description}; licence: {entry.licence}", weights)
+    needed = "--weights FILE; its input is what the library says of these weights"
+    print_entry("timm/NAME", "", "any model of timm", needed)
+    published = "a published name ends in the sha256 that the file must have"
+    print_entry("torchvision/NAME", "", "any classification model of torchvision", f"{needed}; {published}")
+    print_entry("package.module:function", "", "your own: it returns an nn.Module, or that and a preprocessing")
+
+
+def print_entry(name: str, facts: str, *lines: str) -> None:
+    """A name that can be copied, with facts beside and lines below it, wrapped to the terminal."""
+    console = Console(highlight=False)
+    console.print(Text.assemble((name, "bold"), f"  {facts}".rstrip()), soft_wrap=True)
+    for line in filter(None, lines):
+        console.print(Padding(Text(line), (0, 0, 0, 4)))
 
 
 def print_check(path: Path) -> None:
@@ -76,11 +72,9 @@ def print_check(path: Path) -> None:
 
 
 def print_objectives() -> None:
-    """Name, description, defaults and paper of each objective."""
-    table = Table("objective", "the student learns", "defaults", "paper")
+    """Name, defaults, description and paper of each objective."""
     for name, entry in OBJECTIVES.items():
-        table.add_row(name, entry.description, defaults_of(entry), entry.paper)
-    Console().print(table)
+        print_entry(name, defaults_of(entry), entry.description, entry.paper)
 
 
 def defaults_of(entry: ObjectiveEntry) -> str:
