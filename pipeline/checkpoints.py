@@ -185,8 +185,13 @@ def _load_pickle(path: Path, *allowed: type) -> Any:
         raise PipelineError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a pickled {found[1]}, which is not opened" if found else _first_line(error)
-        raise PipelineError(f"{path} holds more than tensors and plain values: {what}") from error
+        if not found:
+            raise PipelineError(
+                f"{path} is no weights file: expected .safetensors, or what PyTorch saved"
+            ) from error
+        raise PipelineError(
+            f"{path} holds more than tensors and plain values: a pickled {found[1]}, which is not opened"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
 

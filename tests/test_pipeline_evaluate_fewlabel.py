@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate.features import Features
-from pipeline.evaluate.fewlabel import draw_rows, evaluate, images_a_class
+from pipeline.evaluate.fewlabel import draw_rows, evaluate, images_a_class, require_known
 from tests.planted import planted, shuffled
 
 
@@ -77,7 +77,7 @@ def test_names_say_how_many_images_of_a_class(name: str, count: int) -> None:
 @pytest.mark.parametrize("name", ["", "1", "shot", "0shot", "1 pct", "-1pct", "1.5shot"])
 def test_other_names_are_wrong_use(name: str) -> None:
     with pytest.raises(WrongUse, match="1shot, or a share such as 1pct"):
-        images_a_class(name, planted(40, 4, 8, 0.1, 0))
+        require_known([name], draws=1)
 
 
 def test_too_few_images_are_said() -> None:

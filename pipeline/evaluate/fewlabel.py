@@ -41,8 +41,7 @@ def evaluate(
         PipelineError: train and val do not belong together, or a class has too few images.
     """
     require_comparable(train, val)
-    if draws < 1:
-        raise WrongUse(f"--draws {draws}: expected at least one")
+    require_known(labels, draws)
     for name in labels:
         per_class, metric = images_a_class(name, train), f"few{name}"
         found = [
@@ -55,16 +54,24 @@ def evaluate(
             yield f"{metric}_std", statistics.stdev(draw[metric] for draw in found)
 
 
-def images_a_class(name: str, train: Features) -> int:
-    """How many images of each class "5shot" or "1pct" asks for.
+def require_known(labels: Sequence[str], draws: int) -> None:
+    """Raise WrongUse for a name in `labels` that is neither shots nor a share, or for less than one draw."""
+    if draws < 1:
+        raise WrongUse(f"--draws {draws}: expected at least one")
+    for name in labels:
+        if not LABELS.fullmatch(name):
+            raise WrongUse(
+                f"--labels {name!r}: expected a number of images such as 1shot, or a share such as 1pct"
+            )
 
-    Raises WrongUse for another name, PipelineError when that is less than one or more than some class has.
+
+def images_a_class(name: str, train: Features) -> int:
+    """How many images of each class a known name, "5shot" or "1pct", asks for.
+
+    Raises PipelineError when that is less than one or more than some class has.
     """
     asked = LABELS.fullmatch(name)
-    if asked is None:
-        raise WrongUse(
-            f"--labels {name!r}: expected a number of images such as 1shot, or a share such as 1pct"
-        )
+    assert asked, name
     share = float(asked["percent"] or 0) / 100
     count = int(asked["shots"] or round(share * len(train.label) / train.classes))
     if count < 1:

@@ -28,6 +28,8 @@ def require_possible(run: Path | None, dataset: Dataset, config: EvalConfig) -> 
         raise WrongUse(
             f"{run} was made of {dataset.path}, and transfer is to another dataset; use linear or few-label"
         )
+    if "few-label" in config.protocol:
+        fewlabel.require_known(config.labels, config.draws)
     if run and config.layer:
         layers_of(load_run_student(run).module, config.layer)
 

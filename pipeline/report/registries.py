@@ -27,12 +27,16 @@ def print_teachers() -> None:
     """Name, width, input, licence and weights of each teacher."""
     for name, entry in TEACHERS.items():
         weights = ", ".join(filter(None, (entry.weights, entry.checksum)))
-        print_entry(name, f"{entry.dim}-d at {entry.input}", f"{entry.description}; licence: {entry.licence}", weights)
+        print_entry(
+            name, f"{entry.dim}-d at {entry.input}", f"{entry.description}; licence: {entry.licence}", weights
+        )
     needed = "--weights FILE; its input is what the library says of these weights"
     print_entry("timm/NAME", "", "any model of timm", needed)
     published = "a published name ends in the sha256 that the file must have"
     print_entry("torchvision/NAME", "", "any classification model of torchvision", f"{needed}; {published}")
-    print_entry("package.module:function", "", "your own: it returns an nn.Module, or that and a preprocessing")
+    print_entry(
+        "package.module:function", "", "your own: it returns an nn.Module, or that and a preprocessing"
+    )
 
 
 def print_entry(name: str, facts: str, *lines: str) -> None:
