@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli import run_cli
-from pipeline.sweep import TrialFailed, call, held
+from pipeline.sweep import TrialFailed, call
 
 
 def test_a_recipe_runs_to_its_end_and_again_does_nothing(
@@ -66,7 +66,7 @@ def test_an_interrupt_reaches_the_process_once_and_ends_the_sweep(tmp_path: Path
         "def stop(number, frame): print('saved', flush=True); sys.exit(130)\n"
         "signal.signal(signal.SIGTERM, stop); print('ready', flush=True); time.sleep(60)",
     ]
-    log = tmp_path / "x.log"
+    log, before = tmp_path / "x.log", signal.getsignal(signal.SIGINT)
 
     def interrupt_when_ready() -> None:
         while not log.exists() or "ready" not in log.read_text():
@@ -77,12 +77,4 @@ def test_an_interrupt_reaches_the_process_once_and_ends_the_sweep(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         call(program, log)
     assert log.read_text() == "ready\nsaved\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_trial_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
-    with held(tmp_path / "x.lock") as first, held(tmp_path / "x.lock") as second:
-        assert first
-        assert not second
-    with held(tmp_path / "x.lock") as again:
-        assert again
+    assert signal.getsignal(signal.SIGINT) is before
