@@ -23,3 +23,7 @@ class IncompleteStore(StoreError):
 
 class CorruptStore(StoreError):
     """Chunk files are cut short, missing or changed."""
+
+
+class InUse(StoreError):
+    """Another process writes there."""

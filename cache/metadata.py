@@ -11,8 +11,9 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from cache.columns import Column, chunk_columns, row_columns
-from cache.errors import FormatMismatch, NotAStore, StoreError
+from cache.errors import CorruptStore, FormatMismatch, NotAStore, StoreError
 from cache.layout import FORMAT, SplitShape, identity_id
+from cache.ledger import chunk_ledger, row_ledger
 
 ATTRIBUTE = "anchorage"
 
@@ -26,7 +27,8 @@ def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dic
 def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, bytes]:
     """The files (relative name to bytes) of a split without chunks."""
     sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
-    return _group_files({"dataset": dict(dataset), **sizes}, [*chunk_columns(shape), *row_columns(shape)])
+    columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
+    return _group_files({"dataset": dict(dataset), **sizes}, columns)
 
 
 def read_store(path: Path) -> dict[str, Any]:
@@ -35,12 +37,18 @@ def read_store(path: Path) -> dict[str, Any]:
     Raises:
         NotAStore: there is no store at `path`.
         FormatMismatch: the store is of another format.
+        CorruptStore: the id is not that of the identity beside it.
     """
     attributes = _attributes(path)
     if attributes.get("format") != FORMAT:
         raise FormatMismatch(
             f"{path} is a store of format {attributes.get('format')} and this version reads format {FORMAT}; "
             "use the version that wrote it, or write it again"
+        )
+    teacher = attributes.get("teacher")
+    if not isinstance(teacher, dict) or attributes.get("id") != identity_id(teacher):
+        raise CorruptStore(
+            f"the attributes of {path} were edited: its id is not that of the teacher it names; write it again"
         )
     return attributes
 
@@ -50,11 +58,17 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
 
     Raises:
         NotAStore: there is no such split.
-        FormatMismatch: an array has another shape, dtype, chunks or codecs.
+        FormatMismatch: the attributes lack a size, or an array has another shape, dtype, chunks or codecs.
     """
     folder = path / check_split_name(split)
     attributes = _attributes(folder)
-    shape = SplitShape(rows=attributes["rows"], views=attributes["views"], dim=attributes["dim"])
+    sizes: dict[str, Any] = {name: attributes.get(name) for name in ("rows", "views", "dim")}
+    sound = all(type(size) is int and size > 0 for size in sizes.values())
+    if not sound or not isinstance(attributes.get("dataset"), dict):
+        raise FormatMismatch(
+            f"the attributes of {folder} tell no dataset, rows, views and dim above 0; write the store again"
+        )
+    shape = SplitShape(**sizes)
     group = zarr.open_group(folder, mode="r", zarr_format=3)
     for column in (*chunk_columns(shape), *row_columns(shape)):
         _check_array(folder, group, column)
@@ -96,8 +110,8 @@ def _serializer(column: Column) -> BytesCodec:
 def _attributes(folder: Path) -> dict[str, Any]:
     try:
         attributes: Any = zarr.open_group(folder, mode="r", zarr_format=3).attrs[ATTRIBUTE]
-        return attributes
-    except (OSError, KeyError, ValueError) as error:
+        return dict(attributes)
+    except Exception as error:  # of damaged metadata zarr may raise anything
         raise NotAStore(
             f"{folder} is not part of a store: expected a Zarr v3 group with the attribute '{ATTRIBUTE}'; "
             "check the path"
@@ -105,7 +119,10 @@ def _attributes(folder: Path) -> dict[str, Any]:
 
 
 def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
-    array = group.get(column.name)
+    try:
+        array = group.get(column.name)
+    except Exception:  # of damaged metadata zarr may raise anything
+        array = None
     expected = (column.shape, column.chunk_shape, column.dtype, _serializer(column), (Crc32cCodec(),), ())
     found = isinstance(array, zarr.Array) and (
         array.shape,

@@ -13,6 +13,7 @@ from cache.columns import chunk_columns, encode, row_columns
 from cache.durable import place_folder, remove_leftovers_beside, remove_leftovers_within, write_file
 from cache.errors import IdentityMismatch
 from cache.layout import ChunkKey, SplitShape, Status, identity_difference
+from cache.ledger import ROW_LEDGER, chunk_ledger, entry, has_ledger, mark, row_ledger
 from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
 
 
@@ -80,17 +81,19 @@ def create_split(
         StoreError: the system refused to write, or the name cannot be used.
     """
     path = path.resolve()
-    read_store(path)
+    store_id = read_store(path)["id"]
     folder = path / check_split_name(split)
     shape = SplitShape(rows=rows, views=views, dim=dim)
-    files = _row_files(shape, labels, thumbs)
+    marks = [mark(store_id, split, dataset, ChunkKey(0, index)) for index in range(shape.chunks)]
+    files = _row_files(shape, labels, thumbs, marks)
     if not (folder / "zarr.json").exists():
         place_folder(folder, {**split_metadata(shape, dataset), **files}, staged_beside=path)
     found = _described(*read_split(path, split))
     _require_same(f"the split '{split}' of {path}", _described(shape, dataset), found)
     remove_leftovers_within(folder)
     for name, data in files.items():
-        if not _has_size(folder / name, len(data)):
+        kept = has_ledger(folder) or not name.startswith(ROW_LEDGER)
+        if kept and not _has_size(folder / name, len(data)):
             write_file(folder / name, data)
 
 
@@ -113,10 +116,16 @@ def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
     Raises:
         StoreError: the system refused, as a full disk does; the chunk stays absent.
     """
-    shape, _ = read_split(path, split)
+    shape, dataset = read_split(path, split)
     assert rows.embedding.shape == (len(shape.rows_of(key)), shape.dim), (key, rows.embedding.shape, shape)
-    for column in chunk_columns(shape):
-        write_file(path / split / column.file_name(key), encode(column, getattr(rows, column.name)))
+    columns = chunk_columns(shape)
+    files = [(column.file_name(key), encode(column, getattr(rows, column.name))) for column in columns]
+    if has_ledger(path / split):
+        ledger = chunk_ledger(shape)
+        marked = mark(read_store(path)["id"], split, dataset, key)
+        files.insert(-1, (ledger.file_name(key), encode(ledger, entry((data for _, data in files), marked))))
+    for name, data in files:
+        write_file(path / split / name, data)
 
 
 def normalise(
@@ -136,14 +145,20 @@ def normalise(
     return embedding, stored_norm, status
 
 
-def _row_files(shape: SplitShape, labels: NDArray[np.int64], thumbs: NDArray[np.uint64]) -> dict[str, bytes]:
+def _row_files(
+    shape: SplitShape, labels: NDArray[np.int64], thumbs: NDArray[np.uint64], marks: list[int]
+) -> dict[str, bytes]:
     assert labels.shape == thumbs.shape == (shape.rows,), (labels.shape, thumbs.shape, shape)
-    files = {}
-    for column, values in zip(row_columns(shape), (labels, thumbs), strict=True):
-        for index in range(shape.chunks):
-            key = ChunkKey(0, index)
-            held = shape.rows_of(key)
-            files[column.file_name(key)] = encode(column, values[held.start : held.stop])
+    files: dict[str, bytes] = {}
+    ledger = row_ledger(shape)
+    for index, marked in enumerate(marks):
+        key = ChunkKey(0, index)
+        held = shape.rows_of(key)
+        of_chunk = {
+            column.file_name(key): encode(column, values[held.start : held.stop])
+            for column, values in zip(row_columns(shape), (labels, thumbs), strict=True)
+        }
+        files |= of_chunk | {ledger.file_name(key): encode(ledger, entry(of_chunk.values(), marked))}
     return files
 
 

@@ -141,7 +141,7 @@ def embed_chunk(job: Job, chunk: Chunk, report: Callable[[int], None]) -> ChunkR
     """Compute one chunk and write it into the store; what was written comes back."""
     backbone = _load_backbone(job.spec, job.weights_sha256, job.settings.device)
     split = _open_split(chunk.dataset, chunk.data, chunk.split, chunk.images)
-    features = extract(backbone, _reader(split), chunk.rows, job.settings, report)
+    features = extract(backbone, reader(split), chunk.rows, job.settings, report)
     rows = as_rows(features)
     write_chunk(job.store, chunk.split, chunk.key, rows)
     return rows
@@ -177,7 +177,8 @@ def _batches(
             yield first, list(inputs)
 
 
-def _reader(split: DatasetSplit) -> Callable[[int], bytes]:
+def reader(split: DatasetSplit) -> Callable[[int], bytes]:
+    """A split's images by row, for `extract`; one that could not be decoded when it was packed is not tried."""
     source, readable = split.source, split.readable
 
     def read(row: int) -> bytes:

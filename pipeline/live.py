@@ -8,14 +8,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
 from cache.reader import Store
 from pipeline.config import DistillConfig
 from pipeline.errors import WrongUse
+from pipeline.maker import open_maker
 from pipeline.objectives.objective import Batch
 from pipeline.preprocessing import IMAGENET, Preprocessing
-from pipeline.teachers import Backbone, load_teacher
+from pipeline.teachers import Backbone
 
 
 class LiveTeacher:
@@ -73,31 +72,5 @@ def open_live_teacher(config: DistillConfig, cache: Store, device: str) -> LiveT
             f"the teacher of {cache.path} has a preprocessing of its own, which cannot be fed with a student's crop; "
             "leave --live-teacher out"
         )
-    name = teacher_name(config, cache)
-    backbone = load_teacher(name, config.weights, image_size=preprocessing["crop"])
-    if (
-        backbone.preprocessing.identity() != preprocessing
-    ):  # another resize: the teacher's own, not that of --image-size
-        backbone = load_teacher(name, config.weights)
-    found = backbone.identity()
-    differences = identity_difference({field: made_by.get(field) for field in found}, found)
-    if differences:
-        raise IdentityMismatch(
-            f"{name} is not the teacher of {cache.path} ({'; '.join(differences)}): "
-            "give the --teacher and --weights that it was made with"
-        )
+    _, backbone = open_maker(cache, config.teacher, config.weights)
     return LiveTeacher(backbone, precision=made_by["precision"], device=device)
-
-
-def teacher_name(config: DistillConfig, cache: Store) -> str:
-    """--teacher, or what the cache says: the name that its teacher was asked for by, or an architecture that is one."""
-    named = config.teacher or cache.origin.get("name")
-    if named:
-        return named
-    architecture: str = cache.teacher["architecture"]
-    if ":" in architecture or (config.weights and architecture.startswith(("timm/", "torchvision/"))):
-        return architecture
-    raise WrongUse(
-        f"{cache.path} tells its teacher's architecture only, {architecture}: give --teacher NAME, and --weights FILE "
-        "if it needs one, as for cache-teacher"
-    )

@@ -1,0 +1,218 @@
+"""Every byte of a store against what was written: structure, checksums and the ledger; and what is at fault.
+
+Files are read, not mapped, so one that is cut short meanwhile ends in words. A pool of threads suffices here:
+reading a file waits for the disk, and a task is a chunk's files, as it would be in dask.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.chunkfile import check_size
+from cache.columns import Column, chunk_columns, decode, row_columns
+from cache.durable import sync
+from cache.errors import CorruptStore, NotAStore, StoreError
+from cache.layout import ChunkKey, SplitShape
+from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
+from cache.metadata import read_split, read_store, split_names
+
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A file of a split that is not what was written; key is its chunk, None for a file that belongs to none."""
+
+    split: str
+    file: str
+    reason: str
+    key: ChunkKey | None = None
+    rows: range = range(0)
+
+    def __str__(self) -> str:
+        place = f" (view {self.key.view}, rows {self.rows[0]} to {self.rows[-1]})" if self.key else ""
+        return f"{self.split}/{self.file}{place} {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What an audit read, the faults that it found, and the splits that have no ledger."""
+
+    files: int
+    bytes: int
+    faults: tuple[Fault, ...]
+    without_ledger: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The files of one chunk, or of one chunk's labels and thumbs: `columns`, and the ledger's if there is one."""
+
+    path: Path
+    split: str
+    shape: SplitShape
+    key: ChunkKey
+    columns: tuple[Column, ...]
+    ledger: Column | None
+    mark: int
+
+    def fault(self, column: Column, reason: str) -> Fault:
+        """A fault of this chunk's file of a column."""
+        file, rows = column.file_name(self.key), self.shape.rows_of(self.key)
+        return Fault(split=self.split, file=file, reason=reason, key=self.key, rows=rows)
+
+
+def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Audit:
+    """Read every chunk file of the store at `path` and say which are at fault.
+
+    Found is any file that is missing, cut short, extended or changed by a bit, one that lies where no chunk is, and,
+    where there is a ledger, one that was swapped with another or is another store's. `progress(done, total)` is called
+    after each chunk.
+
+    Raises:
+        NotAStore: there is no store, or no split in it.
+        FormatMismatch: it is of another format, or its arrays are laid out in another way.
+        CorruptStore: what the store was made of was edited, or a split has lost its zarr.json.
+    """
+    tasks = tasks_of(path)
+    faults: list[Fault] = []
+    with ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        try:
+            for done, found in enumerate(pool.map(check, tasks), start=1):
+                faults += found
+                if progress is not None:
+                    progress(done, len(tasks))
+        finally:  # who interrupts does not wait for the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+    for name in split_names(path):
+        faults += foreign(path, name, [task for task in tasks if task.split == name])
+    columns = [column for task in tasks for column in with_ledger(task)]
+    return Audit(
+        files=len(columns),
+        bytes=sum(column.file_bytes for column in columns),
+        faults=tuple(faults),
+        without_ledger=tuple(name for name in split_names(path) if not has_ledger(path / name)),
+    )
+
+
+def tasks_of(path: Path) -> list[Task]:
+    """One task a chunk, and one for the labels and thumbs of each chunk's rows; raises as `audit` does."""
+    store = read_store(path)
+    for folder in path.iterdir():
+        if (folder / "embedding").is_dir() and not (folder / "zarr.json").exists():
+            raise CorruptStore(f"{folder} has lost its zarr.json; delete it and write this split again")
+    tasks = [task for name in split_names(path) for task in split_tasks(path, name, store["id"])]
+    if not tasks:
+        raise NotAStore(f"{path} has no split yet; run the command that writes it again")
+    return tasks
+
+
+def split_tasks(path: Path, split: str, store_id: str) -> list[Task]:
+    """The tasks of one split."""
+    shape, dataset = read_split(path, split)
+    kept = has_ledger(path / split)
+
+    def task(key: ChunkKey, columns: tuple[Column, ...], ledger: Column) -> Task:
+        of: dict[str, Any] = {"path": path, "split": split, "shape": shape, "key": key, "columns": columns}
+        return Task(**of, ledger=ledger if kept else None, mark=mark(store_id, split, dataset, key))
+
+    chunks = [task(key, chunk_columns(shape), chunk_ledger(shape)) for key in shape.chunk_keys]
+    rows = [ChunkKey(0, index) for index in range(shape.chunks)]
+    return chunks + [task(key, row_columns(shape), row_ledger(shape)) for key in rows]
+
+
+def with_ledger(task: Task) -> tuple[Column, ...]:
+    """The columns that a task reads."""
+    return (*task.columns, *([task.ledger] if task.ledger else []))
+
+
+def check(task: Task) -> list[Fault]:
+    """What is wrong with the files of one chunk."""
+    folder = task.path / task.split
+    files = {column.name: folder / column.file_name(task.key) for column in task.columns}
+    if not any(os.path.lexists(file) for file in files.values()):
+        reason = "is not there, nor is any file of its chunk: it was not written yet, or was deleted"
+        return [task.fault(task.columns[-1], reason)]
+    faults, checksums = [], {}
+    for column in task.columns:
+        try:
+            checksums[column.name] = checksum_of(sound_bytes(files[column.name], column))
+        except (OSError, ValueError, CorruptStore) as error:
+            faults.append(task.fault(column, why(error)))
+    return faults + (check_ledger(task, task.ledger, checksums) if task.ledger else [])
+
+
+def check_ledger(task: Task, ledger: Column, checksums: dict[str, int]) -> list[Fault]:
+    """The files whose checksum, of those that are sound in themselves, is not the one in the ledger."""
+    try:
+        data = sound_bytes(task.path / task.split / ledger.file_name(task.key), ledger)
+    except (OSError, ValueError, CorruptStore) as error:
+        return [task.fault(ledger, why(error))]
+    *recorded, marked = decode(ledger, data)[0].tolist()
+    if marked != task.mark:
+        return [task.fault(ledger, "is the ledger of another chunk or of another store")]
+    return [
+        task.fault(
+            column, "is whole, but not what was written here: it is another chunk's or another store's"
+        )
+        for column, expected in zip(task.columns, recorded, strict=True)
+        if checksums.get(column.name, expected) != expected
+    ]
+
+
+def sound_bytes(file: Path, column: Column) -> bytes:
+    """A chunk file's bytes. Raises OSError, CorruptStore for a wrong size, ValueError for a wrong checksum."""
+    check_size(file, file.stat().st_size, column.file_bytes)
+    data = file.read_bytes()
+    decode(column, data)
+    return data
+
+
+def why(error: Exception) -> str:
+    """A file's fault in words that go on from its name."""
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, CorruptStore):
+        return "has another size than it was written with"
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"has changed: {error}"
+
+
+def foreign(path: Path, split: str, tasks: Sequence[Task]) -> Iterator[Fault]:
+    """The files among a split's chunks that are no chunk's; those of a writer at work are left out."""
+    expected = {column.file_name(task.key) for task in tasks for column in with_ledger(task)}
+    for array in sorted({column.name for task in tasks for column in with_ledger(task)}):
+        for inner, _, names in os.walk(path / split / array / "c"):
+            for name in names:
+                file = os.path.relpath(os.path.join(inner, name), path / split)
+                if file not in expected and not (name.startswith(".") and name.endswith(".tmp")):
+                    yield Fault(split=split, file=file, reason="belongs to no chunk of the split")
+
+
+def remove(path: Path, faults: Sequence[Fault]) -> None:
+    """Delete the files of every chunk at fault, in all of its columns, so that the chunk is absent.
+
+    The embedding goes first, which says that a chunk is there. Raises StoreError when the system refuses.
+    """
+    bad = {(fault.split, fault.file) for fault in faults}
+    doomed = [path / fault.split / fault.file for fault in faults if fault.key is None]
+    for task in tasks_of(path):
+        files = [column.file_name(task.key) for column in with_ledger(task)]
+        if any((task.split, file) in bad for file in files):
+            doomed += [path / task.split / file for file in sorted(files, key=not_embedding)]
+    for file in doomed:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot delete {file}: {error.strerror}; mend the cause and run the command again"
+            ) from error
+    for folder in {file.parent for file in doomed if file.parent.is_dir()}:
+        sync(folder)
+
+
+def not_embedding(file: str) -> bool:
+    """Sorts an embedding's file before all others."""
+    return not file.startswith("embedding/")
