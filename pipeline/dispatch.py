@@ -16,6 +16,7 @@ from cache.errors import StoreError
 from cache.layout import Status
 from pipeline.errors import PipelineError
 from pipeline.extraction import Chunk, Job, embed_chunk
+from pipeline.memory import first_words, is_out_of_memory
 
 DEATHS_ALLOWED = 1
 FAILURES_AT_FIRST = 3
@@ -99,6 +100,8 @@ def compute(job: Job, chunk: Chunk, topic: str) -> dict[int, int]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
         return f"it killed {DEATHS_ALLOWED + 1} workers (out of memory, or a crash in native code)"
+    if is_out_of_memory(error):
+        return f"out of memory ({first_words(error)}): give a smaller --batch-size, or fewer --workers"
     text = (str(error) or type(error).__name__).splitlines()[0]
     return text if isinstance(error, StoreError | PipelineError) else f"{type(error).__name__}: {text}"
 

@@ -1,28 +1,34 @@
 """Stage two: a student, an objective and a cache into the training loop."""
 
-from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
 from cache.reader import Split, Store, open_store
 from pipeline.config import DistillConfig
 from pipeline.dataset import DatasetSplit, open_dataset
 from pipeline.distributed import join, leave, resolve_device
 from pipeline.errors import WrongUse
+from pipeline.guard import require_same_images
+from pipeline.known_teacher import warn_of_preprocessing
 from pipeline.live import LiveTeacher, open_live_teacher
+from pipeline.memory import memory_in_words
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
+from pipeline.partial import chunks_of_run, chunks_there, left_out, require_whole, usable_rows
 from pipeline.students import build_student
 from pipeline.subset import subset
 from pipeline.training import Training
 
 
+@memory_in_words("--batch-size", "--image-size", "--anchors")
 def distill(config: DistillConfig) -> None:
     """Train a student from a cache into a run folder, going on where an interrupted run stopped."""
     config = resolved(config)
     device = resolve_device(config.device)
     world = join(device)
     dataset, store = open_dataset(config.dataset), open_store(config.cache)
-    split = joined(store.split("train"), dataset.splits["train"])
-    rows = subset(split.eligible(), config.subset, config.seed)
+    split = joined(store.split("train"), dataset.split("train"), partial=config.partial)
+    if world.is_first:
+        warn_of_preprocessing(store.teacher, store.origin)
+    chunks = chunks_of_run(split, config.run, world, device) if config.partial else chunks_there(split)
+    rows = subset(usable_rows(split, chunks), config.subset, config.seed)
     student = build_student(config.student, image_size=config.image_size, seed=config.seed)
     objective = build_objective(config, student.dim, split, rows)
     training = Training(
@@ -38,7 +44,9 @@ def distill(config: DistillConfig) -> None:
             "dataset": dataset.splits["train"].identity,
             "cache": store.id,
             "teacher": {**store.origin, **store.teacher},
+            **({"chunks": chunks} if config.partial else {}),
         },
+        left_out=left_out(split, chunks),
         world=world,
         device=device,
     )
@@ -61,11 +69,10 @@ def live_teacher(
     return open_live_teacher(config, store, device)
 
 
-def joined(split: Split, dataset: DatasetSplit) -> Split:
-    """The cache's split, once it is known to be whole, sound and of this very dataset; StoreError otherwise."""
-    differences = identity_difference(dataset.identity, split.dataset)
-    if differences:
-        raise IdentityMismatch(f"{split.path} was made of another dataset: {'; '.join(differences)}")
-    split.require_complete()
+def joined(split: Split, dataset: DatasetSplit, *, partial: bool = False) -> Split:
+    """The cache's split, once it is known to be of these very images, sound and, unless partial, whole."""
+    require_same_images(split, dataset)
+    if not partial:
+        require_whole(split)
     split.verify()
     return split

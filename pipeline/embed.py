@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cache.layout import FORMAT, SplitShape
+from cache.lock import sole_writer
 from cache.writer import absent_chunks, create_split, create_store
 from pipeline.cluster import open_client
 from pipeline.config import CacheTeacherConfig, EmbedConfig
@@ -21,6 +22,8 @@ from pipeline.distributed import resolve_device
 from pipeline.embedding_files import SUFFIXES, embed_images
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.extraction import BackboneSpec, Chunk, Job, Settings
+from pipeline.known_teacher import warn_of_preprocessing
+from pipeline.memory import memory_in_words
 from pipeline.sources import open_sources
 from pipeline.teachers import Backbone
 
@@ -28,6 +31,7 @@ MOST_CPU_WORKERS = 4
 FAILURES_SHOWN = 5
 
 
+@memory_in_words("--batch-size", "--image-size")
 def cache_teacher(config: CacheTeacherConfig) -> None:
     """Run `cache-teacher`: a teacher over a dataset into config.cache."""
     spec = BackboneSpec(
@@ -48,6 +52,7 @@ def cache_teacher(config: CacheTeacherConfig) -> None:
     print(f"{config.cache}: {report}")
 
 
+@memory_in_words("--batch-size", "--image-size")
 def embed_any(config: EmbedConfig) -> None:
     """Run `embed`: a run's student or a teacher over a dataset or a plain folder, into a store or a file."""
     spec = _spec(config)
@@ -90,8 +95,9 @@ def embed(
 
     workers: 0 for one a GPU, or one a core up to four. scheduler: address of a dask cluster to use instead,
     whose workers run in a checkout of the project and see the same paths.
-    Raises IdentityMismatch when `out` was made of something else, WrongUse for a wrong name or flag, and
-    PipelineError naming the chunks that could not be computed; all others are written by then.
+    Raises IdentityMismatch when `out` was made of something else, InUse when another process writes there,
+    WrongUse for a wrong name or flag, and PipelineError naming the chunks that could not be computed; all others
+    are written by then.
     """
     if batch_size < 1 or workers < 0:
         raise WrongUse(f"--batch-size {batch_size}, --workers {workers}: expected at least 1 and at least 0")
@@ -99,6 +105,7 @@ def embed(
     device = resolve_device(device)
     backbone = backbone_spec.load()
     identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
+    warn_of_preprocessing(identity, backbone_spec.origin())
     create_store(out, identity, backbone_spec.origin())
     chunks = [chunk for name in names for chunk in _absent(dataset, name, out, backbone.dim, progress)]
     if not chunks:
@@ -112,7 +119,10 @@ def embed(
         settings=settings,
     )
     count = min(count, len(chunks))
-    with open_client(workers=count, threads=threads, device=device, scheduler=scheduler) as client:
+    with (
+        sole_writer(out),
+        open_client(workers=count, threads=threads, device=device, scheduler=scheduler) as client,
+    ):
         report = dispatch(client, job, chunks, progress)
     _raise_failures(report, len(chunks))
     return report

@@ -4,7 +4,6 @@ Several sweeps of one recipe may run at once, one a GPU for instance: each takes
 """
 
 import contextlib
-import fcntl
 import json
 import shlex
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cache.durable import write_file
+from cache.lock import held
 from pipeline.config import SweepConfig
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.report.table import metrics_of
@@ -146,15 +146,3 @@ def passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for kind, handler in previous.items():
             signal.signal(kind, handler)
-
-
-@contextlib.contextmanager
-def held(lock: Path) -> Iterator[bool]:
-    """Whether this process got the lock, which it holds while open; the system frees that of a dead process."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

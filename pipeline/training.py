@@ -1,6 +1,6 @@
 """THE training loop, of distillation and of pretraining alike: what differs is the objective and the views."""
 
-import math
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cache.layout import identity_difference
+from cache.lock import sole_writer
 from cache.reader import Split
 from pipeline.checkpoints import load_resume, load_strictly, save_resume, save_student
 from pipeline.colour import ColourJitter
@@ -29,19 +30,22 @@ from pipeline.provenance import versions
 from pipeline.runlog import RunLog, open_run
 from pipeline.schedule import learning_rate
 from pipeline.students import Student
+from pipeline.watch import Watch, non_finite_weights
 
 LOG_EVERY = 10
 MOMENTUM = 0.9
 DROPOUT_STREAM = 1 << 20  # far from the streams of views, which count from 0
 STUDENT_FILE = "student.safetensors"
 RESUME_FILE = "resume.pt"
+RESUME_STATE = ("step", "network", "optimizer", "objective", "conditions")
 
 
 @dataclass(kw_only=True)
 class Training:
     """One run: what is trained, on which rows, with what. `fit` is the loop; the rest sets it up and saves it.
 
-    rows: int64, the rows to train on. teacher: the cache's split that the loader joins, if the objective needs it.
+    rows: int64, the rows to train on. left_out: how many others cannot be, and why. teacher: the cache's split that
+    the loader joins, if the objective needs it.
     live: the teacher itself, which then takes the place of that join. made_of: the identities that go into the
     run folder.
     """
@@ -55,6 +59,7 @@ class Training:
     world: World
     device: str
     made_of: dict[str, Any]
+    left_out: str = ""
     teacher: Split | None = None
     live: LiveTeacher | None = None
     colour: ColourJitter | None = None
@@ -74,6 +79,8 @@ class Training:
                 f"{len(self.rows)} rows do not fill one batch of {config.batch_size}: give a smaller --batch-size"
             )
         self.step = 0
+        self.saved_step: int | None = None
+        self.watch = Watch()
 
     def open_loader(self) -> ImageLoader:
         """The loader of this rank, joined to the cache unless the teacher is live."""
@@ -95,10 +102,16 @@ class Training:
         )
 
     def run(self, folder: Path) -> None:
-        """Train into a run folder, from its last checkpoint on if it has one."""
-        if self.world.is_first:
-            config = self.config
-            open_run(folder, self.command, as_json(config), self.made_of, defaults(type(config)))
+        """Train into a run folder, from its last checkpoint on if it has one; InUse if another process does."""
+        with contextlib.ExitStack() as held:
+            if self.world.is_first:
+                config = self.config
+                held.enter_context(sole_writer(folder))
+                open_run(folder, self.command, as_json(config), self.made_of, defaults(type(config)))
+            self.go_on(folder)
+
+    def go_on(self, folder: Path) -> None:
+        """Train to the end in a run folder that no other process writes to."""
         self.resume(folder)
         if self.step == self.steps and (folder / STUDENT_FILE).exists():
             self.say(f"{folder} is finished: {self.steps} steps")
@@ -122,8 +135,10 @@ class Training:
             for epoch in range(first, config.epochs):
                 for batch in self.loader.epoch(epoch, skip):
                     loss = self.learn(model, batch)
-                    if log and (self.step % LOG_EVERY == 0 or self.step == self.steps):
-                        self.report(log, loss)
+                    if self.step % LOG_EVERY == 0 or self.step == self.steps:
+                        self.check(folder)
+                        if log:
+                            self.report(log, loss)
                     if self.agreed(stop.wanted):
                         self.save(folder)
                         raise KeyboardInterrupt
@@ -147,6 +162,7 @@ class Training:
         with self.autocast():
             embeddings = model(torch.cat(batch.images)).chunk(self.objective.views)
             loss = self.objective(embeddings, batch, self.step)
+        self.watch.note(self.step + 1, batch.rows, loss, embeddings)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -164,14 +180,25 @@ class Training:
         )
 
     def report(self, log: RunLog, loss: torch.Tensor) -> None:
-        """Log the loss, and stop when it is no number."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise PipelineError(
-                f"the loss is {value} at step {self.step}: go on from the last checkpoint with a smaller --lr, "
-                "or in a new run with --amp-dtype fp32"
-            )
-        log.progress(self.step, loss=value, lr=self.optimizer.param_groups[0]["lr"])
+        """Log the loss, and warn of features that are all alike."""
+        log.progress(self.step, loss=loss.item(), lr=self.optimizer.param_groups[0]["lr"])
+        warning = self.watch.collapse(self.step)
+        if warning:
+            log.say(warning)
+
+    def check(self, folder: Path, *, weights: bool = False) -> None:
+        """Stop every rank when a step since the last check, or the weights if asked, were not finite on any."""
+        problem = self.watch.problem()
+        if weights and not problem:
+            problem = non_finite_weights(self.network, self.step)
+        if not self.agreed(problem is not None):
+            return
+        kept = f"the last good checkpoint in {folder} is of step {self.saved_step}"
+        raise PipelineError(
+            f"{problem or f'another rank stopped by step {self.step}'}; "
+            f"{'there is no checkpoint yet' if self.saved_step is None else kept}, and the same settings would come "
+            "to this again: begin a new run with a smaller --lr, a --warmup, or --amp-dtype fp32"
+        )
 
     def autocast(self) -> torch.autocast:
         """bf16 where asked; parameters and losses stay float32."""
@@ -196,7 +223,9 @@ class Training:
         return bool(flag.item())
 
     def save(self, folder: Path) -> None:
-        """Write the student and everything that an exact resume needs."""
+        """Write the student and everything that an exact resume needs, if all of it is finite."""
+        self.check(folder, weights=True)
+        self.saved_step = self.step
         if not self.world.is_first:
             return
         save_student(folder, self.student, {"step": str(self.step), "steps": str(self.steps)})
@@ -219,6 +248,10 @@ class Training:
         if not (folder / RESUME_FILE).exists():
             return
         state = load_resume(folder / RESUME_FILE)
+        if lacking := [name for name in RESUME_STATE if name not in state]:
+            raise PipelineError(
+                f"{folder / RESUME_FILE} lacks {', '.join(lacking)}: it is of something else, remove it to begin again"
+            )
         differences = identity_difference(state["conditions"], self.conditions())
         if differences and not self.config.inexact:
             raise PipelineError(
@@ -227,7 +260,7 @@ class Training:
         load_strictly(self.network, state["network"], f"{folder / RESUME_FILE}")
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
-        self.step = state["step"]
+        self.step = self.saved_step = state["step"]
 
     def conditions(self) -> dict[str, Any]:
         """What bits depend on beside the settings."""
@@ -244,8 +277,9 @@ class Training:
         ranks = f" ({share} on each of {self.world.size} ranks)" if self.world.size > 1 else ""
         start = f", from step {self.step}" if self.step else ""
         live = f", with {self.live.name} live on each crop" if self.live else ""
+        left_out = f" (left out: {self.left_out})" if self.left_out else ""
         return (
-            f"{self.command}: {config.student} at {config.image_size} px on {len(self.rows):,} rows, "
+            f"{self.command}: {config.student} at {config.image_size} px on {len(self.rows):,} rows{left_out}, "
             f"{self.objective.describe()}{live}; {config.epochs} epochs of {len(self.loader)} batches of "
             f"{config.batch_size}{ranks}, {config.amp_dtype} on {self.device}{start}"
         )

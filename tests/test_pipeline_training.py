@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from cache.errors import IdentityMismatch
+from cache.errors import IdentityMismatch, InUse
+from cache.lock import sole_writer
 from pipeline.config import PretrainConfig
 from pipeline.distill import distill
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.pretrain import pretrain
-from tests.training_runs import STUDENT, assert_same_run, distill_in_two, settings, weights
+from tests.training_runs import STUDENT, assert_same_run, distill_in_two, losses, settings, weights
 
 
 @pytest.mark.parametrize("objective", ["1q", "2q", "crd", "cc"])
@@ -173,3 +174,12 @@ def test_wrong_settings_are_refused_before_anything_is_written(
 def test_a_batch_larger_than_the_rows_is_refused(packed: Path, cached: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="smaller --batch-size"):
         distill(settings(packed, cached, tmp_path / "run", batch_size=200))
+
+
+def test_a_second_run_into_one_folder_is_refused(packed: Path, cached: Path, tmp_path: Path) -> None:
+    config = settings(packed, cached, tmp_path / "run", epochs=1)
+    with sole_writer(config.run), pytest.raises(InUse, match="run is being written by process"):
+        distill(config)
+    assert [file.name for file in config.run.iterdir()] == [".lock"]
+    distill(config)
+    assert len(losses(config.run)) == 1

@@ -20,6 +20,14 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
+def constant() -> nn.Module:
+    """The same features for every image, until it is trained."""
+    layer = nn.Conv2d(3, 8, 3, stride=2)
+    nn.init.zeros_(layer.weight)
+    nn.init.ones_(layer.bias)
+    return nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def staged() -> nn.Module:
     """Four stages by the names that a ResNet's have."""
     stages = {f"layer{n}": nn.Conv2d(3 if n == 1 else 4, 4, 3, stride=2, padding=1) for n in (1, 2, 3, 4)}

@@ -1,0 +1,68 @@
+"""Running out of memory ends in a sentence that names what to make smaller, wherever it happens."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.dataset import open_dataset
+from pipeline.distill import distill
+from pipeline.embed import embed
+from pipeline.errors import PipelineError
+from pipeline.extraction import BackboneSpec
+from pipeline.memory import memory_in_words
+from pipeline.training import Training
+from tests.training_runs import settings
+
+PEBIBYTE = 1 << 50  # no process can have it: addresses have 47 bits
+
+
+def on_a_gpu() -> None:
+    """As a GPU says it."""
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+    )
+
+
+@pytest.mark.parametrize(
+    ("allocate", "said"),
+    [
+        (lambda: torch.empty(PEBIBYTE, dtype=torch.uint8), "can't allocate memory: you tried to allocate"),
+        (lambda: np.empty(PEBIBYTE, np.uint8), "Unable to allocate 1.00 PiB"),
+        (lambda: bytearray(PEBIBYTE), "MemoryError"),
+        (on_a_gpu, "CUDA out of memory"),
+    ],
+)
+def test_every_kind_is_one_sentence(allocate: Callable[[], Any], said: str) -> None:
+    with (
+        pytest.raises(PipelineError, match=rf"^out of memory \({said}[^\n]*\): give a smaller --a or --b$"),
+        memory_in_words("--a", "--b"),
+    ):
+        allocate()
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes$"), memory_in_words("--a"):
+        raise RuntimeError("shapes")
+
+
+def test_training_names_its_flags(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "learn", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
+    with pytest.raises(PipelineError, match="smaller --batch-size or --image-size or --anchors"):
+        distill(settings(packed, cached, tmp_path / "run"))
+
+
+def test_an_extraction_names_its_flags_and_goes_on_with_smaller_batches(
+    packed: Path, scheduler: str, tmp_path: Path
+) -> None:
+    greedy = BackboneSpec(kind="teacher", name="tests.tiny_teacher:greedy")
+    dataset = open_dataset(packed)
+    with pytest.raises(PipelineError, match=re.escape("give a smaller --batch-size, or fewer --workers")):
+        embed(greedy, dataset, tmp_path / "8.zarr", splits=["val"], batch_size=8, scheduler=scheduler)
+    assert embed(greedy, dataset, tmp_path / "4.zarr", splits=["val"], batch_size=4, scheduler=scheduler).rows
