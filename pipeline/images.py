@@ -6,6 +6,7 @@ import re
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # EPS and the like are left out: PIL would hand a stranger's file to an external program.
@@ -54,9 +55,14 @@ def perceptual_hash(image: Image.Image) -> int:
 
     http://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
     """
+    return int.from_bytes(np.packbits(brightness_steps(image) > 0, bitorder="little").tobytes(), "little")
+
+
+def brightness_steps(image: Image.Image) -> NDArray[np.int16]:
+    """(8, 8) levels by which each cell of the gray thumbnail is darker than its right neighbour."""
     thumbnail = image.resize((9, 8), Image.Resampling.BOX).convert("L")
-    cells = np.asarray(thumbnail, np.int16)
-    return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:], bitorder="little").tobytes(), "little")
+    cells: NDArray[np.int16] = np.asarray(thumbnail, np.int16)
+    return cells[:, 1:] - cells[:, :-1]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -30,17 +30,22 @@ class Recipe:
 class TeacherEntry:
     """A named teacher: what a person reads about it, and its recipe.
 
-    dim: width of the feature. input: size and normalisation in words. weights: where to get the file for --weights;
+    dim: width of the feature. preprocessing: what it was trained with. weights: where to get the file for --weights;
     None when the teacher needs none. checksum: of that file, as its authors publish it.
     """
 
     description: str
     dim: int
-    input: str
+    preprocessing: Preprocessing
     licence: str
     weights: str | None
     recipe: Callable[[], Recipe]
     checksum: str = ""
+
+    @property
+    def input(self) -> str:
+        """Size and normalisation in words."""
+        return in_words(self.preprocessing)
 
 
 def published(
@@ -72,7 +77,7 @@ def published(
     return TeacherEntry(
         description=description,
         dim=dim,
-        input=in_words(preprocessing),
+        preprocessing=preprocessing,
         licence=licence,
         weights=weights,
         recipe=recipe,

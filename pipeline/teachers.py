@@ -16,7 +16,7 @@ from pipeline.layouts import Layout, choose, plain
 from pipeline.preprocessing import IMAGENET, Preprocessing, Transform, as_transform
 from pipeline.published import PUBLISHED
 from pipeline.students import build_student
-from pipeline.teacher_entry import Recipe, TeacherEntry, in_words
+from pipeline.teacher_entry import Recipe, TeacherEntry
 
 DEMO_WEIGHTS = Path(__file__).parent.parent / "assets" / "demo-teacher.safetensors"
 AS_THEY_ARE = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -55,7 +55,7 @@ def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
         name, trained_at = metadata["student"], int(metadata["image_size"])
         mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
         feature = metadata["feature"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
     size = image_size or trained_at
     module = build_student(name, image_size=size, seed=0).network
@@ -78,7 +78,7 @@ TEACHERS = {
     "demo": TeacherEntry(
         description="ResNet-34, SimCLR on Fashion-MNIST, of this project's own making",
         dim=512,
-        input=in_words(IMAGENET.at(32)),
+        preprocessing=IMAGENET.at(32),
         licence="MIT",
         weights=None,
         recipe=demo_recipe,
@@ -86,7 +86,7 @@ TEACHERS = {
     "pixels": TeacherEntry(
         description="raw pixels, the baseline of every table",
         dim=3072,
-        input=in_words(AS_THEY_ARE),
+        preprocessing=AS_THEY_ARE,
         licence="none needed",
         weights=None,
         recipe=pixels_recipe,

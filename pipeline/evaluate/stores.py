@@ -11,6 +11,7 @@ from pipeline.config import EvalConfig
 from pipeline.dataset import Dataset
 from pipeline.embed import embed, teacher_identity
 from pipeline.extraction import BackboneSpec
+from pipeline.guard import require_same_images
 from pipeline.runlog import read_config
 
 SPLITS = ("train", "val")
@@ -67,12 +68,10 @@ def network_id(run: Path) -> str:
 
 
 def of_dataset(store: Store, dataset: Dataset) -> Store:
-    """The store, when both of its splits are of this dataset and sound."""
+    """The store, when both of its splits are of this dataset's images and sound; raises otherwise."""
     for name in SPLITS:
         split = store.split(name)
-        differences = _differences(dataset, store, name)
-        if differences:
-            raise IdentityMismatch(f"{store.path} was made of another dataset: {'; '.join(differences)}")
+        require_same_images(split, dataset.splits[name])
         split.require_complete()
         split.verify()
     return store
