@@ -55,19 +55,21 @@ def main() -> None:
     """
 
 
-def command(name: str, config: type) -> Callable[[Callable[[Any], None]], click.Command]:
+def command(
+    name: str, config: type, group: click.Group = main
+) -> Callable[[Callable[[Any], None]], click.Command]:
     """Make a command whose options are the fields of `config` and whose body gets one of them."""
 
     def decorate(body: Callable[[Any], None]) -> click.Command:
         def run(**values: Any) -> None:
-            body(config(**merged(config, values)))
+            body(configs.checked(config(**merged(config, values))))
 
         parameters = [parameter(config, field) for field in configs.options(config)]
         parameters.append(
             click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win")
         )
         made = click.Command(name, callback=run, params=parameters, help=body.__doc__ or config.__doc__)
-        main.add_command(made)
+        group.add_command(made)
         return made
 
     return decorate
@@ -155,7 +157,7 @@ def cache_teacher(config: configs.CacheTeacherConfig) -> None:
 
 @main.group("cache", cls=Commands)
 def cache() -> None:
-    """Look at a store."""
+    """Look at a store, verify it, repair it."""
 
 
 @cache.command("info")
@@ -165,6 +167,26 @@ def cache_info(store: Path) -> None:
     from pipeline.report.stores import print_store
 
     print_store(store)
+
+
+@command("verify", configs.VerifyConfig, cache)
+def cache_verify(config: configs.VerifyConfig) -> None:
+    """Read every byte of a store and name the chunks that are not what was written.
+
+    With --rows K and --dataset, K random rows are computed again by the teacher from their images; a cosine below
+    0.999 is a fault. The exit code is 0 for a sound store and 1 for any fault.
+    """
+    from pipeline.audit import verify_cache
+
+    verify_cache(config)
+
+
+@command("repair", configs.RepairConfig, cache)
+def cache_repair(config: configs.RepairConfig) -> None:
+    """Compute just the chunks anew that `cache verify` finds at fault, and verify again."""
+    from pipeline.audit import repair_cache
+
+    repair_cache(config)
 
 
 @command("distill", configs.DistillConfig)

@@ -45,10 +45,10 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         if METADATA_KEY in metadata:
-            metadata = json.loads(metadata[METADATA_KEY])
+            metadata = dict(json.loads(metadata[METADATA_KEY]))
     except FileNotFoundError as error:
         raise PipelineError(f"{path} does not exist") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
     return tensors, metadata
 
@@ -192,7 +192,7 @@ def _load_pickle(path: Path, *allowed: type) -> Any:
         raise PipelineError(
             f"{path} holds more than tensors and plain values: a pickled {found[1]}, which is not opened"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # of bytes that are no pickle PyTorch's reader may raise anything
         raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
 
 

@@ -15,13 +15,22 @@ from typing import Any
 
 from pipeline.errors import WrongUse, suggest
 
+LARGEST_SEED = 2**32 - 1  # NumPy's, PyTorch's and faiss's generators all take it
 PRECISIONS = ("fp32", "bf16")
 EXPORT_FORMATS = ("safetensors", "onnx")
 
 
-def setting(default: Any = dataclasses.MISSING, help: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A field that is an option of the command line, with its help and, where closed, its choices."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    choices: tuple[str, ...] = (),
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Any:
+    """A field that is an option of the command line, with its help and, where closed, its choices or bounds."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "choices": choices, "least": least, "most": most}
+    )
 
 
 def argument(help: str = "") -> Any:
@@ -34,8 +43,8 @@ class DemoDataConfig:
     """The demo's images."""
 
     out: Path = argument("image folder to write")
-    train: int = setting(0, "training images, balanced over classes; 0: all 60,000")
-    val: int = setting(0, "validation images; 0: all 10,000")
+    train: int = setting(0, "training images, balanced over classes; 0: all 60,000", least=0)
+    val: int = setting(0, "validation images; 0: all 10,000", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,7 @@ class CacheTeacherConfig:
     cache: Path = argument("store to write or go on with, NAME.zarr")
     teacher: str = setting("demo", "registry name, timm/NAME, torchvision/NAME or package.module:function")
     weights: Path | None = setting(None, "the teacher's weights: .safetensors, .pt or .pth")
-    image_size: int = setting(0, "input in pixels; 0: the teacher's own")
+    image_size: int = setting(0, "input in pixels; 0: the teacher's own", least=0)
     split: tuple[str, ...] = setting((), "only these splits, separated by commas. Default: all")
     batch_size: int = setting(128, "images a forward pass; recorded, since the bits of a row depend on it")
     amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
@@ -70,30 +79,55 @@ class CacheTeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """A store against what was written, and rows of it against what its teacher says of the images."""
+
+    cache: Path = argument("store to verify, NAME.zarr")
+    rows: int = setting(0, "random rows to compute again from the images and compare; 0: none", least=0)
+    dataset: Path | None = setting(None, "dataset folder that the store was made of; --rows needs it")
+    teacher: str = setting("", "the store's teacher, where the store does not tell it")
+    weights: Path | None = setting(None, "the teacher's weights, as for cache-teacher")
+    seed: int = setting(0, "of the rows that are drawn", least=0, most=LARGEST_SEED)
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairConfig(VerifyConfig):
+    """Compute the chunks of a store anew that are at fault."""
+
+    cache: Path = argument("store to repair, NAME.zarr")
+    dataset: Path = setting(help="dataset folder that the store was made of")
+    workers: int = setting(0, "dask workers on this machine; 0: one a GPU, or one a core up to four", least=0)
+    scheduler: str | None = setting(None, "address of a dask cluster that already runs")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What `distill` and `pretrain` share: the student and how it is optimised."""
 
     student: str = setting("resnet18", "resnet18, resnet50, mobilenet_v2, alexnet, timm/NAME, ...")
-    image_size: int = setting(224, "the student's input, in pixels")
-    epochs: int = setting(130, "epochs; 0 writes the untrained student")
-    batch_size: int = setting(256, "images a step over all ranks")
-    lr: float = setting(0.0, "learning rate at its highest; 0: the objective's own, see `objectives`")
-    wd: float = setting(1e-4, "weight decay")
+    image_size: int = setting(224, "the student's input, in pixels", least=1)
+    epochs: int = setting(130, "epochs; 0 writes the untrained student", least=0)
+    batch_size: int = setting(256, "images a step over all ranks", least=1)
+    lr: float = setting(
+        0.0, "learning rate at its highest; 0: the objective's own, see `objectives`", least=0
+    )
+    wd: float = setting(1e-4, "weight decay", least=0)
     optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
     schedule: str = setting(
         "own",
         "step: x 0.2 at 70 and 93 percent, the paper's; cosine: to zero; own: the objective's",
         choices=("own", "step", "cosine"),
     )
-    warmup: float = setting(0.0, "epochs of linear warm-up")
+    warmup: float = setting(0.0, "epochs of linear warm-up", least=0)
     subset: float = setting(1.0, "share of the rows to train on, drawn by the seed; anchors likewise")
-    seed: int = setting(0, "of initial weights, order, crops and anchors")
+    seed: int = setting(0, "of initial weights, order, crops and anchors", least=0, most=LARGEST_SEED)
     amp_dtype: str = setting("bf16", "autocast's precision; parameters stay fp32", choices=PRECISIONS)
-    workers: int = setting(1, "threads that decode images, a rank")
+    workers: int = setting(1, "threads that decode images, a rank", least=1)
     device: str = setting("auto", "cpu, cuda, or auto")
     compile: bool = setting(False, "torch.compile the student")
-    eval_every: int = setting(0, "nearest-neighbour accuracy every so many epochs; 0: never")
-    save_every: int = setting(500, "a checkpoint every so many steps, besides each epoch's")
+    eval_every: int = setting(0, "nearest-neighbour accuracy every so many epochs; 0: never", least=0)
+    save_every: int = setting(500, "a checkpoint every so many steps, besides each epoch's", least=1)
     inexact: bool = setting(False, "resume although world size, threads or versions differ")
 
 
@@ -110,14 +144,19 @@ class DistillConfig(TrainConfig):
     )
     tau: float = setting(0.0, "temperature; 0: the objective's own, see `objectives`")
     student_tau: float = setting(0.0, "seed: the student's temperature; 0: 0.2")
-    momentum: float = setting(0.999, "2q: of the key encoder; 0: the bank is filled by the queries")
-    head_dim: int = setting(0, "2q: width of a linear head on the student; 0: no head")
+    momentum: float = setting(
+        0.999, "2q: of the key encoder; 0: the bank is filled by the queries", least=0, most=1
+    )
+    head_dim: int = setting(0, "2q: width of a linear head on the student; 0: no head", least=0)
     negatives: int = setting(16_384, "crd: negatives an image, at most the other rows")
     clusters: int = setting(16_000, "cc: clusters of k-means, at most a quarter of the rows")
-    crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0), "range of a random crop's area", least=0.001, most=1
+    )
     live_teacher: bool = setting(False, "run the teacher on each crop: the control of caching")
     teacher: str = setting("", "--live-teacher: the cache's teacher, where the cache does not tell it")
     weights: Path | None = setting(None, "--live-teacher: the teacher's weights, as for cache-teacher")
+    partial: bool = setting(False, "train on the rows cached so far, and to the end on those alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +165,17 @@ class PretrainConfig(TrainConfig):
 
     dataset: Path = argument("dataset folder that `pack` wrote")
     run: Path = argument("run folder to write or go on with")
-    epochs: int = setting(100, "epochs; 0 writes the untrained student")
-    lr: float = setting(0.06, "learning rate at its highest")
+    epochs: int = setting(100, "epochs; 0 writes the untrained student", least=0)
+    lr: float = setting(0.06, "learning rate at its highest", least=0)
     schedule: str = setting(
         "cosine", "cosine: to zero; step: x 0.2 at 70 and 93 percent", choices=("cosine", "step")
     )
-    tau: float = setting(0.1, "temperature of NT-Xent")
-    crop_scale: tuple[float, float] = setting((0.08, 1.0), "range of a random crop's area")
-    jitter: float = setting(0.4, "strength of brightness, contrast and saturation")
-    grayscale: float = setting(0.2, "probability that a view loses its colours")
+    tau: float = setting(0.1, "temperature of NT-Xent", least=0.001)
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0), "range of a random crop's area", least=0.001, most=1
+    )
+    jitter: float = setting(0.4, "strength of brightness, contrast and saturation", least=0, most=1)
+    grayscale: float = setting(0.2, "probability that a view loses its colours", least=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +187,8 @@ class EmbedConfig:
     run: Path | None = setting(None, "run folder whose student embeds, or a .safetensors of `export`")
     teacher: str | None = setting(None, "or a teacher: registry name, timm/NAME, ...")
     weights: Path | None = setting(None, "the teacher's weights")
-    image_size: int = setting(0, "input in pixels; 0: the backbone's own")
-    batch_size: int = setting(128, "images a forward pass")
+    image_size: int = setting(0, "input in pixels; 0: the backbone's own", least=0)
+    batch_size: int = setting(128, "images a forward pass", least=1)
     amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
     workers: int = setting(0, "dask workers on this machine; 0: one a GPU, or one a core up to four")
     device: str = setting("auto", "cpu, cuda, or auto")
@@ -182,19 +223,19 @@ class EvalConfig:
     labels: tuple[str, ...] = setting(
         ("1shot", "1pct", "10pct"), "few-label: images of each class or share of all, separated by commas"
     )
-    draws: int = setting(5, "few-label: draws of each number of shots")
-    ca_seeds: int = setting(5, "ca: random starts of k-means; the mean is reported")
-    epochs: int = setting(40, "epochs of the linear probe")
-    batch_size: int = setting(256, "of random crops for the linear probe")
-    detection_epochs: int = setting(30, "voc-detection: epochs")
-    detection_batch_size: int = setting(8, "voc-detection: images a step")
+    draws: int = setting(5, "few-label: draws of each number of shots", least=1)
+    ca_seeds: int = setting(5, "ca: random starts of k-means; the mean is reported", least=1)
+    epochs: int = setting(40, "epochs of the linear probe", least=1)
+    batch_size: int = setting(256, "of random crops for the linear probe", least=1)
+    detection_epochs: int = setting(30, "voc-detection: epochs", least=1)
+    detection_batch_size: int = setting(8, "voc-detection: images a step", least=1)
     detection_lr: float = setting(
-        0.02, "voc-detection: learning rate for 16 images, of which a batch gets its share"
+        0.02, "voc-detection: learning rate for 16 images, of which a batch gets its share", least=0
     )
-    detection_size: int = setting(600, "voc-detection: shorter side of the images, in pixels")
+    detection_size: int = setting(600, "voc-detection: shorter side of the images, in pixels", least=32)
     amp_dtype: str = setting("fp32", "voc-detection: autocast's precision", choices=PRECISIONS)
-    seed: int = setting(0, "of the linear probe, the draws and k-means")
-    workers: int = setting(0, "dask workers for embedding")
+    seed: int = setting(0, "of the linear probe, the draws and k-means", least=0, most=LARGEST_SEED)
+    workers: int = setting(0, "dask workers for embedding", least=0)
     scheduler: str | None = setting(None, "address of a dask cluster that already runs, for embedding")
     device: str = setting("auto", "cpu, cuda, or auto")
 
@@ -207,7 +248,7 @@ class ReportConfig:
     out: Path = setting(help="page to write, NAME.html; or NAME.md, whose results markers get the table")
     dataset: Path | None = setting(None, "page: dataset folder whose images it shows")
     name: str = setting("results", "Markdown: which pair of markers to write between")
-    seed: int = setting(0, "page: of the images, clusters and maps that it draws")
+    seed: int = setting(0, "page: of the images, clusters and maps that it draws", least=0, most=LARGEST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +267,33 @@ def options(config: type) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(config) if field.metadata]
 
 
+def checked(config: Any) -> Any:
+    """The config itself, if each setting is one of its choices and a number within its bounds.
+
+    Raises WrongUse: a TOML file may say anything, and no flag may be infinite or NaN.
+    """
+    for field in options(type(config)):
+        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
+        choices = field.metadata.get("choices")
+        if choices and value is not None and value not in choices:
+            raise WrongUse(f"{flag} {value}: expected {', '.join(choices)}{suggest(str(value), choices)}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                require_within(number, field.metadata, flag)
+    low, high = getattr(config, "crop_scale", (0.0, 1.0))
+    if low > high:
+        raise WrongUse(f"--crop-scale {low} {high}: expected the lower share of the area first")
+    return config
+
+
+def require_within(number: float, bounds: Mapping[str, Any], flag: str) -> None:
+    """Raise WrongUse unless a number is finite and from bounds["least"] to bounds["most"]."""
+    least, most = bounds["least"], bounds["most"]
+    if not least <= number <= most or abs(number) == math.inf:
+        expected = [f"at least {least}"] * (least > -math.inf) + [f"at most {most}"] * (most < math.inf)
+        raise WrongUse(f"{flag} {number}: expected a number {' and '.join(expected) or 'that is finite'}")
+
+
 def from_toml(config: type, path: Path) -> dict[str, Any]:
     """The settings in a TOML file for a command's config, as Python values.
 
@@ -233,7 +301,7 @@ def from_toml(config: type, path: Path) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # not TOML, or not even text
         raise WrongUse(f"cannot read the settings in {path}: {error}") from error
     return from_values(config, values, str(path))
 
@@ -262,6 +330,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         kinds = typing.get_args(hint)
         if not isinstance(value, list):
             raise WrongUse(f"{where}: expected a list, found {value!r}")
+        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+            raise WrongUse(f"{where}: expected {len(kinds)} values, found {value!r}")
         return tuple(convert(item, kinds[0], where) for item in value)
     if hint is Path and isinstance(value, str):
         return Path(value)

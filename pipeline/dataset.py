@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from cache.layout import identity_difference
 from pipeline.config import PackConfig
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.packing import clear_leftovers, current_identity, hashes_of, pack_split, sole_writer, temporary
 from pipeline.sources import RecordedSource, Source, escape, open_sources, reopen, unescape
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
 LARGEST = 16384  # a picture of this side fits into FFCV's largest page
+# what dataset.json tells of each split
+KINDS = {"rows": int, "classes": list, "identity": dict, "place": dict, "bytes": dict}
+COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,11 @@ class DatasetSplit:
         return self._table["thumb"].to_numpy()
 
     @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """(N, 2) width and height of the original images in px, 0 for the unreadable."""
+        return np.stack([self._table[side].to_numpy() for side in ("width", "height")], axis=1)
+
+    @cached_property
     def source(self) -> Source:
         """The original images. Raises WrongUse when they are no longer where they were."""
         parts = self.place.get("files") or [self.place["folder"]]
@@ -78,7 +86,15 @@ class DatasetSplit:
 
     @cached_property
     def _table(self) -> pa.Table:
-        return pq.read_table(self.folder / f"{self.name}.parquet")
+        file = self.folder / f"{self.name}.parquet"
+        again = f"write it again with `python cli.py pack DATA {self.folder}`"
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowException) as error:
+            raise PipelineError(f"{file} is damaged ({str(error).splitlines()[0]}); {again}") from error
+        if len(table) != self.rows or COLUMNS - set(table.column_names):
+            raise PipelineError(f"{file} is not the table of {self.rows} rows that was written; {again}")
+        return table
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -91,6 +107,13 @@ class Dataset:
     path: Path
     data: Path
     splits: dict[str, DatasetSplit]
+
+    def split(self, name: str) -> DatasetSplit:
+        """A split by name. Raises WrongUse when the dataset has none of that name."""
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise WrongUse(f"{self.path} has no split {name!r}; it has {known}{suggest(name, self.splits)}")
+        return self.splits[name]
 
 
 def open_dataset(path: Path, data: Path | None = None) -> Dataset:
@@ -138,7 +161,26 @@ def _describe(path: Path) -> dict[str, Any] | None:
         raise WrongUse(f"cannot read {file}: {error}") from error
     if found != FORMAT:
         raise WrongUse(f"{file}: expected format {FORMAT}, found {found}; pack again into another folder")
+    if not _is_described(description):
+        raise WrongUse(f"{file} is not as `pack` wrote it; remove it, and pack again into {path}")
     return description
+
+
+def _is_described(description: dict[str, Any]) -> bool:
+    """Whether dataset.json tells all that a dataset is opened by."""
+    splits = description.get("splits")
+    return (
+        isinstance(description.get("data"), str)
+        and isinstance(description.get("settings"), dict)
+        and isinstance(splits, dict)
+        and bool(splits)
+        and all(
+            isinstance(known, dict)
+            and all(isinstance(known.get(key), kind) for key, kind in KINDS.items())
+            and {"beton", "parquet"} <= known["bytes"].keys()
+            for known in splits.values()
+        )
+    )
 
 
 def _faults(path: Path, description: dict[str, Any]) -> dict[Path, str]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,11 @@ def temporary(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def sole_writer(out: Path) -> Iterator[None]:
-    """The folder `out`, made if need be, for this process alone; WrongUse when another one packs into it."""
+    """The folder `out`, made if need be, for this process alone; WrongUse when another one packs into it.
+
+    A folder that was made for nothing is removed.
+    """
+    existed = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
@@ -181,6 +185,9 @@ def sole_writer(out: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise WrongUse(f"another process packs into {out}; wait for it or choose another folder") from error
     finally:
+        if not existed:
+            with suppress(OSError):  # something was written into it, as it should be
+                out.rmdir()
         os.close(folder)
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WrongUse
 
+MOST_UNNAMED = 100_000  # a label beyond it is no class, but a number of some other kind
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource:
@@ -70,6 +72,9 @@ def open_parquet(data: Path, splits: Mapping[str, list[str]]) -> dict[str, Parqu
     Raises WrongUse when a file is not parquet, or its columns are others.
     """
     tables = {split: [_index_of(data / file) for file in files] for split, files in splits.items()}
+    for split, parts in tables.items():
+        if not sum(map(len, parts)):
+            raise WrongUse(f"the parquet files of {split} in {data} hold no rows; expected an image a row")
     classes = _class_names(data, [table for parts in tables.values() for table in parts])
     return {
         split: ParquetSource(
@@ -92,6 +97,9 @@ def _index_of(path: Path) -> pa.Table:
         if image is None or not pa.types.is_struct(image) or {"bytes", "path"} - {f.name for f in image}:
             found = ", ".join(schema.names)
             raise WrongUse(f"{path}: expected a column image with fields bytes and path, found {found}")
+        kind = image.field("bytes").type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise WrongUse(f"{path}: expected the images' bytes as binary, found {kind}")
         with pq.ParquetFile(path) as file:
             table = file.read(columns=columns)
     except pa.ArrowException as error:
@@ -118,17 +126,32 @@ def _row_names(files: list[str], tables: list[pa.Table]) -> list[str]:
 
 def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
     """From Hugging Face's schema metadata, else classes.txt, else the labels' numbers."""
-    highest = max(int(_labels(table).max(initial=-1)) for table in tables)
+    labels = np.concatenate([_labels(table) for table in tables])
+    highest, lowest = int(labels.max()), int(labels.min())
+    if lowest < -1:
+        raise WrongUse(f"{data}: a label is {lowest}; expected 0 or more, or -1 for none")
     known = {_hugging_face_names(table.schema) for table in tables} - {()}
     if len(known) > 1:
         raise WrongUse(f"the parquet files in {data} name different classes")
     listed = data / "classes.txt"
     if not known and listed.exists():
-        known = {tuple(line.strip() for line in listed.read_text("utf-8").splitlines() if line.strip())}
+        known = {_listed(listed)}
+    if not known and highest > MOST_UNNAMED:
+        raise WrongUse(
+            f"{data}: a label is {highest}, and of more than {MOST_UNNAMED:,} classes the names are needed; "
+            "list them in classes.txt, a line each"
+        )
     classes = known.pop() if known else tuple(str(label) for label in range(highest + 1))
     if highest >= len(classes):
         raise WrongUse(f"{data} names {len(classes)} classes, but a label is {highest}")
     return classes
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except ValueError as error:
+        raise WrongUse(f"{path} is not text in UTF-8: {error}") from error
 
 
 def _hugging_face_names(schema: pa.Schema) -> tuple[str, ...]:

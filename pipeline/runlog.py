@@ -53,12 +53,21 @@ def open_run(
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run folder's config.json. PipelineError if there is none."""
+    """A run folder's config.json. PipelineError if there is none, or it is not a run's of this format."""
     try:
-        found: dict[str, Any] = json.loads((run / "config.json").read_text())
+        found = json.loads((run / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise PipelineError(f"{run} is not a run folder: its config.json cannot be read ({error})") from error
-    return found
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise PipelineError(f"{run}/config.json has format {version!r}, expected {FORMAT}: name another run")
+    parts = {name: found.get(name) for name in ("config", "made_of")}
+    lacking = [name for name, part in parts.items() if not isinstance(part, dict)]
+    if lacking or not isinstance(found.get("command"), str):
+        raise PipelineError(
+            f"{run}/config.json is not as a run wrote it (no {', '.join(lacking) or 'command'}): name another run"
+        )
+    return dict(found)
 
 
 def fixed(record: dict[str, Any]) -> dict[str, Any]:

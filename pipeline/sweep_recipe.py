@@ -12,6 +12,7 @@ from pipeline.errors import WrongUse, suggest
 
 CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 SEED = "seed"
+NAMES = ("protocol", "references")  # lists of names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def read_recipe(path: Path) -> SweepRecipe:
     """
     try:
         found = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # not TOML, or not even text
         raise WrongUse(f"cannot read the recipe {path}: {error}") from error
     known = [field.name for field in fields(SweepRecipe) if field.name != "trials"] + [
         "settings",
@@ -117,6 +118,8 @@ def _of_kind(found: Mapping[str, Any], key: str, kind: type, path: Path, default
     value = found.get(key, default)
     if not isinstance(value, kind):
         raise WrongUse(f"{path}: expected a {kind.__name__} for {key!r}, found {value!r}")
+    if isinstance(value, list) and key in NAMES and not all(isinstance(item, str) for item in value):
+        raise WrongUse(f"{path}: expected a list of names for {key!r}, found {value!r}")
     return value
 
 

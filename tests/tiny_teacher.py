@@ -44,6 +44,15 @@ class Deadly(Wide):
         return super().forward(images)
 
 
+class Greedy(Wide):
+    """Wants a pebibyte for more than 4 images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 4:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return super().forward(images)
+
+
 def convolutional() -> nn.Module:
     torch.manual_seed(5)
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
@@ -88,6 +97,10 @@ def wide() -> tuple[nn.Module, dict]:
 
 def slow() -> tuple[nn.Module, dict]:
     return Slow(), PLAIN
+
+
+def greedy() -> tuple[nn.Module, dict]:
+    return Greedy(), PLAIN
 
 
 def deadly() -> tuple[nn.Module, dict]:

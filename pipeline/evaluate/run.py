@@ -113,6 +113,10 @@ def run_target(run: Path) -> Target:
     """A run by what made it: distilled, from scratch, or, after no epoch at all, untrained."""
     record = read_config(run)
     config = record["config"]
+    if lacking := [name for name in ("student", "epochs", "seed") if name not in config]:
+        raise PipelineError(
+            f"the settings of the run {run} lack {', '.join(lacking)}: its config.json was edited, name another run"
+        )
     if config["epochs"] == 0:
         role = kind = "untrained"
     elif record["command"] == "pretrain":

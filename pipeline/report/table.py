@@ -77,7 +77,12 @@ def load_metrics(path: Path) -> Result:
     if role not in ROLES:
         known = ", ".join(ROLES)
         raise PipelineError(f"{path} has role {role!r}, expected one of {known}{suggest(str(role), ROLES)}")
-    return Result(name=name, role=role, metrics=metrics, provenance=found.get("provenance", {}))
+    provenance = found.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise PipelineError(
+            f"{path} does not say where its numbers come from; evaluate again to write it anew"
+        )
+    return Result(name=name, role=role, metrics=metrics, provenance=provenance)
 
 
 def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)) -> Table:
