@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def attempt(recipe: SweepRecipe, trial: Trial, launcher: str) -> bool:
         return True
     with held(recipe.runs / f"{trial.name}.lock") as mine:
         if mine and not is_done(record, trial, recipe):
-            run, started = recipe.runs / trial.name, time.monotonic()
+            run = recipe.runs / trial.name
             stores = [recipe.cache] if trial.command == "distill" else []
             program = shlex.split(launcher) or [sys.executable]
             log = recipe.runs / f"{trial.name}.log"
@@ -78,8 +77,7 @@ def attempt(recipe: SweepRecipe, trial: Trial, launcher: str) -> bool:
                 [*program, str(CLI), trial.command, recipe.dataset, *stores, run, *flags(trial.settings)], log
             )
             call([*evaluation(recipe), run], log)
-            seconds = round(time.monotonic() - started)
-            keep(record, run, row=trial.row, settings=trial.settings, seconds=seconds)
+            keep(record, run, row=trial.row, settings=trial.settings, seconds=round(training_seconds(run)))
     return mine
 
 
@@ -115,6 +113,16 @@ def keep(record: Path, target: Path, **more: Any) -> None:
     metrics = json.loads(metrics_of(target).read_text())
     name = {"name": more.pop("row")} if "row" in more else {}
     write_file(record, (json.dumps({**metrics, **name, **more}, indent=1) + "\n").encode())
+
+
+def training_seconds(run: Path) -> float:
+    """How long a run's steps took in all the processes that it had; what a killed one lost is not in it."""
+    record = run / "metrics.jsonl"
+    lines = map(json.loads, record.read_text().splitlines() if record.exists() else [])
+    timed = [(line["step"], line["images_per_s"]) for line in lines if "images_per_s" in line]
+    batch = json.loads((run / "config.json").read_text())["config"]["batch_size"]
+    before = [0, *(step for step, _ in timed)]
+    return float(sum((step - last) * batch / rate for (step, rate), last in zip(timed, before, strict=False)))
 
 
 def call(command: list[object], log: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli import run_cli
-from pipeline.sweep import TrialFailed, call
+from pipeline.sweep import TrialFailed, call, training_seconds
 
 
 def test_a_recipe_runs_to_its_end_and_again_does_nothing(
@@ -38,7 +38,7 @@ def test_a_recipe_runs_to_its_end_and_again_does_nothing(
     assert found["name"] == "untrained"
     assert found["role"] == "untrained"
     assert found["settings"]["epochs"] == 0
-    assert found["seconds"] > 0
+    assert found["seconds"] == 0, "nothing was trained"
     assert 0 <= found["metrics"]["nn1"] <= 1
 
     before = record.stat().st_mtime_ns
@@ -49,6 +49,14 @@ def test_a_recipe_runs_to_its_end_and_again_does_nothing(
     assert run_cli(["sweep", str(recipe), "--only", "untrained"]) == 1
     assert "other settings than the recipe's" in capfd.readouterr().err
     assert run_cli(["sweep", str(recipe), "--only", "trained2"]) == 2
+
+
+def test_the_seconds_of_a_trial_are_those_of_all_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"config": {"batch_size": 32}}')
+    lines = ['{"step": 10, "loss": 1.0, "images_per_s": 64.0}', '{"step": 13, "nn1": 0.5}']
+    lines += ['{"step": 20, "loss": 0.9, "images_per_s": 32.0}']  # by hand: 10 * 32 / 64 + 10 * 32 / 32
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert training_seconds(tmp_path) == pytest.approx(15)
 
 
 def test_a_process_that_fails_is_told_by_its_last_words(tmp_path: Path) -> None:
