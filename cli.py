@@ -13,6 +13,8 @@ import click
 from cache.errors import StoreError
 from pipeline import config as configs
 from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.interrupt import terminated_as_interrupted
+from pipeline.several_students import configs_of
 
 
 class Commands(click.Group):
@@ -57,12 +59,12 @@ def main() -> None:
 
 def command(
     name: str, config: type, group: click.Group = main
-) -> Callable[[Callable[[Any], None]], click.Command]:
-    """Make a command whose options are the fields of `config` and whose body gets one of them."""
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command whose options are the fields of `config` and whose body gets one of them, or one a student."""
 
-    def decorate(body: Callable[[Any], None]) -> click.Command:
+    def decorate(body: Callable[..., None]) -> click.Command:
         def run(**values: Any) -> None:
-            body(configs.checked(config(**merged(config, values))))
+            body(*map(configs.checked, configs_of(config, merged(config, values))))
 
         parameters = [parameter(config, field) for field in configs.options(config)]
         parameters.append(
@@ -90,14 +92,16 @@ def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
     """The click option or argument of one field."""
     hint = typing.get_type_hints(config)[field.name]
     if field.metadata.get("argument"):
-        many = typing.get_origin(hint) is tuple
-        return click.Argument([field.name], type=Path, nargs=-1 if many else 1, required=True)
+        many, needed = typing.get_origin(hint) is tuple, field.default is dataclasses.MISSING
+        return click.Argument([field.name], type=Path, nargs=-1 if many else 1, required=needed)
     flag = f"--{field.name.replace('_', '-')}"
     shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True}
     if field.default is dataclasses.MISSING:
         shared["required"] = True
     else:
         shared["default"] = field.default
+    if field.metadata["several"]:
+        return click.Option([flag], multiple=True, **{**shared, "default": (field.default,)})
     if hint is bool:
         return click.Option([flag], is_flag=True, **shared)
     return click.Option([flag], **shared, **kind(hint, field))
@@ -137,11 +141,11 @@ def pack(config: configs.PackConfig) -> None:
 
 
 @command("pretrain", configs.PretrainConfig)
-def pretrain(config: configs.PretrainConfig) -> None:
+def pretrain(*runs: configs.PretrainConfig) -> None:
     """Train a network from scratch by SimCLR, without labels and without a teacher."""
     from pipeline.pretrain import pretrain
 
-    pretrain(config)
+    pretrain(*runs)
 
 
 @command("cache-teacher", configs.CacheTeacherConfig)
@@ -190,11 +194,15 @@ def cache_repair(config: configs.RepairConfig) -> None:
 
 
 @command("distill", configs.DistillConfig)
-def distill(config: configs.DistillConfig) -> None:
-    """Stage two: train a student to have, for each image, its teacher's distribution over anchor points."""
+def distill(*runs: configs.DistillConfig) -> None:
+    """Stage two: train a student to have, for each image, its teacher's distribution over anchor points.
+
+    Several students, each by a --student of its own, share one pass over the images; RUN then holds a run of each,
+    with the very weights that it would have alone.
+    """
     from pipeline.distill import distill
 
-    distill(config)
+    distill(*runs)
 
 
 @command("embed", configs.EmbedConfig)
@@ -244,6 +252,19 @@ def export(config: configs.ExportConfig) -> None:
     export_student(config)
 
 
+@command("plan", configs.PlanConfig)
+def plan(config: configs.PlanConfig) -> None:
+    """What both stages will take, before anything is spent: bytes, memory, hours, and when the cache has paid.
+
+    Of a packed DATASET, or of --images that are not there yet. Times come from a short measurement on this
+    machine, or from given rates: of a GPU that trains a ResNet-50 with --rate images a second, the rest follows by
+    counting operations.
+    """
+    from pipeline.report.plan import report_plan
+
+    report_plan(config)
+
+
 @main.command("teachers")
 @click.option("--check", type=Path, metavar="FILE", help="say which known layout a weights file has")
 def teachers(check: Path | None) -> None:
@@ -272,7 +293,8 @@ def objectives() -> None:
 def run_cli(arguments: list[str] | None = None) -> int:
     """Run a command; what goes wrong ends in one sentence and an exit code: 1 a failure, 2 wrong use."""
     try:
-        main(arguments, standalone_mode=False)
+        with terminated_as_interrupted():
+            main(arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:

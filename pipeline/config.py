@@ -26,16 +26,19 @@ def setting(
     choices: tuple[str, ...] = (),
     least: float = -math.inf,
     most: float = math.inf,
+    several: bool = False,
 ) -> Any:
-    """A field that is an option of the command line, with its help and, where closed, its choices or bounds."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "choices": choices, "least": least, "most": most}
-    )
+    """A field that is an option of the command line, with its help and, where closed, its choices or bounds.
+
+    several: the option may be given again and again, each for a run of its own in one pass.
+    """
+    bounds = {"choices": choices, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata={"help": help, "several": several, **bounds})
 
 
-def argument(help: str = "") -> Any:
-    """A field that is a positional argument of the command line."""
-    return dataclasses.field(metadata={"help": help, "argument": True})
+def argument(help: str = "", default: Any = dataclasses.MISSING) -> Any:
+    """A field that is a positional argument of the command line, which need not be given if it has a default."""
+    return dataclasses.field(default=default, metadata={"help": help, "argument": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,12 @@ class RepairConfig(VerifyConfig):
 class TrainConfig:
     """What `distill` and `pretrain` share: the student and how it is optimised."""
 
-    student: str = setting("resnet18", "resnet18, resnet50, mobilenet_v2, alexnet, timm/NAME, ...")
+    student: str = setting(
+        "resnet18",
+        "resnet18, resnet50, mobilenet_v2, alexnet, timm/NAME, ...; several in one pass, into RUN/STUDENT "
+        "each, by --student again",
+        several=True,
+    )
     image_size: int = setting(224, "the student's input, in pixels", least=1)
     epochs: int = setting(130, "epochs; 0 writes the untrained student", least=0)
     batch_size: int = setting(256, "images a step over all ranks", least=1)
@@ -144,6 +152,9 @@ class DistillConfig(TrainConfig):
     )
     tau: float = setting(0.0, "temperature; 0: the objective's own, see `objectives`")
     student_tau: float = setting(0.0, "seed: the student's temperature; 0: 0.2")
+    loss_dtype: str = setting(
+        "fp32", "1q and seed: precision of the products with the anchors; sums stay fp32", choices=PRECISIONS
+    )
     momentum: float = setting(
         0.999, "2q: of the key encoder; 0: the bank is filled by the queries", least=0, most=1
     )
@@ -260,6 +271,50 @@ class SweepConfig:
         "", "what starts each training, such as 'torchrun --standalone --nproc-per-node 8'; default: python"
     )
     only: tuple[str, ...] = setting((), "only trials whose name has one of these in it, separated by commas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What both stages will take: bytes, memory and time, before anything is spent."""
+
+    dataset: Path | None = argument("dataset that `pack` wrote, or --images in its place", default=None)
+    images: int = setting(0, "without a DATASET: training images", least=0)
+    val_images: int = setting(0, "without a DATASET: validation images", least=0)
+    picture_bytes: int = setting(0, "without a DATASET: bytes of a picture in its .beton", least=0)
+    teacher: str = setting("demo", "as for cache-teacher; its weights are not needed")
+    teacher_size: int = setting(0, "the teacher's input in pixels; 0: its own", least=0)
+    teacher_batch_size: int = setting(128, "images a forward pass of the teacher", least=1)
+    teacher_amp_dtype: str = setting("fp32", "precision of the teacher's forward pass", choices=PRECISIONS)
+    student: str = setting("resnet18", "as for distill")
+    image_size: int = setting(224, "the student's input, in pixels", least=1)
+    objective: str = setting("1q", "what the student is trained with", choices=("1q", "2q"))
+    anchors: str = setting("", "anchor points K, or all. Default: 128,000, or every image if fewer")
+    head_dim: int = setting(0, "2q: width of a linear head on the student; 0: no head", least=0)
+    epochs: int = setting(130, "epochs of a student", least=1)
+    batch_size: int = setting(256, "images a step over all GPUs", least=1)
+    optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
+    amp_dtype: str = setting("bf16", "precision of the student's training", choices=PRECISIONS)
+    gpus: int = setting(0, "GPUs of both stages; 0: those of this machine, or its processor", least=0)
+    cores: int = setting(0, "processor cores that decode images; 0: those of this machine", least=0)
+    workers: int = setting(1, "threads that decode for a student, a GPU", least=1)
+    rate: float = setting(
+        0.0,
+        "images/s that one device trains a ResNet-50 at 224 px with: other networks by their operations",
+        least=0,
+    )
+    teacher_rate: float = setting(0.0, "images/s of the teacher on one device, in place of --rate's", least=0)
+    student_rate: float = setting(
+        0.0, "images/s of the student's training on one device, in place of --rate's", least=0
+    )
+    decode_rate: float = setting(
+        0.0, "with rates: images/s that a core decodes for the teacher; 0: left out", least=0
+    )
+    load_rate: float = setting(
+        0.0, "with rates: images/s that a thread decodes for the student; 0: left out", least=0
+    )
+    json: bool = setting(False, "print JSON in place of tables")
+    out: Path | None = setting(None, "write the table into a Markdown file, NAME.md, between its markers")
+    name: str = setting("plan", "--out: which pair of markers")
 
 
 def options(config: type) -> list[dataclasses.Field[Any]]:

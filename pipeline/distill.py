@@ -3,43 +3,52 @@
 from cache.reader import Split, Store, open_store
 from pipeline.config import DistillConfig
 from pipeline.dataset import DatasetSplit, open_dataset
-from pipeline.distributed import join, leave, resolve_device
+from pipeline.distributed import join, resolve_device, use_every_core
 from pipeline.errors import WrongUse
 from pipeline.guard import require_same_images
 from pipeline.known_teacher import warn_of_preprocessing
 from pipeline.live import LiveTeacher, open_live_teacher
 from pipeline.memory import memory_in_words
 from pipeline.objectives.objective import Objective
-from pipeline.objectives.registry import build_objective, resolved
+from pipeline.objectives.registry import build_objectives, resolved
 from pipeline.partial import chunks_of_run, chunks_there, left_out, require_whole, usable_rows
+from pipeline.student_run import StudentRun
 from pipeline.students import build_student
 from pipeline.subset import subset
 from pipeline.training import Training
 
 
 @memory_in_words("--batch-size", "--image-size", "--anchors")
-def distill(config: DistillConfig) -> None:
-    """Train a student from a cache into a run folder, going on where an interrupted run stopped."""
-    config = resolved(config)
+def distill(*configs: DistillConfig) -> None:
+    """Train a student from a cache into a run folder, going on where an interrupted run stopped.
+
+    Several configs, which differ in `student` and `run` alone, share one pass over the images: one loader, one join,
+    one set of anchors. Each run ends with the bits that it has alone.
+    """
+    configs = tuple(map(resolved, configs))
+    config = configs[0]
     device = resolve_device(config.device)
     world = join(device)
+    use_every_core()
     dataset, store = open_dataset(config.dataset), open_store(config.cache)
     split = joined(store.split("train"), dataset.split("train"), partial=config.partial)
     if world.is_first:
         warn_of_preprocessing(store.teacher, store.origin)
-    chunks = chunks_of_run(split, config.run, world, device) if config.partial else chunks_there(split)
+    folders = [each.run for each in configs]
+    chunks = chunks_of_run(split, folders, world, device) if config.partial else chunks_there(split)
     rows = subset(usable_rows(split, chunks), config.subset, config.seed)
-    student = build_student(config.student, image_size=config.image_size, seed=config.seed)
-    objective = build_objective(config, student.dim, split, rows)
-    training = Training(
+    students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
+    objectives = build_objectives(config, [student.dim for student in students], split, rows)
+    Training(
         command="distill",
-        config=config,
         dataset=dataset,
         rows=rows,
-        student=student,
-        objective=objective,
+        runs=[
+            StudentRun(config=each, student=student, objective=objective, world=world, device=device)
+            for each, student, objective in zip(configs, students, objectives, strict=True)
+        ],
         teacher=split,
-        live=live_teacher(config, store, objective, device),
+        live=live_teacher(config, store, objectives[0], device),
         made_of={
             "dataset": dataset.splits["train"].identity,
             "cache": store.id,
@@ -49,11 +58,7 @@ def distill(config: DistillConfig) -> None:
         left_out=left_out(split, chunks),
         world=world,
         device=device,
-    )
-    try:
-        training.run(config.run)
-    finally:
-        leave()
+    ).run()
 
 
 def live_teacher(
@@ -75,4 +80,5 @@ def joined(split: Split, dataset: DatasetSplit, *, partial: bool = False) -> Spl
     if not partial:
         require_whole(split)
     split.verify()
+    split.warm()
     return split

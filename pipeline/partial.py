@@ -3,6 +3,7 @@
 With --partial they are those of the chunks that were there when the run began, and of these alone to its end.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,16 @@ def chunks_there(split: Split) -> list[int]:
     return [index for index in range(split.shape.chunks) if index not in absent]
 
 
-def chunks_of_run(split: Split, run: Path, world: World, device: str) -> list[int]:
-    """The chunks that a run of `distill --partial` trains on: those that it began with, or all that are there.
+def chunks_of_run(split: Split, runs: Sequence[Path], world: World, device: str) -> list[int]:
+    """The chunks that runs of `distill --partial` train on: those that the first begun of them began with, or all
+    that are there.
 
     Each rank opened the cache for itself, maybe while it grew: they agree on what all of them see.
     Raises IncompleteStore when a chunk that the run began with is gone.
     """
     there = chunks_there(split)
-    begun = read_config(run)["made_of"].get("chunks") if (run / "config.json").exists() else None
+    run = next((run for run in runs if (run / "config.json").exists()), None)
+    begun = read_config(run)["made_of"].get("chunks") if run else None
     gone = sorted(set(begun or []) - set(there))
     if gone:
         raise IncompleteStore(

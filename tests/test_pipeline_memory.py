@@ -15,7 +15,7 @@ from pipeline.embed import embed
 from pipeline.errors import PipelineError
 from pipeline.extraction import BackboneSpec
 from pipeline.memory import memory_in_words
-from pipeline.training import Training
+from pipeline.student_run import StudentRun
 from tests.training_runs import settings
 
 PEBIBYTE = 1 << 50  # no process can have it: addresses have 47 bits
@@ -53,7 +53,7 @@ def test_other_errors_pass() -> None:
 def test_training_names_its_flags(
     packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Training, "learn", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
+    monkeypatch.setattr(StudentRun, "learn", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
     with pytest.raises(PipelineError, match="smaller --batch-size or --image-size or --anchors"):
         distill(settings(packed, cached, tmp_path / "run"))
 

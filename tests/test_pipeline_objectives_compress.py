@@ -89,7 +89,7 @@ def test_1q_a_student_at_its_teacher_has_no_loss_and_no_gradient(split: Split) -
 def test_1q_scores_against_the_windows_rows_but_its_own(split: Split, step: int) -> None:
     objective, batch = compress_1q(split), batch_at(split, step)
     embedding = torch.randn(BATCH, TEACHER_DIM, generator=torch.Generator().manual_seed(step))
-    window = objective.ring.window.rows_at(step)
+    window = objective.teacher.ring.window.rows_at(step)
     losses = []
     for query, teacher, row in zip(embedding, teacher_of(batch), batch.rows, strict=True):
         anchors = torch.from_numpy(split.gather(window[window != row.item()])).float()
@@ -100,6 +100,25 @@ def test_1q_scores_against_the_windows_rows_but_its_own(split: Split, step: int)
     # Sums of twenty float32 terms of at most some 10.
     assert loss.item() == pytest.approx(sum(losses) / BATCH, rel=1e-4)
     assert (window[:, None] == batch.rows.numpy()).any()  # the mask was needed
+
+
+def test_1q_in_bf16_has_the_loss_and_the_gradient_of_fp32_but_for_rounding(split: Split) -> None:
+    batch = batch_at(split, 1)
+    drawn = torch.randn(BATCH, TEACHER_DIM, generator=torch.Generator().manual_seed(1))
+    losses, gradients = [], []
+    for precision in ("fp32", "bf16"):
+        window = AnchorWindow(split.eligible(), 20, BATCH, seed=0)
+        objective = Compress1q(split, window, student_dim=STUDENT_DIM, tau=0.07, precision=precision)
+        embedding = drawn.clone().requires_grad_()
+        loss = objective((embedding,), batch, 1)
+        loss.backward()
+        assert embedding.grad is not None
+        losses.append(loss.item())
+        gradients.append(embedding.grad)
+    assert losses[0] != losses[1]
+    # 8 bits of logits of up to 14
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
 
 def test_1q_loss_falls_and_nothing_is_saved(split: Split) -> None:

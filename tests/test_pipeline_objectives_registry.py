@@ -56,6 +56,10 @@ def test_what_is_given_stays() -> None:
         ({"tau": -0.1}, "--tau -0.1 with the objective 1q: expected a number above 0"),
         ({"student_tau": 0.2}, "--student-tau 0.2 with the objective 1q: expected none"),
         ({"objective": "reg", "tau": 0.04}, "--tau 0.04 with the objective reg: expected none; leave it out"),
+        (
+            {"objective": "2q", "loss_dtype": "bf16"},
+            "--loss-dtype bf16 with the objective 2q: only 1q and seed",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], sentence: str) -> None:

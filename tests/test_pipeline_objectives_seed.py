@@ -34,7 +34,7 @@ def embedding() -> Tensor:
 
 def naive(objective: Seed, split: Split, student: Tensor, batch: Batch, step: int) -> float:
     """Cross-entropy of the two softmaxes less the teacher's entropy, a term at a time in float64."""
-    window, losses = objective.ring.window.rows_at(step), []
+    window, losses = objective.teacher.ring.window.rows_at(step), []
     for mine, row in zip(student.double().numpy(), batch.rows.tolist(), strict=True):
         mine = mine / np.linalg.norm(mine)
         teacher = split.gather(np.array([row]))[0].astype(np.float64)
@@ -53,7 +53,7 @@ def naive(objective: Seed, split: Split, student: Tensor, batch: Batch, step: in
 def test_equals_the_papers_loss_term_by_term(split: Split, step: int, taus: tuple[float, float]) -> None:
     objective = seed(split, tau=taus[0], student_tau=taus[1])
     batch, student = eligible_batch(split, BATCH, seed=step), embedding()
-    window = objective.ring.window.rows_at(step)
+    window = objective.teacher.ring.window.rows_at(step)
     among = np.isin(batch.rows.numpy(), window)
     assert among.any()  # a row among the anchors counts once, as the image's own
     assert not among.all()
@@ -65,7 +65,7 @@ def test_equals_the_papers_loss_term_by_term(split: Split, step: int, taus: tupl
 def test_by_hand_one_anchor_and_the_image_itself(split: Split) -> None:
     """The teacher's weights 1 : e^(cos - 1)/tau, the student's 1 : 1 where it is as near to both."""
     objective = seed(split, anchors=1, tau=1.0, student_tau=1.0)
-    anchor = int(objective.ring.window.rows_at(0)[0])
+    anchor = int(objective.teacher.ring.window.rows_at(0)[0])
     row = next(row for row in split.eligible() if row != anchor)
     teacher, other = (split.gather(np.array([r])).astype(np.float64)[0] for r in (row, anchor))
     middle = torch.from_numpy(teacher + other).float()[None]
@@ -113,6 +113,19 @@ def test_the_loss_falls_and_nothing_is_saved(split: Split) -> None:
     losses = losses_of_descent(objective, (eligible_batch(split, BATCH, step) for step in range(60)), 0.1)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert not objective.state_dict()
+
+
+def test_bf16_has_the_loss_of_fp32_but_for_rounding(split: Split) -> None:
+    batch, losses = eligible_batch(split, BATCH, seed=1), []
+    for precision in ("fp32", "bf16"):
+        window = AnchorWindow(split.eligible(), 20, BATCH, seed=0)
+        objective = Seed(
+            split, window, student_dim=STUDENT_DIM, tau=0.2, student_tau=0.2, precision=precision
+        )
+        losses.append(objective((embedding(),), batch, 1).item())
+    assert losses[0] != losses[1]
+    # 8 bits of logits of up to 5
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_the_head_has_two_layers(split: Split) -> None:

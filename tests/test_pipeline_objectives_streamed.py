@@ -269,3 +269,29 @@ def test_float16_products_are_refused() -> None:
     half = unit(2, 4, 0, torch.float16)
     with pytest.raises(ValueError, match="use float32 or bfloat16 products"):
         streamed_kl(half, half, half, half, tau=0.04)
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.04, 1.0])
+def test_what_all_anchors_are_moved_by_does_not_matter(tau: float) -> None:
+    query, teacher, anchors = realistic(0.3)
+    options = {"tau": tau, "own": torch.arange(32) - 1, "block": 100}
+    expected, gradient = loss_and_gradient(query, teacher, anchors, anchors, **options)
+    moved = anchors - anchors.mean(0)
+    loss, other = loss_and_gradient(query, teacher, moved, moved, **options)
+    # float64 rounds logits of 1/tau by 1e-16/tau, and the gradient is divided by tau
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-13 / tau)
+    torch.testing.assert_close(other, gradient, rtol=1e-9, atol=1e-13 / tau**2)
+
+
+@pytest.mark.parametrize("distance", [1.0, 0.1])
+def test_bfloat16_rounds_anchors_less_their_mean_by_half(distance: float) -> None:
+    query, teacher, anchors = realistic(distance)
+    _, exact = loss_and_gradient(query, teacher, anchors, anchors, tau=0.04)
+    errors = []
+    for origin in (torch.zeros(256), anchors.mean(0)):
+        reduced = (anchors - origin).bfloat16()
+        single = (query.float(), teacher.float(), reduced, reduced)
+        _, gradient = loss_and_gradient(*single, tau=0.04, product_dtype=torch.bfloat16)
+        errors.append(error_a_query(gradient, exact))
+    # measured: 0.42 and 0.46 of the error (1.9 and 1.8 times less on the caches of CIFAR-10 and Fashion-MNIST)
+    assert errors[1] < 0.7 * errors[0]

@@ -18,7 +18,7 @@ from pipeline.distributed import World
 from pipeline.errors import PipelineError
 from pipeline.partial import chunks_of_run, chunks_there, left_out, usable_rows
 from pipeline.runlog import read_config
-from pipeline.training import Training
+from pipeline.student_run import StudentRun
 from tests.tiny_store import create, write
 from tests.training_runs import assert_same_run, settings
 from tests.two_ranks import on_two_ranks
@@ -68,13 +68,13 @@ def test_only_rows_of_complete_chunks_are_trained_on(
     capsys: pytest.CaptureFixture[str],
     objective: str,
 ) -> None:
-    learn, seen = Training.learn, set()
+    learn, seen = StudentRun.learn, set()
 
-    def spy(self: Training, model, batch):  # type: ignore[no-untyped-def]
+    def spy(self: StudentRun, batch, rate):  # type: ignore[no-untyped-def]
         seen.update(batch.rows.tolist())
-        return learn(self, model, batch)
+        learn(self, batch, rate)
 
-    monkeypatch.setattr(Training, "learn", spy)
+    monkeypatch.setattr(StudentRun, "learn", spy)
     config = settings(
         packed, growing, tmp_path / "run", objective=objective, batch_size=47, anchors="", clusters=8
     )
@@ -126,7 +126,7 @@ def test_of_a_whole_cache_nothing_is_left_out(cached: Path) -> None:
 
 def agreed_chunks(rank: int, stores: list[Path], run: Path) -> list[int]:
     split = open_store(stores[rank]).split("train")
-    return chunks_of_run(split, run, World(rank=rank, size=2), "cpu")
+    return chunks_of_run(split, [run], World(rank=rank, size=2), "cpu")
 
 
 def test_ranks_agree_on_what_all_of_them_see(tmp_path: Path) -> None:

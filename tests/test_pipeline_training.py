@@ -1,5 +1,6 @@
 """The training loop: exact resume from within an epoch, two ranks as one, and a folder that keeps its settings."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,10 @@ from cache.lock import sole_writer
 from pipeline.config import PretrainConfig
 from pipeline.distill import distill
 from pipeline.errors import PipelineError, WrongUse
+from pipeline.monitor import NearestMonitor
 from pipeline.pretrain import pretrain
-from tests.training_runs import STUDENT, assert_same_run, distill_in_two, losses, settings, weights
+from pipeline.student_run import StudentRun
+from tests.training_runs import STUDENT, Death, assert_same_run, distill_in_two, losses, settings, weights
 
 
 @pytest.mark.parametrize("objective", ["1q", "2q", "crd", "cc"])
@@ -57,6 +60,30 @@ def test_killed_within_an_epoch_by_the_system_a_run_goes_on_to_the_same_weights(
     assert process.wait() == -signal.SIGKILL
     assert start(tmp_path / "killed").wait() == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_died_while_it_evaluated_lacks_no_evaluation_and_clears_up(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(packed, cached, tmp_path / "run", eval_every=1)
+    evaluate = StudentRun.evaluate
+
+    def die(self: StudentRun, monitor: NearestMonitor) -> None:
+        if self.step == 8:
+            raise Death
+        evaluate(self, monitor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentRun, "evaluate", die)
+        with pytest.raises(Death):
+            distill(config)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (config.run / f".resume.pt~{os.uname().nodename}~{dead.pid}~00000000.tmp").write_bytes(b"half")
+    distill(config)
+    lines = map(json.loads, (config.run / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "nn1" in line] == [4, 8, 12]
+    assert not list(config.run.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("objective", ["1q", "2q"])

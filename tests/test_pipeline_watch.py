@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.distill import distill
 from pipeline.errors import PipelineError
-from pipeline.training import RESUME_FILE, Training
+from pipeline.student_run import RESUME_FILE, StudentRun
 from pipeline.watch import Watch, mean_cosine, named, non_finite_weights
 from tests.training_runs import settings, weights
 
@@ -84,17 +84,16 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 def poison_after(step: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
     """Let a run's weights become NaN at the end of a step; gives the rows of each step, which it fills."""
-    learn, rows = Training.learn, {}
+    learn, rows = StudentRun.learn, {}
 
-    def poisoned(self: Training, model: nn.Module, batch: Any) -> Tensor:
-        loss = learn(self, model, batch)
+    def poisoned(self: StudentRun, batch: Any, rate: float) -> None:
+        learn(self, batch, rate)
         rows[self.step] = batch.rows.tolist()
         if self.step == step:
             with torch.no_grad():
                 next(self.network.parameters()).fill_(torch.nan)
-        return loss
 
-    monkeypatch.setattr(Training, "learn", poisoned)
+    monkeypatch.setattr(StudentRun, "learn", poisoned)
     return rows
 
 

@@ -12,7 +12,7 @@ from pipeline.checkpoints import load_safetensors
 from pipeline.config import DistillConfig, PretrainConfig
 from pipeline.distill import distill
 from pipeline.pretrain import pretrain
-from pipeline.training import Training
+from pipeline.student_run import StudentRun
 
 STUDENT = "tests.tiny_student:build"
 
@@ -77,15 +77,15 @@ def distill_in_two(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> No
 
     Of 12 steps it dies in the last; epochs end at steps 4 and 8, the last checkpoint is that of step 9.
     """
-    learn = Training.learn
+    learn = StudentRun.learn
 
-    def die(self: Training, *arguments: Any) -> torch.Tensor:
+    def die(self: StudentRun, *arguments: Any) -> None:
         if self.step == 11:
             raise Death
-        return learn(self, *arguments)
+        learn(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "learn", die)
+        patch.setattr(StudentRun, "learn", die)
         with pytest.raises(Death):
             distill(config)
     distill(config)

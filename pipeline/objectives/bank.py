@@ -3,7 +3,9 @@
 Anchors stand in slots 0..K-1. A query's own row is found among them by a table from rows to slots.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
@@ -41,15 +43,21 @@ class Slots(nn.Module):
 class AnchorRing(Slots):
     """The teacher's embeddings of an AnchorWindow, on the device. Nothing is saved: the step says it all.
 
-    anchors: (K, Dt) float16 as cached, or `dtype`.
+    anchors: (K, Dt) float16 as cached, or, if `centred`, bfloat16 less `origin` (Dt,) float32, the mean of the first
+    rows of step 0. A softmax over anchors and its gradient do not see what all of them are moved by, but
+    bfloat16 does: it rounds to eight bits, and a network's features have most of their length in common.
     """
 
     anchors: Tensor
+    origin: Tensor | None
 
-    def __init__(self, split: Split, window: AnchorWindow, *, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(self, split: Split, window: AnchorWindow, *, centred: bool = False) -> None:
         super().__init__(window.size, split.shape.rows, saved=False)
         self.split = split
         self.window = window
+        dtype = torch.bfloat16 if centred else torch.float16
+        origin = mean_of(split, window.rows_at(0)[:ROWS_A_FETCH]) if centred else None
+        self.register_buffer("origin", origin, persistent=False)
         self.step: int | None = None
         self.register_buffer(
             "anchors", torch.zeros(window.size, split.shape.dim, dtype=dtype), persistent=False
@@ -63,7 +71,7 @@ class AnchorRing(Slots):
             slots, rows = map(torch.from_numpy, self.window.entering(step))
         else:
             slots, rows = torch.arange(self.size), torch.from_numpy(self.window.rows_at(step))
-        fetch(self.split, slots, rows, self.anchors)
+        fetch(self.split, slots, rows, self.anchors, self.origin)
         self.place(slots.to(self.rows.device), rows.to(self.rows.device))
         self.step = step
 
@@ -134,11 +142,21 @@ class AnchorBank(Slots):
             fetch(self.split, slots, rows.cpu(), self.teacher)
 
 
-def fetch(split: Split, slots: Tensor, rows: Tensor, out: Tensor) -> None:
-    """Copy the cached embeddings of rows (n,) into slots (n,) of `out` (K, Dt), a few thousand at a time."""
+def fetch(split: Split, slots: Tensor, rows: Tensor, out: Tensor, origin: Tensor | None = None) -> None:
+    """Copy the cached embeddings of rows (n,) into slots (n,) of `out` (K, Dt), a few thousand at a time.
+
+    origin: float32 (Dt,), what is taken off each.
+    """
     for some_slots, some_rows in zip(slots.split(ROWS_A_FETCH), rows.split(ROWS_A_FETCH), strict=True):
-        embeddings = torch.from_numpy(split.gather(some_rows.numpy()))
+        embeddings = torch.from_numpy(split.gather(some_rows.numpy())).to(out.device)
+        if origin is not None:
+            embeddings = embeddings.float() - origin
         out[some_slots.to(out.device)] = embeddings.to(out)
+
+
+def mean_of(split: Split, rows: NDArray[np.int64]) -> Tensor:
+    """The mean (Dt,) float32 of the cached embeddings of rows (n,)."""
+    return torch.from_numpy(split.gather(rows)).double().mean(0).float()
 
 
 def last_of_each(rows: Tensor) -> Tensor:

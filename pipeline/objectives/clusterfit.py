@@ -44,6 +44,7 @@ class ClusterFit(Objective):
         self.student_dim = student_dim
         self.clusters = max(1, min(clusters, len(rows) // 4))
         self.iterations, self.seed = iterations, seed
+        self.others: tuple[ClusterFit, ...] = ()  # in a tuple: not a part of this module
         self.register_buffer("cluster_of_row", torch.full((split.shape.rows,), EMPTY, dtype=torch.int32))
 
     def describe(self) -> str:
@@ -52,6 +53,10 @@ class ClusterFit(Objective):
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.clusters)
 
+    def share(self, first: Objective) -> None:
+        assert isinstance(first, ClusterFit), type(first)
+        self.others = (first,)
+
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         if step == 0:
             self.cluster()
@@ -59,7 +64,11 @@ class ClusterFit(Objective):
         return F.cross_entropy(embeddings[0].float(), clusters)
 
     def cluster(self) -> None:
-        """Find the clusters of the rows: the first rank's are everyone's."""
+        """Find the clusters of the rows: the first rank's are everyone's, and the first student's every student's."""
+        for other in self.others:
+            if (other.cluster_of_row != EMPTY).any():
+                self.cluster_of_row.copy_(other.cluster_of_row)
+                return
         if is_first_rank():
             rows, dim = len(self.rows), self.split.shape.dim
             tqdm.write(f"k-means of {rows:,} embeddings of {dim}-d into {self.clusters:,} clusters")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
-from pipeline.objectives.bank import AnchorBank, AnchorRing
+from pipeline.objectives.anchored_teacher import AnchoredTeacher
+from pipeline.objectives.bank import AnchorBank
 from pipeline.objectives.objective import Batch, Objective
 from pipeline.objectives.ranks import gather_ranks
 from pipeline.objectives.streamed import streamed_kl
@@ -19,27 +20,36 @@ class Compress1q(Objective):
     """One queue: the similarities of both are to the teacher's anchors, the student's behind a linear head.
 
     split: the teacher's cache. window: which of its rows are anchors at a step, the same on every rank: it
-    advances by the global batch. There is no state to save.
+    advances by the global batch. precision: of the products with the anchors, fp32 or bf16. There is no state to save.
     """
 
-    def __init__(self, split: Split, window: AnchorWindow, *, student_dim: int, tau: float = 0.04) -> None:
+    def __init__(
+        self,
+        split: Split,
+        window: AnchorWindow,
+        *,
+        student_dim: int,
+        tau: float = 0.04,
+        precision: str = "fp32",
+    ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
-        self.ring = AnchorRing(split, window)
+        self.teacher = AnchoredTeacher(split, window, tau=tau, precision=precision)
 
     def describe(self) -> str:
-        return f"CompRess-1q, {self.ring.size:,} anchors, tau {self.tau}"
+        return f"CompRess-1q, {self.teacher.ring.size:,} anchors, tau {self.tau}"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)
 
+    def share(self, first: Objective) -> None:
+        assert isinstance(first, Compress1q), type(first)
+        self.teacher = first.teacher
+
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        self.ring.move_to(step)
-        query, teacher = unit(embeddings[0]), teacher_of(batch)
-        anchors, own = self.ring.anchors, self.ring.slots_of(batch.rows)
-        return streamed_kl(query, teacher, anchors, anchors, tau=self.tau, own=own)
+        return self.teacher.divergence(unit(embeddings[0]), batch, step, tau=self.tau)
 
 
 class Compress2q(Objective):

@@ -48,6 +48,12 @@ class Objective(nn.Module):
         """The objective and its settings in a few words, for the first line of a run."""
         return type(self).__name__
 
+    def share(self, first: "Objective") -> None:
+        """Share with the objective of another student in the same pass what no student changes.
+
+        It is of the same class and settings. At every step it is called first, with the same batch, or has left.
+        """
+
     def start(self, network: nn.Module) -> None:
         """Look at the initial network, on its device and not wrapped by DDP."""
 

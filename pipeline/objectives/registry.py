@@ -1,6 +1,6 @@
 """Every objective by name: what it is, and how a run's settings make one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
 from pipeline.objectives.simreg import SimReg
 from pipeline.objectives.supervised import Supervised, labelled_classes
 
+REDUCED = ("1q", "seed")  # whose anchors are all in the teacher's space
 COMPRESS = "Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020"
 
 
@@ -43,7 +44,7 @@ class ObjectiveEntry:
 def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
     """CompRess with the teacher's anchors, taken from the rows that are trained on."""
     window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
-    return Compress1q(split, window, student_dim=student_dim, tau=config.tau)
+    return Compress1q(split, window, student_dim=student_dim, tau=config.tau, precision=config.loss_dtype)
 
 
 def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
@@ -84,7 +85,14 @@ def build_seed(config: DistillConfig, student_dim: int, split: Split, rows: NDAr
     """SEED, its anchors a window over the rows that are trained on."""
     anchors = anchor_count(config.anchors or str(min(DEFAULT_ANCHORS, len(rows))), len(rows))
     window = AnchorWindow(rows, anchors, config.batch_size, config.seed)
-    return Seed(split, window, student_dim=student_dim, tau=config.tau, student_tau=config.student_tau)
+    return Seed(
+        split,
+        window,
+        student_dim=student_dim,
+        tau=config.tau,
+        student_tau=config.student_tau,
+        precision=config.loss_dtype,
+    )
 
 
 def build_supervised(
@@ -187,6 +195,16 @@ def build_objective(
     return entry_of(config.objective).build(config, student_dim, split, rows)
 
 
+def build_objectives(
+    config: DistillConfig, student_dims: Sequence[int], split: Split, rows: NDArray[np.int64]
+) -> list[Objective]:
+    """An objective for each student of a pass, of these widths; what no student changes they share."""
+    first, *others = [build_objective(config, dim, split, rows) for dim in student_dims]
+    for other in others:
+        other.share(first)
+    return [first, *others]
+
+
 def entry_of(name: str) -> ObjectiveEntry:
     """An objective by name. WrongUse, with the nearest, for an unknown one."""
     if name not in OBJECTIVES:
@@ -198,9 +216,14 @@ def entry_of(name: str) -> ObjectiveEntry:
 def resolved(config: DistillConfig) -> DistillConfig:
     """The settings with the objective's own in place of what is left to it, as they run and are recorded.
 
-    WrongUse for an unknown objective, a temperature below 0, or one given to an objective that has none.
+    WrongUse for an unknown objective, a temperature below 0, and a setting given to an objective that has none.
     """
     own = entry_of(config.objective)
+    if config.loss_dtype != "fp32" and config.objective not in REDUCED:
+        raise WrongUse(
+            f"--loss-dtype {config.loss_dtype} with the objective {config.objective}: only "
+            f"{' and '.join(REDUCED)} have products in less than fp32; leave it out"
+        )
     for name in ("tau", "student_tau"):
         given = getattr(config, name)
         if given < 0 or (given and not getattr(own, name)):

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
-from pipeline.objectives.bank import AnchorRing
-from pipeline.objectives.compress import teacher_of, unit
+from pipeline.objectives.anchored_teacher import AnchoredTeacher
+from pipeline.objectives.compress import unit
 from pipeline.objectives.objective import Batch, Objective
-from pipeline.objectives.streamed import streamed_kl
 
 DEFAULT_ANCHORS = 65_536
 
@@ -35,16 +34,19 @@ class Seed(Objective):
         student_dim: int,
         tau: float = 0.01,
         student_tau: float = 0.2,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
         self.student_tau = student_tau
-        self.ring = AnchorRing(split, window)
+        self.teacher = AnchoredTeacher(split, window, tau=tau, own_anchor=True, precision=precision)
 
     def describe(self) -> str:
-        return f"SEED, {self.ring.size:,} anchors, tau {self.tau} of the teacher and {self.student_tau}"
+        return (
+            f"SEED, {self.teacher.ring.size:,} anchors, tau {self.tau} of the teacher and {self.student_tau}"
+        )
 
     def head(self) -> nn.Module:
         width = self.student_dim
@@ -52,16 +54,9 @@ class Seed(Objective):
             nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, self.teacher_dim)
         )
 
+    def share(self, first: Objective) -> None:
+        assert isinstance(first, Seed), type(first)
+        self.teacher = first.teacher
+
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        self.ring.move_to(step)
-        teacher, anchors = teacher_of(batch), self.ring.anchors
-        return streamed_kl(
-            unit(embeddings[0]),
-            teacher,
-            anchors,
-            anchors,
-            tau=self.student_tau,
-            teacher_tau=self.tau,
-            own=self.ring.slots_of(batch.rows),
-            positive=teacher,
-        )
+        return self.teacher.divergence(unit(embeddings[0]), batch, step, tau=self.student_tau)

@@ -1,15 +1,17 @@
 """The similarity loss of CompRess (NeurIPS 2020, arXiv 2010.14713), streamed over blocks of anchors.
 
-One pass over the anchors a_j gives the loss and its gradient in memory that does not depend on their number.
-With logits l = cosine / tau, weights w = exp(l - peak), Z = sum_j w_j, for the teacher t and the student s,
+Each side takes one pass over the anchors, in memory that does not depend on their number. With logits
+l = cosine / tau, weights w = exp(l - peak), Z = sum_j w_j, p_j = w_j / Z and the student's anchors a_j,
 
-    KL(p(t) || p(s))  = sum_j w_t (l_t - l_s) / Z_t - log sum_j exp(l_t) + log sum_j exp(l_s)
-    its gradient in s = (sum_j w_s a_j / Z_s - sum_j w_t a_j / Z_t) / tau
+    KL(p(t) || p(s))  = sum_j p_j(t) log p_j(t) - m(t) . s / tau + log sum_j exp(l_j(s)),  m = sum_j p_j a_j
+    its gradient in s = (m(s) - m(t)) / tau
 
-so that only the partition sums Z, the cross term and the weighted sums of the student's anchors are kept.
+so that of each side only Z and m are kept, and of the teacher's the sum of p log p. The teacher's side knows nothing
+of the student where both have the same anchors: found once, it serves every student that sees the batch.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,19 @@ from torch.autograd.function import once_differentiable
 # Unit vectors bound a logit by 1/tau. Down to this temperature the weights, from exp(-50) to exp(50), and the
 # sums of millions of them lie well inside float32 without a peak; below it the running maximum is subtracted.
 SMALLEST_TAU_WITHOUT_PEAK = 0.02
+# Anchors at a time. On a processor those that have to be converted are fewer, so that 2048-d stay in its last cache.
+CONVERTED_BLOCK, BLOCK = 2048, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSide:
+    """What the loss needs of the teacher: its mean (B, D) of the student's anchors, p_log_p (B,), its negative
+    entropy, and has_anchors (B,) bool: a query without any has no loss and no gradient.
+    """
+
+    mean: Tensor
+    p_log_p: Tensor
+    has_anchors: Tensor
 
 
 def streamed_kl(
@@ -32,100 +47,196 @@ def streamed_kl(
     own: Tensor | None = None,
     positive: Tensor | None = None,
     filled: int | None = None,
-    block: int = 4096,
+    block: int = 0,
     product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mean over queries of KL(p(teacher) || p(student)), with p = softmax(cosine / tau) over the anchors.
 
     query (B, Ds), teacher_query (B, Dt), anchors (K, Ds), teacher_anchors (K, Dt): unit rows, of which only
     `query` receives a gradient. Anchors may be float16: they are converted a block at a time. Both may be one
-    and the same tensor, which is then multiplied with both queries at once.
+    and the same tensor.
     tau: the student's temperature and, unless `teacher_tau` is given, the teacher's.
     own: int64 (B,), the slot of each query's own row among the anchors, left out on both sides; -1 if absent.
     positive: (B, D), one more anchor for each query that no other query sees, where D = Ds = Dt is one space.
     filled: only the first `filled` slots are anchors. A query without any anchor has no loss and no gradient.
+    block: anchors at a time; 0: what suits the device.
     product_dtype: of the products, the query's by default; sums are in at least float32, also under autocast.
 
     Returns a scalar in the dtype of the sums. Raises ValueError for products in float16.
     """
-    product_dtype = product_dtype or query.dtype
+    shared: dict[str, Any] = {"own": own, "positive": positive, "filled": filled, "block": block}
+    shared["product_dtype"] = product_dtype or query.dtype
+    teacher = teacher_side(
+        teacher_query, teacher_anchors, anchors, tau=tau if teacher_tau is None else teacher_tau, **shared
+    )
+    return divergence(teacher, query, anchors, tau=tau, **shared)
+
+
+@torch.no_grad()
+def teacher_side(
+    query: Tensor,
+    anchors: Tensor,
+    student_anchors: Tensor,
+    *,
+    tau: float,
+    own: Tensor | None = None,
+    positive: Tensor | None = None,
+    filled: int | None = None,
+    block: int = 0,
+    product_dtype: torch.dtype = torch.float32,
+) -> TeacherSide:
+    """The teacher's part of `streamed_kl`, without gradient: query (B, Dt), anchors (K, Dt), student_anchors (K, Ds).
+
+    The rest is as there. Queries in float16 are multiplied in `product_dtype`, which is not.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        values = None if anchors.is_set_to(student_anchors) else student_anchors[:filled]
+        side = _Side(query, student_anchors.shape[1], tau, product_dtype, is_teacher=values is not None)
+        side.stream(anchors[:filled], values, own, positive, block)
+        # in one space the mean logit is the logit of the mean
+        mean_logit = (side.mean() * side.scaled).sum(1) if values is None else side.mean_logit()
+        p_log_p = mean_logit - side.log_sum()
+        return TeacherSide(mean=side.mean(), p_log_p=p_log_p, has_anchors=side.has_anchors)
+
+
+def divergence(
+    teacher: TeacherSide,
+    query: Tensor,
+    anchors: Tensor,
+    *,
+    tau: float,
+    own: Tensor | None = None,
+    positive: Tensor | None = None,
+    filled: int | None = None,
+    block: int = 0,
+    product_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The student's part of `streamed_kl`, which it ends: query (B, Ds), anchors (K, Ds), the rest as there."""
     if product_dtype == torch.float16:
         raise ValueError("the weights of far anchors underflow in float16: use float32 or bfloat16 products")
-    scored = slice(len(anchors) if filled is None else filled)
-    if own is None:
-        own = torch.full((len(query),), -1, device=query.device)
-    taus = (tau if teacher_tau is None else teacher_tau, tau)
     with torch.autocast(query.device.type, enabled=False):
-        return _StreamedKL.apply(
-            query,
-            teacher_query,
-            anchors[scored],
-            teacher_anchors[scored],
-            taus,
-            own,
-            positive,
-            block,
-            product_dtype,
-        )
+        return _Divergence.apply(query, teacher, anchors[:filled], tau, own, positive, block, product_dtype)
 
 
-class _StreamedKL(torch.autograd.Function):
+class _Divergence(torch.autograd.Function):
     """The loss, with its gradient computed on the way forward."""
 
     @staticmethod
     def forward(
         ctx: Any,
         query: Tensor,
-        teacher_query: Tensor,
+        teacher: TeacherSide,
         anchors: Tensor,
-        teacher_anchors: Tensor,
-        taus: tuple[float, float],
-        own: Tensor,
+        tau: float,
+        own: Tensor | None,
         positive: Tensor | None,
         block: int,
         product_dtype: torch.dtype,
     ) -> Tensor:
-        sums = _Sums(query, taus, torch.promote_types(product_dtype, torch.float32))
-        teacher_scaled, scaled = (
-            (unit.to(sums.dtype) / tau).to(product_dtype)
-            for unit, tau in zip((teacher_query, query), taus, strict=True)
-        )
-        for start, logits, part in _blocks(teacher_scaled, scaled, anchors, teacher_anchors, block):
-            sums.add(logits, part, own - start)
-        if positive is not None:
-            sums.add_positive(teacher_scaled, scaled, positive)
-        has_anchors = len(anchors) > ((own >= 0) & (own < len(anchors))).long()
-        has_anchors |= positive is not None
-        loss, gradient = sums.loss_and_gradient(has_anchors)
-        ctx.save_for_backward(gradient.to(query.dtype))
-        return loss
+        side = _Side(query, anchors.shape[1], tau, product_dtype)
+        side.stream(anchors, None, own, positive, block)
+        mean = side.mean()
+        losses = teacher.p_log_p - (teacher.mean * side.scaled).sum(1) + side.log_sum()
+        ctx.save_for_backward(((mean - teacher.mean) / (tau * len(query))).to(query.dtype))
+        return losses.masked_fill(~teacher.has_anchors, 0).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (query_gradient,) = ctx.saved_tensors
-        return gradient * query_gradient, *[None] * 8
+        return gradient * query_gradient, *[None] * 7
 
 
-def _blocks(
-    teacher_query: Tensor, query: Tensor, anchors: Tensor, teacher_anchors: Tensor, block: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The first slot, logits (2B, n), the teacher's above the student's, and student's anchors of each block.
+class _Side:
+    """What is accumulated over the anchors for one side's queries (B, D); dim: of the anchors that are averaged.
 
-    The tensors are buffers: the next block overwrites them.
+    is_teacher: whether the logits are averaged too.
     """
-    if anchors.is_set_to(teacher_anchors):
-        queries, spaces = [torch.cat([teacher_query, query])], [anchors]
-    else:
-        queries, spaces = [teacher_query, query], [teacher_anchors, anchors]
-    block = min(block, len(anchors))
-    room = query.new_empty(2 * len(query) * block)
-    blocks = zip(*(_converted(space, block, query.dtype) for space in spaces), strict=True)
-    for index, parts in enumerate(blocks):
-        logits = room[: 2 * len(query) * len(parts[0])].view(2 * len(query), -1)
-        for left, part, out in zip(queries, parts, logits.split(len(queries[0])), strict=True):
-            torch.mm(left, part.T, out=out)
-        yield index * block, logits, parts[-1]
+
+    def __init__(
+        self, query: Tensor, dim: int, tau: float, product_dtype: torch.dtype, *, is_teacher: bool = False
+    ) -> None:
+        self.dtype = torch.promote_types(product_dtype, torch.float32)
+        self.scaled = (query.to(self.dtype) / tau).to(product_dtype)
+        longest = 1 if product_dtype == self.dtype else 2  # anchors of bf16 products may be less their mean
+        self.needs_peak = tau < longest * SMALLEST_TAU_WITHOUT_PEAK
+        lowest = torch.finfo(self.dtype).min if self.needs_peak else 0.0
+        self.peak = query.new_full((len(query), 1), lowest, dtype=self.dtype)
+        self.partition = query.new_zeros(len(query), dtype=self.dtype)
+        self.anchors = query.new_zeros(len(query), dim, dtype=self.dtype)
+        self.logits = torch.zeros_like(self.partition) if is_teacher else None
+
+    def stream(
+        self, anchors: Tensor, values: Tensor | None, own: Tensor | None, positive: Tensor | None, block: int
+    ) -> None:
+        """Take in anchors (K, D) and what is averaged in their place (K, dim), by default themselves."""
+        if own is None:
+            own = torch.full((len(self.scaled),), -1, device=self.scaled.device)
+        spaces = [anchors] if values is None else [anchors, values]
+        small = anchors.device.type == "cpu" and anchors.dtype != self.scaled.dtype
+        block = min(block or (CONVERTED_BLOCK if small else BLOCK), len(anchors))
+        room = self.scaled.new_empty(len(self.scaled) * block)
+        blocks = zip(*(_converted(space, block, self.scaled.dtype) for space in spaces), strict=True)
+        for index, parts in enumerate(blocks):
+            logits = room[: len(self.scaled) * len(parts[0])].view(len(self.scaled), -1)
+            torch.mm(self.scaled, parts[0].T, out=logits)
+            self._add(logits, parts[-1], own - index * block)
+        if positive is not None:
+            self._add_positive(positive.to(self.dtype))
+        self.has_anchors = len(anchors) > ((own >= 0) & (own < len(anchors))).long()
+        self.has_anchors |= positive is not None
+
+    def _add(self, logits: Tensor, anchors: Tensor, own: Tensor) -> None:
+        """Take in a block: logits (B, n) to overwrite, anchors (n, dim), own (B,) from its first slot."""
+        logits = logits.to(self.dtype)
+        finite = None if self.logits is None else logits.clone()
+        _leave_out(logits, own)
+        weights = self._weigh(logits, finite)
+        if anchors.dtype == self.dtype:
+            self.anchors.addmm_(weights, anchors)
+        else:
+            self.anchors += weights.to(anchors.dtype) @ anchors
+
+    def _add_positive(self, positive: Tensor) -> None:
+        """Take in an anchor (B, D) of each query alone."""
+        logits = (self.scaled * positive).sum(1, keepdim=True)
+        self.anchors += self._weigh(logits, logits.clone()) * positive
+
+    def _weigh(self, logits: Tensor, finite: Tensor | None) -> Tensor:
+        """The weights of logits (B, n), summed into the partition and, times the finite logits, into their sum."""
+        if self.needs_peak:
+            self._raise_peak(logits.amax(1, keepdim=True))
+            logits.sub_(self.peak)
+        weights = logits.exp_()
+        self.partition += weights.sum(1)
+        if self.logits is not None and finite is not None:
+            self.logits += finite.mul_(weights).sum(1)
+        return weights
+
+    def _raise_peak(self, peak: Tensor) -> None:
+        peak = torch.maximum(self.peak, peak)
+        shrink = torch.exp(self.peak - peak)  # (B, 1)
+        self.partition *= shrink[:, 0]
+        self.anchors *= shrink
+        if self.logits is not None:
+            self.logits *= shrink[:, 0]
+        self.peak = peak
+
+    def mean(self) -> Tensor:
+        """The weighted mean (B, dim) of the anchors; zero for a query without any, as its other sums are finite."""
+        return self.anchors / self._partition()[:, None]
+
+    def mean_logit(self) -> Tensor:
+        """The weighted mean (B,) of the logits."""
+        assert self.logits is not None, "only a teacher's are kept"
+        return self.logits / self._partition()
+
+    def log_sum(self) -> Tensor:
+        """log sum_j exp(l_j), (B,)."""
+        return self.peak[:, 0] + self._partition().log()
+
+    def _partition(self) -> Tensor:
+        return self.partition.masked_fill(~self.has_anchors, 1)
 
 
 def _converted(anchors: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -137,68 +248,6 @@ def _converted(anchors: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tens
     buffer = anchors.new_empty(block, anchors.shape[1], dtype=dtype)
     for part in parts:
         yield buffer[: len(part)].copy_(part)
-
-
-class _Sums:
-    """What is accumulated: rows 0..B-1 are weighted by the teacher, rows B..2B-1 by the student."""
-
-    def __init__(self, query: Tensor, taus: tuple[float, float], dtype: torch.dtype) -> None:
-        queries, dim = query.shape
-        self.dtype = dtype
-        self.tau = taus[1]
-        self.needs_peak = min(taus) < SMALLEST_TAU_WITHOUT_PEAK
-        lowest = torch.finfo(dtype).min if self.needs_peak else 0.0
-        self.peak = query.new_full((2 * queries, 1), lowest, dtype=dtype)
-        self.partition = query.new_zeros(2 * queries, dtype=dtype)
-        self.cross = query.new_zeros(queries, dtype=dtype)
-        self.anchors = query.new_zeros(2 * queries, dim, dtype=dtype)
-
-    def add(self, logits: Tensor, anchors: Tensor, own: Tensor) -> None:
-        """Take in a block: logits (2B, n) to overwrite, anchors (n, D), own (B,) from its first slot."""
-        logits = logits.to(self.dtype)
-        difference = torch.sub(*logits.chunk(2))
-        _leave_out(logits, own.repeat(2))
-        weights = self._weigh(logits, difference)
-        if anchors.dtype == self.dtype:
-            self.anchors.addmm_(weights, anchors)
-        else:
-            self.anchors += weights.to(anchors.dtype) @ anchors
-
-    def add_positive(self, teacher_query: Tensor, query: Tensor, positive: Tensor) -> None:
-        """Take in an anchor (B, D) of each query alone; the queries are scaled by 1/tau."""
-        positive = positive.to(self.dtype)
-        logits = torch.cat(
-            [(side.to(self.dtype) * positive).sum(1, keepdim=True) for side in (teacher_query, query)]
-        )
-        difference = torch.sub(*logits.chunk(2))
-        self.anchors += self._weigh(logits, difference) * positive.repeat(2, 1)
-
-    def _weigh(self, logits: Tensor, difference: Tensor) -> Tensor:
-        """The weights of logits (2B, n): summed into the partitions and, times difference (B, n), the cross term."""
-        if self.needs_peak:
-            self._raise_peak(logits.amax(1, keepdim=True))
-            logits.sub_(self.peak)
-        weights = logits.exp_()
-        self.partition += weights.sum(1)
-        self.cross += difference.mul_(weights[: len(difference)]).sum(1)
-        return weights
-
-    def _raise_peak(self, peak: Tensor) -> None:
-        peak = torch.maximum(self.peak, peak)
-        shrink = torch.exp(self.peak - peak)  # (2B, 1)
-        self.partition *= shrink[:, 0]
-        self.cross *= shrink[: len(self.cross), 0]
-        self.anchors *= shrink
-        self.peak = peak
-
-    def loss_and_gradient(self, has_anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss and its gradient (B, D); a query without anchors counts as a loss of zero."""
-        partition = self.partition.masked_fill(~has_anchors.repeat(2), 1)
-        teacher_log_sum, log_sum = (self.peak[:, 0] + partition.log()).chunk(2)
-        divergence = self.cross / partition[: len(self.cross)] - teacher_log_sum + log_sum
-        teacher_mean, mean = (self.anchors / partition[:, None]).chunk(2)
-        loss = divergence.masked_fill(~has_anchors, 0).mean()
-        return loss, (mean - teacher_mean) / (self.tau * len(self.cross))
 
 
 def _leave_out(logits: Tensor, own: Tensor) -> None:
