@@ -27,9 +27,10 @@ SCRATCH   ?= runs/$(NAME)-scratch-$(subst /,-,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(subst /,-,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
+PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
-.PHONY: help setup system demo dataset cache-teacher distill scratch untrained pixels eval report demo-teacher sweeps readme lint test
+.PHONY: help setup system demo dataset cache-teacher distill scratch untrained pixels eval report demo-teacher sweeps readme bench lint test torture
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
@@ -112,6 +113,13 @@ readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out README.md --name cifar10
+	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
+	.venv/bin/python -m tests.benchmarks --readme README.md
+
+# What costs how much, against what one would use instead: an hour of a machine that does nothing else, 12 GB of disk.
+# SCRATCH_FOLDER says where; BENCH names some of them, as in `make bench BENCH="rows loader"`.
+bench: $(READY)
+	.venv/bin/python -m tests.benchmarks $(BENCH) $(if $(SCRATCH_FOLDER),--scratch $(SCRATCH_FOLDER))
 
 lint: $(READY)
 	.venv/bin/ruff check .
@@ -122,3 +130,10 @@ lint: $(READY)
 test: SYSTEM += $(TEST_SYSTEM)
 test: system $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Kills, failures and interruptions of the three stages, corruptions of a cache, and many runs over one: an hour or two
+# on one core. What was shown is kept in runs/torture, so that the same command goes on.
+torture: $(READY)
+	.venv/bin/python -m tests.torture
+	.venv/bin/python -m tests.torture.corruptions
+	.venv/bin/python -m tests.torture.soak

@@ -1,12 +1,10 @@
 """Every byte of a store against what was written: structure, checksums and the ledger; and what is at fault.
 
-Files are read, not mapped, so one that is cut short meanwhile ends in words. A pool of threads suffices here:
-reading a file waits for the disk, and a task is a chunk's files, as it would be in dask.
+Files are read, not mapped, so one that is cut short meanwhile ends in words. A task is a chunk's files.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from cache.durable import sync
 from cache.errors import CorruptStore, NotAStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
-from cache.metadata import read_split, read_store, split_names
-
-MOST_THREADS = 8
+from cache.metadata import check_described, read_split, read_store, split_names
+from cache.threads import over_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +76,10 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
     """
     tasks = tasks_of(path)
     faults: list[Fault] = []
-    with ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
-        try:
-            for done, found in enumerate(pool.map(check, tasks), start=1):
-                faults += found
-                if progress is not None:
-                    progress(done, len(tasks))
-        finally:  # who interrupts does not wait for the rest
-            pool.shutdown(wait=False, cancel_futures=True)
+    for done, found in enumerate(over_threads(check, tasks), start=1):
+        faults += found
+        if progress is not None:
+            progress(done, len(tasks))
     for name in split_names(path):
         faults += foreign(path, name, [task for task in tasks if task.split == name])
     columns = [column for task in tasks for column in with_ledger(task)]
@@ -113,6 +106,7 @@ def tasks_of(path: Path) -> list[Task]:
 def split_tasks(path: Path, split: str, store_id: str) -> list[Task]:
     """The tasks of one split."""
     shape, dataset = read_split(path, split)
+    check_described(path, split, shape, dataset)
     kept = has_ledger(path / split)
 
     def task(key: ChunkKey, columns: tuple[Column, ...], ledger: Column) -> Task:

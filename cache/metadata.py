@@ -1,5 +1,6 @@
 """The store's zarr.json files, written and read through zarr: identities, shapes and the arrays' layout."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from cache.columns import Column, chunk_columns, row_columns
@@ -73,6 +75,27 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
     for column in (*chunk_columns(shape), *row_columns(shape)):
         _check_array(folder, group, column)
     return shape, attributes["dataset"]
+
+
+def check_described(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any]) -> None:
+    """Raise FormatMismatch unless each array of a split is described as when the split was created.
+
+    `read_split` compares what reading depends on; this also fill values, names of chunk files, and the ledger's arrays.
+    """
+    for name, data in split_metadata(shape, dataset).items():
+        folder = path / split / name.removesuffix("zarr.json").rstrip("/")
+        if not folder.is_dir() or folder == path / split:  # there may be no ledger
+            continue
+        try:
+            found: Any = ArrayV3Metadata.from_dict(json.loads((folder / "zarr.json").read_text())).to_dict()
+        except Exception as error:  # of damaged metadata zarr may raise anything
+            found = f"what cannot be read: {error}"
+        expected = ArrayV3Metadata.from_dict(json.loads(data)).to_dict()
+        if found != expected:
+            raise FormatMismatch(
+                f"{folder}/zarr.json is not what the split was created with (expected {expected}, found {found}); "
+                "copy it from a store of the same split, or write the store again"
+            )
 
 
 def split_names(path: Path) -> tuple[str, ...]:

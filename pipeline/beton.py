@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pipeline.beton_tables import open_beton
 from pipeline.errors import PipelineError
 from pipeline.images import decode
+from pipeline.interrupt import StopRequest
 from pipeline.sources import Source
 
 # In `smart` mode a picture of more bytes of pixels than this is stored as JPEG.
@@ -94,7 +95,7 @@ def write_beton(
     context = multiprocessing.get_context("forkserver")
     # numba's other pool, TBB's, waits for ever when the fork server ends on one core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    context.set_forkserver_preload(["ffcv.writer"])
+    context.set_forkserver_preload(["pipeline.quick_ffcv", "ffcv.writer"])
     done = context.Value("q", 0)
     rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
@@ -102,8 +103,12 @@ def write_beton(
     workers = min(workers, math.ceil(len(rows) / CHUNK))
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
-        process.start()
+        # a fork server that is still importing would complain of a parent that is gone
+        with StopRequest() as stop:
+            process.start()
         try:
+            if stop.wanted:
+                raise KeyboardInterrupt
             _show_progress(process, done, len(rows), title)
         finally:
             _end(process)

@@ -49,7 +49,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise PipelineError(f"{path} does not exist") from error
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
+        raise PipelineError(f"{path} is damaged ({first_line(error)}); copy or write it again") from error
     return tensors, metadata
 
 
@@ -80,6 +80,22 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -
     if problems:
         raise PipelineError(f"the weights of {what} do not fit its architecture; {'; '.join(problems)}")
     module.load_state_dict(dict(tensors), strict=False)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Load an optimiser's state; raises ValueError when it is of other parameters or of another optimiser.
+
+    PyTorch itself compares little more than how many parameters there are, and fails at the first step of others.
+    """
+    own = [set(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    if [set(group) for group in optimizer.param_groups] != own:
+        raise ValueError("the state of another optimiser")
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                expected, found = tuple(parameter.shape), tuple(value.shape)
+                raise ValueError(f"the optimiser's {name} of a parameter: expected {expected}, found {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +209,9 @@ def _load_pickle(path: Path, *allowed: type) -> Any:
             f"{path} holds more than tensors and plain values: a pickled {found[1]}, which is not opened"
         ) from error
     except Exception as error:  # of bytes that are no pickle PyTorch's reader may raise anything
-        raise PipelineError(f"{path} is damaged ({_first_line(error)}); copy or write it again") from error
+        raise PipelineError(f"{path} is damaged ({first_line(error)}); copy or write it again") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, without what follows its first line."""
     return (str(error) or type(error).__name__).splitlines()[0]

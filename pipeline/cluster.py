@@ -3,18 +3,15 @@
 import importlib.util
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import resource_tracker
-from types import FrameType
 from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from pipeline.errors import WrongUse
+from pipeline.interrupt import children_deaf_to_interrupts, terminated_as_interrupted, uninterrupted
 
 SECONDS_TO_CONNECT = 30
 QUIET = logging.CRITICAL + 1
@@ -39,7 +36,7 @@ def open_client(*, workers: int, threads: int, device: str, scheduler: str | Non
     with ExitStack() as stack:
         stack.enter_context(_environment_given_back())
         stack.enter_context(_quiet())
-        stack.enter_context(_terminated_as_interrupted())
+        stack.enter_context(terminated_as_interrupted())
         stack.enter_context(dask.config.set(settings))
         if scheduler is None:
             yield stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
@@ -57,7 +54,7 @@ def _local_cluster(workers: int, device: str) -> Any:
             dashboard_address=LOCAL["dashboard_address"],
             silence_logs=QUIET,
         )
-    with _new_threads_deaf_to_interrupts():
+    with children_deaf_to_interrupts():
         return SpecCluster(
             workers={number: _worker(number, device) for number in range(workers)},
             scheduler={"cls": Scheduler, "options": {**LOCAL, "port": 0}},
@@ -86,18 +83,6 @@ def _connect(scheduler: str) -> Client:
 
 
 @contextmanager
-def _new_threads_deaf_to_interrupts() -> Iterator[None]:
-    # A terminal sends Ctrl-C to every process. Workers inherit the mask of the thread that starts them, now
-    # or after a death, so that only this process hears it and closes them.
-    resource_tracker.ensure_running()  # when started later it unblocks the signal again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def _environment_given_back() -> Iterator[None]:
     # dask writes its workers' environment into this process's own
     before = os.environ.copy()
@@ -113,24 +98,11 @@ def _environment_given_back() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     logger = logging.getLogger("distributed")
     before = logger.level
-    logger.setLevel(QUIET)
+    # interrupted within, Python 3.11's setLevel keeps a lock, and dask's own thread waits for it when it is to end
+    with uninterrupted():
+        logger.setLevel(QUIET)
     try:
         yield
     finally:
-        logger.setLevel(before)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with uninterrupted():
+            logger.setLevel(before)

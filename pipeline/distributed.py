@@ -1,12 +1,19 @@
 """Ranks: one process without a launcher, or as many as torchrun starts."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
+
+# A rank that died is noticed at once, by its closed connection; one that hangs, after this long. The first rank alone
+# evaluates (--eval-every) while the others wait, and that may take minutes on a large dataset.
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,8 @@ def join(device: str) -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        with peers_in_words():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
 
 
@@ -50,6 +58,31 @@ def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def peers_in_words() -> Iterator[None]:
+    """While open, a rank that died or hangs is a PipelineError on the others, which wait for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in said and "NCCL" not in said:
+            raise
+        raise PipelineError(
+            f"another rank died, or said nothing for {PATIENCE.total_seconds() / 60:g} minutes "
+            f"({said.strip().splitlines()[0]}): its own last words tell why, and the same command goes on from the "
+            "last checkpoint"
+        ) from error
+
+
+def agreed(wish: bool, world: World, device: str) -> bool:
+    """Whether any rank wishes it, so that all ranks do the same at the same step."""
+    if world.size == 1:
+        return wish
+    flag = torch.tensor(float(wish), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def resolve_device(name: str) -> str:

@@ -1,8 +1,43 @@
-"""Ctrl-C and SIGTERM as a request that the training loop answers at the end of a step."""
+"""SIGTERM as Ctrl-C, and both as a request that the training loop answers at the end of a step."""
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """While open, SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can hear signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def children_deaf_to_interrupts() -> Iterator[None]:
+    """While open, what this thread starts never hears Ctrl-C, which a terminal sends to every process.
+
+    They inherit its mask, so that only this process hears it, and ends them.
+    """
+    resource_tracker.ensure_running()  # when started later it unblocks the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopRequest:
@@ -25,3 +60,15 @@ class StopRequest:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """While open, Ctrl-C and SIGTERM wait; then they interrupt. A second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with StopRequest() as stop:
+        yield
+    if stop.wanted:
+        raise KeyboardInterrupt

@@ -1,39 +1,65 @@
 """The only file that reads with FFCV: batches of images, rows, labels and the teacher's cached rows.
 
-The join happens inside FFCV's compiled pipeline: a batch's row numbers index the mapped chunks of the cache, so
-no process, queue or copy stands between an image and its teacher embedding.
+The join happens in FFCV's pipeline: a batch's row numbers index the mapped chunks of the cache, so no process, queue or
+copy stands between an image and its teacher embedding.
+
+FFCV would compile each loader's pipeline anew, for four seconds and more. Here what costs time is compiled once and
+kept on disk (crops.py, cache/gather.py), and FFCV calls it from plain Python, a few times a batch.
 """
 
+import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pipeline.quick_ffcv  # noqa: F401  before FFCV
+
+# isort: split
+
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import IMAGE_MODES, ResizedCropRGBImageDecoder
-from ffcv.libffcv import imdecode, resize_crop
-from ffcv.loader import Loader
+from ffcv.fields.rgb_image import ResizedCropRGBImageDecoder
+from ffcv.libffcv import ctypes_imdecode, ctypes_resize
+from ffcv.loader import Loader, loader
+from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.pipeline.state import State
+from ffcv.reader import Reader
 from ffcv.transforms import ToTensor
 from ffcv.traversal_order.base import TraversalOrder
+from ffcv.types import ALLOC_TABLE_TYPE, HeaderType
 
-from cache.gather import gather_rows
 from cache.reader import Split
+from cache.truncation import require_kept
+from cache.unmapped import require_read
 from pipeline.colour import ColourJitter
-from pipeline.crops import RandomCrop, centre_crop, random_crop, stream, uniform
+from pipeline.crops import (
+    EPOCH_BIT,
+    ROW_MASK,
+    RandomCrop,
+    link,
+    stream,
+    views_of,
+    views_of_by_threads,
+)
+from pipeline.errors import PipelineError
+from pipeline.mapped_beton import MappedPictures, sizes, table, watched
 from pipeline.objectives.objective import Batch
+from pipeline.pixels import imagenet_table, look_up
 from pipeline.preprocessing import IMAGENET
 
 BATCHES_AHEAD = 2
-# An FFCV sample number carries the epoch above this bit, so that a decoder is a pure function of its arguments.
-EPOCH_BIT = 40
-ROW_MASK = (1 << EPOCH_BIT) - 1
+
+Compiler.set_enabled(False)
+link(
+    resize=ctypes.cast(ctypes_resize, ctypes.c_void_p).value or 0,
+    decode_jpeg=ctypes.cast(ctypes_imdecode, ctypes.c_void_p).value or 0,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +104,36 @@ class ResumableOrder(TraversalOrder):
 
     def sample_order(self, epoch: int) -> np.ndarray:
         rows = self.order.of_epoch(epoch)[self.skip * self.order.batch :]
-        return rows.astype(np.int64) | (epoch << EPOCH_BIT)
+        return rows.astype(np.int64, copy=False) | (epoch << EPOCH_BIT)
+
+
+class MappedReader(Reader):
+    """FFCV's reader with its tables left in the file."""
+
+    def read_metadata(self) -> None:
+        self.content, self.rows = watched(Path(self._fname)), int(self.num_samples)
+        start = HeaderType.itemsize + self.field_descriptors.nbytes
+        self.metadata = table(self.content, start, self.metadata_type, self.rows)
+
+    def read_allocation_table(self) -> None:
+        start = int(self.header["alloc_table_ptr"])
+        self.sizes = sizes(table(self.content, start, ALLOC_TABLE_TYPE, self.rows))
+
+
+class TellingIterator(EpochIterator):
+    """FFCV's iterator, whose thread would end at an error without a word, and who waits for a batch would for ever."""
+
+    error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            self.error = error
+            self.output_queue.put(None)  # the end
+
+
+loader.Reader, loader.OSCacheManager, loader.EpochIterator = MappedReader, MappedPictures, TellingIterator
 
 
 class CropDecoder(ResizedCropRGBImageDecoder):
@@ -94,38 +149,16 @@ class CropDecoder(ResizedCropRGBImageDecoder):
         self.crop, self.seed, self.view = crop, seed, view
 
     def generate_code(self) -> Callable:
-        read = self.memory_read
-        batch_range = Compiler.get_iterator()
-        decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
-        jpg = IMAGE_MODES["jpg"]
-        seed, view = self.seed, self.view
-        is_random = self.crop is not None
-        crop = self.crop or RandomCrop()
-        scale, ratio, flip = np.array(crop.scale), np.array(crop.ratio), crop.flip
+        loop = views_of_by_threads if Compiler.num_threads > 1 else views_of
+        key = (self.seed, self.view)
+        plan = self.crop or RandomCrop()
+        crop = (self.crop is not None, np.array(plan.scale), np.array(plan.ratio), plan.flip)
 
         def decode(samples, memory, metadata, storage):  # type: ignore[no-untyped-def]
             destination, scratch = memory
-            for i in batch_range(len(samples)):
-                row, epoch = samples[i] & ROW_MASK, samples[i] >> EPOCH_BIT
-                field = metadata[row]
-                data = read(field["data_ptr"], storage)
-                height, width = np.int64(field["height"]), np.int64(field["width"])
-                if field["mode"] == jpg:
-                    pixels = scratch[i][: 3 * height * width].reshape(height, width, 3)
-                    decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
-                else:
-                    pixels = data.reshape(height, width, 3)
-                state = stream(seed, epoch, row, view)
-                if is_random:
-                    top, left, h, w = random_crop(state, height, width, scale, ratio)
-                else:
-                    top, left, h, w = centre_crop(height, width, 1.0)
-                resize(pixels, top, top + h, left, left + w, destination[i])
-                if is_random and uniform(state, 0) < flip:
-                    destination[i] = destination[i][:, ::-1].copy()
+            loop(samples, metadata, storage, key, crop, scratch, destination)
             return destination[: len(samples)]
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
 
 
@@ -138,8 +171,7 @@ class NumberDecoder(Operation):
 
     def generate_code(self) -> Callable:
         def decode(samples, destination, metadata, storage):  # type: ignore[no-untyped-def]
-            for i in range(len(samples)):
-                destination[i] = metadata[samples[i] & ROW_MASK]
+            destination[: len(samples)] = metadata[samples & ROW_MASK]
             return destination[: len(samples)]
 
         return decode
@@ -157,10 +189,8 @@ class TeacherRows(Operation):
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable:
-        addresses, chunk_rows = self.split.addresses[self.view], self.split.shape.chunk_rows
-
         def gather(rows, destination):  # type: ignore[no-untyped-def]
-            gather_rows(addresses, rows, chunk_rows, destination)
+            self.split.take(rows, self.view, destination)
             return destination[: len(rows)]
 
         return gather
@@ -188,11 +218,12 @@ class ImageLoader:
         workers: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.order, self.device = order, torch.device(device)
+        self.beton, self.order, self.device = beton, order, torch.device(device)
         self.colour, self.seed = colour, seed
         self.views, self.joined = len(crops), teacher is not None
         self.mean = torch.tensor(IMAGENET.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(IMAGENET.std, device=self.device).view(1, 3, 1, 1)
+        self.table = imagenet_table()
         self.resumable = ResumableOrder(order)
         self.draws = torch.Generator()  # of colours; seeded anew for each batch
         threads = torch.get_num_threads()
@@ -202,17 +233,22 @@ class ImageLoader:
             num_workers=min(workers, len(os.sched_getaffinity(0))),  # more, and FFCV raises
             os_cache=True,
             order=self.resumable,
+            indices=(),  # of FFCV's own orders
             drop_last=order.drop_last,
             batches_ahead=BATCHES_AHEAD,
             pipelines=pipelines(image_size, crops, seed, teacher),
         )
         torch.set_num_threads(threads)  # a Loader sets torch's threads to its own number
+        self.loader.first_traversal_order = range(len(order.rows))  # FFCV keeps the rows, and asks how many
 
     def __len__(self) -> int:
         return self.order.batches
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `skip` on."""
+        """The batches of an epoch from number `skip` on.
+
+        Raises CorruptStore if a file was cut short meanwhile, PipelineError if a picture cannot be decoded.
+        """
         self.resumable.skip = skip
         self.loader.next_epoch = epoch
         threads = torch.get_num_threads()
@@ -220,8 +256,16 @@ class ImageLoader:
         torch.set_num_threads(threads)
         try:
             for number, fields in enumerate(batches, start=skip):
+                require_kept()
+                require_read()
                 self.draws.manual_seed(int(stream(self.seed, epoch, number, self.order.rank)))
                 yield self.batch(fields)
+            if batches.error:
+                require_kept()
+                raise PipelineError(
+                    f"{self.beton} cannot be decoded ({batches.error!r}): delete it and run `pack` again, which makes "
+                    "it anew"
+                ) from batches.error
         finally:
             batches.close()
 
@@ -238,6 +282,8 @@ class ImageLoader:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (B, H, W, 3) -> normalised float32 (B, 3, H, W) on the device."""
+        if self.device.type == "cpu" and not self.colour:
+            return look_up(pixels, self.table)
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         if self.colour:
             images = self.colour(images, self.draws)

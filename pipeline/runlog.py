@@ -1,8 +1,9 @@
 """A run folder's record: config.json, metrics.jsonl, TensorBoard, and the progress bar."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cache.durable import write_file
 from cache.layout import identity_difference
 from pipeline.errors import PipelineError
 from pipeline.provenance import provenance
@@ -37,11 +39,8 @@ def open_run(
     wanted = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
     path = run / "config.json"
     if not path.exists():
-        run.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**wanted, "provenance": provenance()}, indent=1)
-        temporary = path.with_name("config.json.tmp")
-        temporary.write_text(text + "\n")
-        temporary.replace(path)
+        write_file(path, (text + "\n").encode())
         return
     found = read_config(run)
     found["config"] = {**defaults, **found["config"]}
@@ -84,13 +83,17 @@ class RunLog:
     """Writes what happens at each step; only the first rank has one.
 
     step: the first step to come; later lines of an interrupted run are dropped, since they come again.
+    name: what stands before the bar, where there are several.
     """
 
-    def __init__(self, run: Path, *, step: int, steps: int, batch_size: int) -> None:
+    def __init__(self, run: Path, *, step: int, steps: int, batch_size: int, name: str = "") -> None:
         self.path, self.batch_size = run / "metrics.jsonl", batch_size
         self.keep_until(step)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
-        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
+        with self.in_words():
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self.bar = tqdm(
+            total=steps, initial=step, desc=name or None, unit="step", dynamic_ncols=True, smoothing=0.05
+        )
         self.since, self.at_step = time.monotonic(), step
 
     def keep_until(self, step: int) -> None:
@@ -104,14 +107,15 @@ class RunLog:
                     kept.append(line + "\n")
             except ValueError:
                 break
-        self.path.write_text("".join(kept))
+        write_file(self.path, "".join(kept).encode())
 
     def write(self, step: int, **values: float) -> None:
         """One line of metrics.jsonl, the same into TensorBoard; `step` counts the steps done."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with self.in_words():
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
 
     def progress(self, step: int, **values: float) -> None:
         """Move the bar, with images/s since the last call; the same into metrics.jsonl."""
@@ -128,4 +132,16 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
-        self.board.close()
+        with self.in_words():
+            self.board.close()
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """While open, a file that cannot be written, as on a full disk, is a PipelineError."""
+        try:
+            yield
+        except OSError as error:
+            raise PipelineError(
+                f"cannot write the logs in {self.path.parent}: {error.strerror or error}; mend that and run the same "
+                "command again: it goes on from the last checkpoint"
+            ) from error

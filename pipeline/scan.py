@@ -3,7 +3,6 @@
 import hashlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.images import UnreadableImage, decode, perceptual_hash
+from pipeline.interrupt import children_deaf_to_interrupts
 from pipeline.sources import Source
 
 CHUNK = 64  # images that a worker takes at a time
@@ -69,7 +69,9 @@ def over_rows(task: Callable[[Source, int], T], source: Source, *, workers: int,
             ) as pool,
             tqdm(total=rows, desc=title, unit=" images") as bar,
         ):
-            for chunk in pool.map(_run_chunk, chunks):
+            with children_deaf_to_interrupts():
+                found = pool.map(_run_chunk, chunks)  # starts the processes
+            for chunk in found:
                 results += chunk
                 bar.update(len(chunk))
     except BrokenProcessPool as error:
@@ -86,7 +88,6 @@ _job: Any = None  # the worker's (task, source): set once, as a source of a mill
 def _begin(task: Callable[[Source, int], T], source: Source) -> None:
     global _job
     _job = task, source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,8 @@
 """Weights files and run folders that are damaged, or something else."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +21,32 @@ from tests.bad_files import (
     truncated_weights,
     without,
 )
+
+
+def state_with(part: str, edit: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Edits one part of a run's state."""
+
+    def change(place: Path) -> None:
+        state = torch.load(place / "resume.pt", weights_only=True)
+        torch.save({**state, part: edit(state[part])}, place / "resume.pt")
+
+    return change
+
+
+def fewer_parameters(state: dict[str, Any]) -> dict[str, Any]:
+    (group,) = state["param_groups"]
+    return {**state, "param_groups": [{**group, "params": group["params"][1:]}]}
+
+
+def other_momentum(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "state": {number: {"momentum_buffer": torch.ones(7)} for number in state["state"]}}
+
+
+def adamw(state: dict[str, Any]) -> dict[str, Any]:
+    """Of as many parameters."""
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in state["param_groups"][0]["params"]]
+    return torch.optim.AdamW(parameters).state_dict()
+
 
 WEIGHTS = [
     *of(
@@ -114,6 +142,28 @@ RUNS = [
             "lacks",
         ),
         a_checkpoint_of_a_list=(run(lambda place: torch.save([1], place / "resume.pt")), "no training state"),
+        an_optimiser_of_nothing=(
+            run(state_with("optimizer", lambda old: {})),
+            "does not fit this run ('param_groups')",
+        ),
+        an_optimiser_of_fewer=(
+            run(state_with("optimizer", fewer_parameters)),
+            "does not fit this run (loaded state",
+        ),
+        an_optimiser_of_other_shapes=(
+            run(state_with("optimizer", other_momentum)),
+            "does not fit this run (the optimiser's momentum_buffer of a parameter: expected (",
+        ),
+        another_optimiser=(
+            run(state_with("optimizer", adamw)),
+            "does not fit this run (the state of another optimiser)",
+        ),
+        a_network_of_words=(run(state_with("network", lambda old: "x")), "does not fit this run"),
+        an_objective_of_another=(
+            run(state_with("objective", lambda old: {"x": torch.ones(1)})),
+            "does not fit this run",
+        ),
+        a_step_of_words=(run(state_with("step", lambda old: "x")), "does not fit this run"),
     ),
     *of(
         DISTILL.replace(" r ", " run ") + " --seed 1",

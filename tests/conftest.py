@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.squares import draw_squares
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,15 +30,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder: 4 classes of noisy coloured squares, 40 + 10 pictures of 32 px each."""
     root = tmp_path_factory.mktemp("pictures")
-    draws = np.random.default_rng(0)
-    for split, count in (("train", 40), ("val", 10)):
-        for kind in range(4):
-            folder = root / split / f"class-{kind}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draws.integers(0, 60, (32, 32, 3))
-                pixels[8 * kind : 8 * kind + 8, :, kind % 3] += 150
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    draw_squares(root)
     return root
 
 

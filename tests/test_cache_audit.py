@@ -11,10 +11,11 @@ import pytest
 
 from cache.audit import Fault, audit, remove
 from cache.durable import write_file
-from cache.errors import CorruptStore, NotAStore
+from cache.errors import CorruptStore, FormatMismatch, NotAStore
 from cache.layout import ChunkKey, identity_id
 from cache.writer import absent_chunks, write_chunk
 from tests import tiny_store
+from tests.damage import extend, flip, truncate, zero
 from tests.tiny_store import SHAPE
 
 CASES = 100  # of each kind of damage
@@ -52,32 +53,14 @@ def found(path: Path) -> set[str]:
     return {f"{fault.split}/{fault.file}" for fault in audit(path).faults}
 
 
-def flip(draw: random.Random, name: str, data: bytes) -> bytes:
-    changed = bytearray(data)
-    changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    return bytes(changed)
-
-
-def truncate(draw: random.Random, name: str, data: bytes) -> bytes:
-    return data[: draw.randrange(len(data))]
-
-
-def extend(draw: random.Random, name: str, data: bytes) -> bytes:
-    return data + draw.randbytes(draw.randint(1, 9000))
-
-
-def zero(draw: random.Random, name: str, data: bytes) -> bytes:
-    return bytes(len(data))
-
-
 @pytest.mark.parametrize("damage", [flip, truncate, extend, zero])
 def test_every_damaged_file_is_found_and_no_other(
-    path: Path, files: dict[str, bytes], damage: Callable[[random.Random, str, bytes], bytes]
+    path: Path, files: dict[str, bytes], damage: Callable[[random.Random, bytes], bytes]
 ) -> None:
     draw = random.Random(0)
     for _ in range(CASES):
         name = draw.choice(sorted(files))
-        (path / name).write_bytes(damage(draw, name, files[name]))
+        (path / name).write_bytes(damage(draw, files[name]))
         assert found(path) == {name}
         (path / name).write_bytes(files[name])
     assert found(path) == set()
@@ -226,6 +209,26 @@ def test_edited_attributes_are_found(path: Path, tmp_path: Path) -> None:
             # of another dataset than the one that every chunk was written for
             assert len(found(tmp_path / "edited.zarr")) == len(SHAPE.chunk_keys) + SHAPE.chunks
         shutil.rmtree(tmp_path / "edited.zarr")
+
+
+@pytest.mark.parametrize(
+    ("array", "field", "value"),
+    [
+        ("norm", "fill_value", 0.0),
+        ("embedding", "chunk_key_encoding", {"name": "default", "configuration": {"separator": "."}}),
+        ("checksum", "data_type", "int32"),
+        ("row_checksum", "shape", [2, 3]),
+        ("label", "codecs", []),
+    ],
+)
+def test_an_array_that_is_described_otherwise_is_found(
+    path: Path, tmp_path: Path, array: str, field: str, value: object
+) -> None:
+    shutil.copytree(path, tmp_path / "edited.zarr")
+    file = tmp_path / "edited.zarr/train" / array / "zarr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(FormatMismatch, match=array):
+        audit(tmp_path / "edited.zarr")
 
 
 def test_a_split_without_its_metadata_and_a_store_without_splits_are_told(path: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cache.errors import StoreError
 from pipeline.checkpoints import (
     check_sha256,
     listed,
+    load_optimizer,
     load_resume,
     load_safetensors,
     load_state,
@@ -253,3 +254,32 @@ def test_a_students_file_says_what_it_is(tmp_path: Path) -> None:
         "feature": "global average pool",
         "objective": "1q",
     }
+
+
+def trained(
+    shape: tuple[int, ...], kind: type[torch.optim.Optimizer], **options: float
+) -> torch.optim.Optimizer:
+    """After one step, so that it has a state."""
+    parameter = torch.nn.Parameter(torch.ones(shape))
+    optimizer = kind([parameter], lr=0.1, **options)
+    parameter.sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimisers_state_is_loaded_if_it_is_its_own(kind: type[torch.optim.Optimizer]) -> None:
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    own, other = trained((2, 3), kind, **options), trained((2, 3), kind, **options)
+    other.step()
+    load_optimizer(own, other.state_dict())
+    assert str(own.state_dict()) == str(other.state_dict())
+    with pytest.raises(ValueError, match=r"of a parameter: expected \(2, 3\), found \(3, 2\)"):
+        load_optimizer(own, trained((3, 2), kind, **options).state_dict())
+
+
+def test_another_optimisers_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="the state of another optimiser"):
+        load_optimizer(
+            trained((2,), torch.optim.SGD, momentum=0.9), trained((2,), torch.optim.AdamW).state_dict()
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.metrics_file import Evaluation, read, record
+from pipeline.evaluate.metrics_file import Evaluation, is_recorded, read, record
 from pipeline.report.table import load_metrics
 
 OWN, BIRDS = "0" * 16, "b" * 16
@@ -50,6 +50,19 @@ def test_a_later_evaluation_keeps_what_it_did_not_measure_with_its_own_proof(pat
     assert load_metrics(path).metrics == written["metrics"]
     # all of it measured once more: nothing is left of the others
     assert "others" not in write(path, evaluation("wednesday", nn1=0.5, ca=0.2, linear=0.7))
+
+
+def test_what_is_recorded_is_known_by_value_network_and_dataset(path: Path) -> None:
+    assert not is_recorded(path, evaluation("monday", nn1=0.5))
+    write(path, evaluation("monday", nn1=0.5, ca=0.2), evaluation("tuesday", ca=0.3))
+    assert is_recorded(path, evaluation("wednesday", nn1=0.5, ca=0.3))
+    for other in (
+        evaluation("friday", nn1=0.5, ca=0.2),
+        evaluation("friday", nn1=0.5, linear=0.7),
+        evaluation("friday", store="s2", nn1=0.5),
+        evaluation("friday", dataset=BIRDS, nn1=0.5),
+    ):
+        assert not is_recorded(path, other)
 
 
 def test_another_network_begins_anew(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,8 +10,9 @@ from PIL import Image
 
 from cache.reader import Split, open_store
 from pipeline.colour import ColourJitter
-from pipeline.crops import RandomCrop
-from pipeline.dataset import DatasetSplit, open_dataset
+from pipeline.config import PackConfig
+from pipeline.crops import RandomCrop, random_crop, stream, uniform
+from pipeline.dataset import DatasetSplit, open_dataset, pack
 from pipeline.loaders import ImageLoader, Order
 from pipeline.objectives.objective import Batch
 from pipeline.preprocessing import IMAGENET
@@ -99,6 +101,36 @@ def test_the_centre_view_is_the_picture_itself(split: DatasetSplit) -> None:
         expected = (pixels - IMAGENET.mean) / IMAGENET.std
         # float32 arithmetic of values up to 2.7
         np.testing.assert_allclose(batch.images[0][number].permute(1, 2, 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "worst", "mean"), [("raw", 1, 1), ("jpg", 40, 8)])
+def test_a_random_view_is_the_drawn_box_of_the_picture(
+    tmp_path: Path, mode: str, worst: int, mean: int
+) -> None:
+    y, x = np.mgrid[:60, :90]
+    waves = [np.sin(x / (7 + channel) + y / 9) for channel in range(3)]
+    (tmp_path / "pictures").mkdir()
+    for row in range(6):
+        pixels = 127 + 100 * np.roll(np.stack(waves, -1), 10 * row, 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"pictures/{row}.png")
+    pack(PackConfig(data=tmp_path / "pictures", out=tmp_path / "dataset", write_mode=mode, workers=1))
+    split = open_dataset(tmp_path / "dataset").splits["train"]
+    order = Order(rows=np.arange(6), batch=6, seed=2)
+    (batch,) = ImageLoader(split.beton, order, image_size=24, crops=(RandomCrop(),), seed=2).epoch(5)
+    scale, ratio = np.array(RandomCrop().scale), np.array(RandomCrop().ratio)
+    for image, row in zip(batch.images[0], batch.rows.tolist(), strict=True):
+        pixels = np.asarray(Image.open(split.data / split.names[row]))
+        state = np.uint64(stream(2, 5, row, 0))
+        top, left, h, w = random_crop(state, 60, 90, scale, ratio)
+        cut = pixels[top : top + h, left : left + w]
+        expected = cv2.resize(cut, (24, 24), interpolation=cv2.INTER_AREA)
+        if uniform(state, 0) < 0.5:
+            expected = expected[:, ::-1]
+        levels = 255 * (image.permute(1, 2, 0).numpy() * IMAGENET.std + IMAGENET.mean)
+        # rounding to a level, or what JPEG of quality 90 loses, mostly of colour (21 levels seen); another box: 60
+        error = np.abs(levels - expected)
+        assert error.max() < worst
+        assert error.mean() < mean
 
 
 def test_ranks_share_each_global_batch_without_overlap() -> None:

@@ -41,3 +41,13 @@ def test_a_run_that_does_not_tell_its_teacher_goes_on(tmp_path: Path) -> None:
 def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is not a run folder"):
         read_config(tmp_path)
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, step=0, steps=40, batch_size=2)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(
+        PipelineError, match=r"cannot write the logs in .*: No space left on device; .* goes on"
+    ):
+        log.progress(10, loss=0.5, lr=0.1)
+    log.close()

@@ -64,6 +64,18 @@ def read(path: Path) -> list[Evaluation]:
     return [*found, Evaluation(metrics=metrics, provenance=dict(result.provenance))]
 
 
+def is_recorded(path: Path, new: Evaluation) -> bool:
+    """Whether a metrics file has these very numbers, of the same network and dataset."""
+    of = ("store", "dataset")
+    known = {
+        metric: value
+        for found in read(path)
+        if all(found.provenance.get(each) == new.provenance.get(each) for each in of)
+        for metric, value in found.metrics.items()
+    }
+    return new.metrics.items() <= known.items()
+
+
 def still_true(earlier: Iterable[Evaluation], new: Evaluation) -> list[Evaluation]:
     """What of earlier evaluations stands beside a new one: of the same network, not measured again, and not of
     another dataset that had the name of the new one's.

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cache.errors import StoreError
 from cache.reader import open_store
 from pipeline.config import EvalConfig
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.distributed import use_every_core
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.evaluate.detection import evaluate_detection
-from pipeline.evaluate.metrics_file import Evaluation, record
+from pipeline.evaluate.metrics_file import Evaluation, is_recorded, record
 from pipeline.evaluate.protocols import PROTOCOLS, require_possible, scores
 from pipeline.evaluate.stores import SPLITS, embedded, is_own, name_of, network_id, of_dataset
 from pipeline.evaluate.voc import evaluate_voc
@@ -152,7 +153,11 @@ def written(target: Target, metrics: dict[str, float], place: str, *, dataset: s
     origin = provenance() | {"dataset": dataset[:16], "store": store[:16], "seed": target.seed}
     named = {f"{metric}{place}": value for metric, value in metrics.items()}
     new = Evaluation(metrics=named, provenance=origin)
-    record(target.metrics, name=target.name, role=target.role, new=new)
+    try:
+        record(target.metrics, name=target.name, role=target.role, new=new)
+    except StoreError:  # what is there already need not be written
+        if not is_recorded(target.metrics, new):
+            raise
     return Result(name=target.name, role=target.role, metrics=metrics, provenance=origin)
 
 

@@ -1,0 +1,186 @@
+"""`python -m tests.torture.corruptions`: a cache is damaged at random, `cache verify` must name just what was damaged,
+and `cache repair` must give back every byte. `make torture` runs it.
+"""
+
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cache.durable import write_file
+from cache.errors import StoreError
+from pipeline.audit import find, repair_cache
+from pipeline.config import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
+from pipeline.dataset import pack
+from pipeline.embed import cache_teacher
+from pipeline.provenance import provenance
+from tests.squares import draw_squares
+from tests.tiny_store import contents
+from tests.torture.children import cluster
+from tests.torture.damages import Corruption, Files, draw_round
+
+RESULTS = Path(__file__).with_name("corruptions.json")
+SCRATCH = Path("runs/corruptions")
+TEACHER = "tests.tiny_teacher:wide"  # 64 rows a chunk: three of train, one of val
+
+
+@click.command()
+@click.option(
+    "--scratch", type=Path, default=SCRATCH, show_default=True, help="where it is done and remembered"
+)
+@click.option("--count", type=int, default=2000, show_default=True, help="corruptions")
+@click.option(
+    "--seconds", type=float, default=0, help="stop after so long; the same command goes on. 0: never"
+)
+@click.option("--results", type=Path, default=RESULTS, help="file to write the verdict to")
+def main(scratch: Path, count: int, seconds: float, results: Path) -> None:
+    """Damage a cache at random, verify it, repair it, and compare every byte."""
+    os.fsync = lambda descriptor: None  # no corruption cuts the power, and the disk is not what is tried here
+    began, record = time.monotonic(), scratch / "corruptions.jsonl"
+    rounds = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = sum(len(each["kinds"]) for each in rounds)
+    with cluster() as scheduler, click.progressbar(length=count, file=sys.stderr) as bar:
+        bar.update(done)
+        tried = Tried(scratch, scheduler)
+        while done < count and not (seconds and time.monotonic() - began > seconds):
+            drawn = draw_round(random.Random(len(rounds)), tried.files, tried.others, most=count - done)
+            rounds.append({"kinds": [each.kind for each in drawn], "problems": tried.problems(drawn)})
+            with record.open("a") as stream:
+                stream.write(json.dumps(rounds[-1]) + "\n")
+            done += len(drawn)
+            bar.update(len(drawn))
+    sys.exit(verdict(rounds, count, results))
+
+
+class Tried:
+    """A sound store that is damaged again and again. files: its bytes; others: those of a store of other pictures."""
+
+    def __init__(self, scratch: Path, scheduler: str) -> None:
+        self.repair = made(scratch / "work", scheduler, seed=0)
+        self.path, self.files = self.repair.cache, contents(self.repair.cache)
+        self.others = contents(made(scratch / "other", scheduler, seed=1).cache)
+
+    def problems(self, drawn: Sequence[Corruption]) -> list[str]:
+        """What `verify` and `repair` got wrong, in sentences; nothing, one hopes. The store is sound afterwards."""
+        for each in drawn:
+            self.write(each.changed)
+        refused = [each.refused for each in drawn if each.kind.endswith("metadata")]
+        wrong = self.not_refused(refused[0]) if refused else self.not_found_or_repaired(drawn)
+        self.write({name: None for name in contents(self.path) if name not in self.files})
+        self.write({name: data for name, data in self.files.items() if self.bytes_of(name) != data})
+        return wrong
+
+    def write(self, changed: Any) -> None:
+        """Put bytes, a link or nothing in the place of files."""
+        for name, new in changed.items():
+            (self.path / name).unlink(missing_ok=True)
+            if isinstance(new, bytes):
+                (self.path / name).write_bytes(new)
+            elif new is not None:
+                (self.path / name).symlink_to(new)
+
+    def bytes_of(self, name: str) -> bytes | None:
+        return (self.path / name).read_bytes() if (self.path / name).is_file() else None
+
+    def not_found_or_repaired(self, drawn: Sequence[Corruption]) -> list[str]:
+        expected = {name for each in drawn for name in each.faults}
+        try:
+            _, faults = find(VerifyConfig(cache=self.path))
+            found = {f"{fault.split}/{fault.file}" for fault in faults}
+            with quiet():
+                repair_cache(self.repair)
+        except StoreError as error:
+            return [f"{describe(drawn)}: {error}"]
+        wrong = [f"{describe(drawn)}: not named: {name}" for name in sorted(expected - found)]
+        wrong += [f"{describe(drawn)}: named for nothing: {name}" for name in sorted(found - expected)]
+        return wrong + [
+            f"{describe(drawn)}: not as before: {name}" for name in different(self.files, self.path)
+        ]
+
+    def not_refused(self, folder: str) -> list[str]:
+        """Damaged metadata are told by the folder's name, and a repair touches nothing."""
+        before, wrong = contents(self.path), []
+        for command in (find, repair_cache):
+            try:
+                with quiet():
+                    found = command(self.repair)
+                said = " ".join(map(str, found[1])) if found else ""
+            except StoreError as error:
+                said = str(error)
+            if not said or not all(part in said for part in folder.split("/")):
+                wrong.append(
+                    f"metadata of {folder or 'the store'}: {command.__name__} says: {said or 'nothing'}"
+                )
+        return wrong + [
+            f"metadata of {folder}: repair changed {name}" for name in different(before, self.path)
+        ]
+
+
+def made(folder: Path, scheduler: str, seed: int) -> RepairConfig:
+    """A cache that a teacher wrote; those of another seed are of other pictures."""
+    pictures, dataset, path = (folder / name for name in ("pictures", "dataset", "cache.zarr"))
+    if not pictures.exists():
+        draw_squares(pictures, seed=seed)
+        (pictures / "train/class-0/7.png").write_bytes(b"no picture")
+    options: dict[str, Any] = {"dataset": dataset, "cache": path, "device": "cpu", "scheduler": scheduler}
+    with quiet():
+        pack(PackConfig(data=pictures, out=dataset, workers=1))
+        cache_teacher(CacheTeacherConfig(**options, teacher=TEACHER, batch_size=16))
+        repair_cache(
+            RepairConfig(**options)
+        )  # should the last slice have ended between a damage and its repair
+    return RepairConfig(**options)
+
+
+def quiet() -> contextlib.AbstractContextManager[Any]:
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    return stack
+
+
+def describe(drawn: Sequence[Corruption]) -> str:
+    return " and ".join(f"{each.kind} ({', '.join(each.changed)})" for each in drawn)
+
+
+def different(files: Files, path: Path) -> list[str]:
+    """The names that are not there, are there in addition, or have other bytes."""
+    found = contents(path)
+    return sorted(name for name in files.keys() | found.keys() if files.get(name) != found.get(name))
+
+
+def verdict(rounds: Sequence[dict[str, Any]], count: int, results: Path) -> int:
+    """A table by kind and a sentence, kept with where they come from; the exit code."""
+    kinds = Counter(kind for each in rounds for kind in each["kinds"])
+    problems = [problem for each in rounds for problem in each["problems"]]
+    table = Table("corruption", "so many")
+    for kind, many in sorted(kinds.items()):
+        table.add_row(kind, f"{many:,}")
+    Console().print(table)
+    for problem in problems[:20]:
+        print(problem)
+    of_metadata = sum(many for kind, many in kinds.items() if kind.endswith("metadata"))
+    sentence = (
+        f"{kinds.total():,} of {count:,} corruptions: {len(problems)} problems; {kinds.total() - of_metadata:,} of "
+        f"chunk files, named one by one and repaired to the byte; {of_metadata:,} of metadata, named, and refused in "
+        "words"
+    )
+    print(sentence)
+    content = {"verdict": sentence, "kinds": dict(sorted(kinds.items())), "problems": problems}
+    write_file(results, (json.dumps({**content, "provenance": provenance()}, indent=1) + "\n").encode())
+    return int(bool(problems) or kinds.total() < count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The three stages as the harness knows them: the command, what opens after a fault, what must be there in the end."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.torture.children import command, command_on_cluster
+
+IMAGES = {"train": 24, "val": 8}
+CLASSES, PIXELS = 2, 24
+STUDENT = (
+    "--student tests.tiny_student:build --image-size 24 --epochs 4 --batch-size 8 --save-every 4 --device cpu"
+)
+TEACHER = "--teacher tests.tiny_teacher:with_mapping --batch-size 8 --device cpu"
+NOT_COMPARED = (".lock", "tensorboard")  # who wrote last, and what has times in its names and lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """Where the stages read from: images, and the results of each stage that nothing interrupted."""
+
+    folder: Path
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def trial(self) -> Path:
+        """Where every stage writes, since a run keeps the name of its folder."""
+        return self.folder / "trial"
+
+    @property
+    def log(self) -> Path:
+        """What the last command said."""
+        return self.folder / "trial.log"
+
+    def whole(self, stage: str) -> Path:
+        """The folder with an uninterrupted stage's result."""
+        return self.folder / f"whole-{stage}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One command of the product.
+
+    result: what it writes, within a trial's folder. arguments: its command line into such a folder. opened: what can be
+    read there as if it were whole, by name; raises what a user would see.
+    """
+
+    name: str
+    result: str
+    arguments: Callable[[Materials, Path], list[str]]
+    opened: Callable[[Path], dict[str, bytes]]
+
+    def work(self, materials: Materials, folder: Path) -> Callable[[], int]:
+        """The command as work for a child."""
+        with_cluster = self.name == "cache-teacher"
+        return (command_on_cluster if with_cluster else command)(self.arguments(materials, folder))
+
+
+def make_images(folder: Path) -> None:
+    """Noise, as PNG, in two classes."""
+    draws = np.random.default_rng(0)
+    for split, count in IMAGES.items():
+        for number in range(count):
+            path = folder / split / f"class-{number % CLASSES}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = draws.integers(0, 256, (PIXELS, PIXELS, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+
+
+def pack_arguments(materials: Materials, folder: Path) -> list[str]:
+    return ["pack", str(materials.images), str(folder / "dataset"), "--workers", "1"]
+
+
+def cache_arguments(materials: Materials, folder: Path) -> list[str]:
+    dataset = materials.whole("pack") / "dataset"
+    return ["cache-teacher", str(dataset), str(folder / "cache.zarr"), *TEACHER.split()]
+
+
+def distill_arguments(materials: Materials, folder: Path) -> list[str]:
+    dataset, cache = materials.whole("pack") / "dataset", materials.whole("cache-teacher") / "cache.zarr"
+    return ["distill", str(dataset), str(cache), str(folder / "run"), *STUDENT.split()]
+
+
+def opened_dataset(path: Path) -> dict[str, bytes]:
+    """Nothing, unless it opens as a dataset: then all of it."""
+    from pipeline.dataset import open_dataset
+    from pipeline.errors import WrongUse
+
+    try:
+        open_dataset(path)
+    except WrongUse:
+        return {}
+    return contents(path)
+
+
+def opened_store(path: Path) -> dict[str, bytes]:
+    """The files of every chunk that counts as written, and all metadata, labels and hashes of a split that opens."""
+    from cache.columns import chunk_columns
+    from cache.errors import NotAStore
+    from cache.metadata import split_names
+    from cache.reader import open_store
+
+    try:
+        store = open_store(path)
+    except NotAStore:
+        return {}
+    files = {"zarr.json": (path / "zarr.json").read_bytes()}
+    for name in split_names(path):
+        split = store.split(name)
+        written = [key for key in split.shape.chunk_keys if key not in split.absent]
+        chunks = {f"{name}/{each.file_name(key)}" for each in chunk_columns(split.shape) for key in written}
+        fixed = {
+            file
+            for file in contents(path)
+            if file.startswith(f"{name}/") and re.search(r"/(label|thumb)/c/\d+$|\.json$", file)
+        }
+        files |= {file: (path / file).read_bytes() for file in chunks | fixed}
+    return files
+
+
+def opened_run(path: Path) -> dict[str, bytes]:
+    """config.json if it is there; the student and the state are looked into, as they are those of some step."""
+    from pipeline.checkpoints import load_resume, load_safetensors
+    from pipeline.runlog import read_config
+
+    if (path / "config.json").exists():
+        read_config(path)
+    if (path / "student.safetensors").exists():
+        load_safetensors(path / "student.safetensors")
+    if (path / "resume.pt").exists():
+        load_resume(path / "resume.pt")
+    files = contents(path)
+    return {name: files[name] for name in ("config.json",) if name in files}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by its relative name, without what is not compared and without times."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part in path.parts for part in NOT_COMPARED):
+            files[name] = timeless(path.name, path.read_bytes())
+    return files
+
+
+def timeless(name: str, data: bytes) -> bytes:
+    """The provenance and the speed of a run left out."""
+    without = {"config.json": "provenance", "metrics.jsonl": "images_per_s"}
+    if name not in without:
+        return data
+    try:
+        values = [json.loads(part) for part in (data.splitlines() if name == "metrics.jsonl" else [data])]
+    except ValueError:  # half a line
+        return data
+    return json.dumps([{**value, without[name]: None} for value in values]).encode()
+
+
+STAGES = (
+    Stage(name="pack", result="dataset", arguments=pack_arguments, opened=opened_dataset),
+    Stage(name="cache-teacher", result="cache.zarr", arguments=cache_arguments, opened=opened_store),
+    Stage(name="distill", result="run", arguments=distill_arguments, opened=opened_run),
+)
