@@ -1,0 +1,44 @@
+"""How many files and bytes a store takes, before anything is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from cache.columns import chunk_columns, row_columns
+from cache.layout import SplitShape
+from cache.ledger import chunk_ledger, row_ledger
+from cache.metadata import split_metadata, store_metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Files and the bytes in them; what a file system adds to each is not counted."""
+
+    files: int
+    bytes: int
+
+    def __add__(self, other: "Footprint") -> "Footprint":
+        return Footprint(files=self.files + other.files, bytes=self.bytes + other.bytes)
+
+
+def store_footprint(
+    teacher: Mapping[str, Any], origin: Mapping[str, str] = MappingProxyType({})
+) -> Footprint:
+    """A store without splits, as `create_store` makes it of the same arguments, and its lock."""
+    return _of(store_metadata(teacher, origin)) + Footprint(files=1, bytes=0)
+
+
+def split_footprint(shape: SplitShape, dataset: Mapping[str, Any]) -> Footprint:
+    """A complete split of a dataset's identity, with its ledger."""
+    total = _of(split_metadata(shape, dataset))
+    of_chunks = [(column, shape.views) for column in (*chunk_columns(shape), chunk_ledger(shape))]
+    of_rows = [(column, 1) for column in (*row_columns(shape), row_ledger(shape))]
+    for column, views in of_chunks + of_rows:
+        count = views * shape.chunks
+        total += Footprint(files=count, bytes=count * column.file_bytes)
+    return total
+
+
+def _of(files: Mapping[str, bytes]) -> Footprint:
+    return Footprint(files=len(files), bytes=sum(map(len, files.values())))
