@@ -4,12 +4,14 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 from numpy.typing import NDArray
 
 from cache.columns import Column, decode
 from cache.errors import CorruptStore
+from cache.truncation import unwatch, watch
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -22,6 +24,9 @@ _libc.mmap.argtypes = [
     ctypes.c_int64,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+POPULATE_READ = 22  # MADV_POPULATE_READ, which Python's mmap does not name
+REMEDY = "run the command that wrote the store again, it writes this chunk anew"
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -33,7 +38,7 @@ class MappedFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptStore: the file has another size; reading past its end would kill the process.
+        CorruptStore: the file has another size. For one that is cut short later, see `require_kept`.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -43,16 +48,33 @@ class MappedFile:
             self.address: int = _map(descriptor, size)
         finally:
             os.close(descriptor)
+        self.size = size
+        number = watch(path, self.address, size, REMEDY)
         # not at exit: a thread may still be gathering, and the system unmaps everything anyway
-        weakref.finalize(self, _libc.munmap, self.address, size).atexit = False
+        weakref.finalize(self, _let_go, number, self.address, size).atexit = False
+
+
+def populate(maps: Iterable[MappedFile]) -> None:
+    """Have files read and their pages entered into their maps, so that no access waits for either."""
+    for each in maps:
+        if _libc.madvise(each.address, each.size, POPULATE_READ):  # Linux before 5.14
+            _libc.madvise(each.address, each.size, mmap.MADV_WILLNEED)
+
+
+def available_memory() -> int:
+    """Bytes that the system could give without swapping, its page cache included; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def check_size(path: Path, found: int, expected: int) -> None:
     """Raise CorruptStore unless a chunk file has the size that its column says."""
     if found != expected:
         raise CorruptStore(
-            f"{path} was cut short or changed: expected {expected:,} bytes, found {found:,}; "
-            "run the command that wrote the store again, it writes this chunk anew"
+            f"{path} was cut short or changed: expected {expected:,} bytes, found {found:,}; {REMEDY}"
         )
 
 
@@ -61,9 +83,7 @@ def check_file(path: Path, column: Column) -> None:
     try:
         found = path.stat().st_size
     except FileNotFoundError as error:
-        raise CorruptStore(
-            f"{path} is missing; run the command that wrote the store again, it writes this chunk anew"
-        ) from error
+        raise CorruptStore(f"{path} is missing; {REMEDY}") from error
     check_size(path, found, column.file_bytes)
 
 
@@ -84,3 +104,8 @@ def _map(descriptor: int, size: int) -> int:
     if address == _FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return address
+
+
+def _let_go(number: int, address: int, size: int) -> None:
+    unwatch(number)
+    _libc.munmap(address, size)

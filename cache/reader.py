@@ -1,5 +1,6 @@
 """Reading a store: its identity, the small columns, and embeddings by row straight from the page cache."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.chunkfile import MappedFile, check_file, read_chunk
+from cache.chunkfile import MappedFile, available_memory, check_file, check_size, populate, read_chunk
 from cache.columns import Column, chunk_columns, row_columns
 from cache.errors import IncompleteStore, NotAStore
 from cache.gather import gather_rows
 from cache.layout import ChunkKey, Status
 from cache.metadata import read_split, read_store, split_names
+from cache.rows import checked_rows
+from cache.truncation import require_kept
+from cache.unmapped import UNMAPPED, gather_or_read, maps_left, require_read
 from cache.verified import verify
 
 
@@ -75,9 +79,15 @@ class Split:
         self._folder = path / name
         columns = (*chunk_columns(self.shape), *row_columns(self.shape))
         self._columns = {column.name: column for column in columns}
+        self._unmapped: dict[ChunkKey, Path] = {}
         self._maps = self._mapped_chunks()
-        self.absent = [key for key in self.shape.chunk_keys if key not in self._maps]
-        self._check_files()
+        there = self._there
+        self.absent = [key for key in self.shape.chunk_keys if key not in there]
+        self.check_sizes()
+
+    @property
+    def _there(self) -> set[ChunkKey]:
+        return self._maps.keys() | self._unmapped.keys()
 
     @property
     def complete(self) -> bool:
@@ -88,17 +98,20 @@ class Split:
         """Raise IncompleteStore unless every chunk is there."""
         if self.absent:
             raise IncompleteStore(
-                f"the split '{self.name}' of {self.path} has {len(self._maps)} of "
+                f"the split '{self.name}' of {self.path} has {len(self._there)} of "
                 f"{len(self.shape.chunk_keys)} chunks; run the command that writes it again "
                 "(cache-teacher for a teacher's cache), it computes only what is absent"
             )
 
     @cached_property
     def addresses(self) -> NDArray[np.uint64]:
-        """(V, chunks) uint64: where row 0 of each chunk is in memory, 0 if absent, while this Split lives."""
+        """(V, chunks) uint64: where row 0 of each chunk is in memory while this Split lives, or 0 if absent, or
+        UNMAPPED for want of maps."""
         addresses = np.zeros((self.shape.views, self.shape.chunks), np.uint64)
         for key, mapped in self._maps.items():
             addresses[key.view, key.index] = mapped.address
+        for key in self._unmapped:
+            addresses[key.view, key.index] = UNMAPPED
         return addresses
 
     @cached_property
@@ -116,12 +129,12 @@ class Split:
         """(V, N, 5) float32: top, left, height, width as fractions of the upright original; 1 if mirrored."""
         return self._read_column("crop")
 
-    @cached_property
+    @property
     def label(self) -> NDArray[np.int64]:
-        """(N,) int64: the class of each row, -1 for none."""
+        """(N,) int64: the class of each row, -1 for none. Read anew at each call, and not kept; thumb likewise."""
         return self._read_column("label")
 
-    @cached_property
+    @property
     def thumb(self) -> NDArray[np.uint64]:
         """(N,) uint64: the perceptual hash of each row's image."""
         return self._read_column("thumb")
@@ -138,14 +151,33 @@ class Split:
         Raises:
             IndexError: a row or the view is out of range, negative ones included.
             IncompleteStore: a row's chunk is absent.
+            CorruptStore: a chunk file was cut short while it was mapped.
         """
         rows = self._checked_rows(rows, view)
         if out is None:
             out = np.empty((len(rows), self.shape.dim), np.float16)
         assert out.shape == (len(rows), self.shape.dim), out.shape
         assert out.dtype == np.float16, out.dtype
-        gather_rows(self.addresses[view], rows, self.shape.chunk_rows, out.view(np.uint16))
+        self.take(rows, view, out.view(np.uint16))
+        require_kept()
+        require_read()
         return out
+
+    def take(self, rows: NDArray[np.int64], view: int, out: NDArray[np.uint16]) -> None:
+        """As `gather`, of rows that are known to be there, into `out` as bits; who calls it looks at `require_kept`
+        and `require_read` before what came is used."""
+        addresses, chunk_rows = self.addresses[view], self.shape.chunk_rows
+        if self._unmapped:
+            gather_or_read(addresses, self._files_read[view], rows, chunk_rows, out)
+        else:
+            gather_rows(addresses, rows, chunk_rows, out)
+
+    @cached_property
+    def _files_read(self) -> list[dict[int, Path]]:
+        files: list[dict[int, Path]] = [{} for _ in range(self.shape.views)]
+        for key, file in self._unmapped.items():
+            files[key.view][key.index] = file
+        return files
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
         """Check the crc32c of every chunk file that is there, unless done before and unchanged since.
@@ -155,21 +187,39 @@ class Split:
         Raises:
             CorruptStore: names the chunk files that are changed or missing.
         """
-        self._check_files()
+        self.check_sizes()
         return verify(self._folder, self._chunk_files(), progress)
 
+    def warm(self) -> threading.Thread | None:
+        """Have the mapped chunks read into memory by a thread, which is returned, in order, if all fit into it.
+
+        A store that was verified before is not read when it is opened: its rows would wait for the disk one by one.
+        """
+        maps = list(self._maps.values())
+        if len(maps) * self._columns["embedding"].file_bytes > available_memory():
+            return None
+        thread = threading.Thread(target=populate, args=(maps,), daemon=True)
+        thread.start()
+        return thread
+
     def _mapped_chunks(self) -> dict[ChunkKey, MappedFile]:
-        embedding = self._columns["embedding"]
-        maps = {}
+        """Maps of the chunks that are there, as many as this process may have; the others are `_unmapped`."""
+        embedding, left = self._columns["embedding"], maps_left()
+        maps: dict[ChunkKey, MappedFile] = {}
         for key in self.shape.chunk_keys:
+            file = self._folder / embedding.file_name(key)
             with suppress(FileNotFoundError):
-                maps[key] = MappedFile(self._folder / embedding.file_name(key), embedding.file_bytes)
+                if len(maps) < left:
+                    maps[key] = MappedFile(file, embedding.file_bytes)
+                else:
+                    check_size(file, file.stat().st_size, embedding.file_bytes)
+                    self._unmapped[key] = file
         return maps
 
     def _chunks_of(self, column: Column) -> list[ChunkKey]:
         if column.views is None:
             return [ChunkKey(0, index) for index in range(self.shape.chunks)]
-        return list(self._maps)
+        return sorted(self._there)
 
     def _chunk_files(self) -> dict[str, Column]:
         return {
@@ -178,7 +228,8 @@ class Split:
             for key in self._chunks_of(column)
         }
 
-    def _check_files(self) -> None:
+    def check_sizes(self) -> None:
+        """Raise CorruptStore if a chunk file is missing or has another size than when it was written."""
         for name, column in self._chunk_files().items():
             check_file(self._folder / name, column)
 
@@ -194,16 +245,7 @@ class Split:
     def _checked_rows(self, rows: ArrayLike, view: int) -> NDArray[np.int64]:
         if not 0 <= view < self.shape.views:
             raise IndexError(f"view {view} is out of range: {self.path} has {self.shape.views} views")
-        given = np.asarray(rows)
-        if given.dtype.kind not in "iu" or given.ndim != 1:
-            raise IndexError(f"expected rows (B,) as integers, found {given.shape} as {given.dtype}")
-        # always a copy, of the one type that the loop is compiled for
-        checked = given.astype(np.int64)
-        if checked.size and (checked.min() < 0 or checked.max() >= self.shape.rows):
-            raise IndexError(
-                f"expected rows 0 to {self.shape.rows - 1} of the split '{self.name}' of {self.path}, "
-                f"found {checked.min()} to {checked.max()}"
-            )
+        checked = checked_rows(rows, self.shape.rows, f"the split '{self.name}' of {self.path}")
         if self.absent and not self.addresses[view, checked // self.shape.chunk_rows].all():
             self.require_complete()
         return checked

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cache.chunkfile import read_chunk
@@ -14,6 +15,7 @@ from cache.columns import Column
 from cache.durable import write_file
 from cache.errors import CorruptStore, StoreError
 from cache.layout import canonical_json
+from cache.threads import over_threads
 
 MOST_NAMED = 5
 
@@ -27,10 +29,8 @@ def verify(
     if _recorded(folder) == before:
         return False
     bad = []
-    for done, (name, column) in enumerate(files.items(), start=1):
-        try:
-            read_chunk(folder / name, column)
-        except CorruptStore:
+    for done, (name, sound) in enumerate(over_threads(partial(_sound, folder), files.items()), start=1):
+        if not sound:
             bad.append(name)
         if progress is not None:
             progress(done, len(files))
@@ -38,6 +38,15 @@ def verify(
         raise CorruptStore(_sentence(folder, bad))
     _record(folder, before)
     return True
+
+
+def _sound(folder: Path, file: tuple[str, Column]) -> tuple[str, bool]:
+    name, column = file
+    try:
+        read_chunk(folder / name, column)
+    except CorruptStore:
+        return name, False
+    return name, True
 
 
 def _sentence(folder: Path, bad: list[str]) -> str:

@@ -19,7 +19,7 @@ from pipeline.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.distributed import resolve_device
 from pipeline.embed import embed
 from pipeline.errors import WrongUse
-from pipeline.extraction import Settings, as_rows, extract, reader
+from pipeline.extraction import Settings, as_rows, extract, move, reader
 from pipeline.maker import open_maker
 from pipeline.teachers import Backbone
 
@@ -145,7 +145,7 @@ def meaning(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fa
     draws = np.random.default_rng(config.seed)
     drawn = np.sort(draws.choice(ends[-1], min(config.rows, ends[-1]), replace=False))
     device = resolve_device(config.device)
-    backbone.module.to(device)
+    move(backbone, device)
     settings = Settings(
         device=device,
         precision=store.teacher["precision"],

@@ -1,5 +1,6 @@
 """A .beton's tables and single pictures, read without FFCV, which takes seconds to start."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,6 +51,16 @@ class Beton:
         if len(data) != np.prod(shape):
             raise UnreadableImage(f"{len(data)} bytes are not {shape[1]} x {shape[0]} pixels")
         return Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape))
+
+
+def beton_bytes(rows: int, picture: float, page: int) -> int:
+    """Bytes of a .beton of `rows` pictures of so many bytes each, as FFCV fills its pages.
+
+    Each process that writes leaves a last page unfilled, so a file that several wrote is longer by up to a page each.
+    """
+    tables = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + rows * SAMPLE.itemsize
+    pages = -(-tables // page) + math.ceil(rows * picture / page)
+    return pages * page + rows * STORED.itemsize
 
 
 def open_beton(path: Path, labels: NDArray[np.int64]) -> Beton:

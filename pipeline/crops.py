@@ -3,18 +3,33 @@
 FFCV's own random decoders draw from a thread's generator, so their pixels differ from run to run. Here every
 draw comes from a counter-based generator (SplitMix64, Steele, Lea and Flood 2014): the same picture is cut the
 same way whatever the number of workers, and a crop can be told again later without having been stored.
+
+The loops over a batch stand here too, and not beside the loader: numba keeps compiled code on disk for as long as the
+file that it was compiled from stays as it is, and asks no other file that it calls.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from llvmlite import binding
+from numba import njit, prange, types
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 ATTEMPTS = 10
+# An FFCV sample number carries the epoch above this bit, so that a decoder is a pure function of its arguments.
+EPOCH_BIT = 40
+ROW_MASK = (1 << EPOCH_BIT) - 1
+JPG = 0  # FFCV's mode of a picture that is stored as JPEG
+# FFCV's functions in C, by name, so that what calls them can be kept on disk: `link` says where they are.
+RESIZE, DECODE_JPEG = "anchorage_ffcv_resize", "anchorage_ffcv_imdecode"
+_resize = types.ExternalFunction(RESIZE, types.int32(*[types.int64] * 11))
+_decode_jpeg = types.ExternalFunction(
+    DECODE_JPEG,
+    types.int32(types.uintp, types.uint64, types.uint32, types.uint32, types.uintp, *[types.uint32] * 8),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +107,72 @@ def centre_crop(height: int, width: int, share: float) -> tuple[int, int, int, i
     """The centre square whose side is `share` of the shorter side."""
     side = max(1, round(min(height, width) * share))
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+def link(*, resize: int, decode_jpeg: int) -> None:
+    """Say where FFCV's `resize` and `imdecode` are in this process; to be called before the loops below."""
+    binding.add_symbol(RESIZE, resize)
+    binding.add_symbol(DECODE_JPEG, decode_jpeg)
+
+
+@njit(nogil=True, cache=True)
+def picture(field, size, content, scratch):  # type: ignore[no-untyped-def]
+    """The pixels (H, W, 3) uint8 of one image, decoded into scratch (bytes,) if they are a JPEG.
+
+    field: FFCV's record of it. size: in bytes. content: the .beton's bytes.
+    """
+    start = np.int64(field["data_ptr"])
+    data = content[start : start + np.int64(size)]
+    height, width = np.int64(field["height"]), np.int64(field["width"])
+    if field["mode"] != JPG:
+        return data.reshape(height, width, 3)
+    pixels = scratch[: 3 * height * width].reshape(height, width, 3)
+    _decode_jpeg(
+        data.ctypes.data, data.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0
+    )
+    return pixels
+
+
+@njit(nogil=True, cache=True)
+def cut(pixels, state, crop, out):  # type: ignore[no-untyped-def]
+    """Cut pixels (H, W, 3) and resize them into `out` (size, size, 3), and flip them: by a stream's draws, or centred.
+
+    crop: whether it is random, and a RandomCrop's scale and ratio as arrays, and flip.
+    """
+    is_random, scale, ratio, flip = crop
+    height, width = pixels.shape[:2]
+    if is_random:
+        top, left, h, w = random_crop(state, height, width, scale, ratio)
+    else:
+        top, left, h, w = centre_crop(height, width, 1.0)
+    _resize(
+        *(0, pixels.ctypes.data, height, width, top, top + h, left, left + w),
+        *(out.ctypes.data, out.shape[0], out.shape[1]),
+    )
+    if is_random and uniform(state, 0) < flip:
+        out[:] = out[:, ::-1].copy()
+
+
+@njit(nogil=True, cache=True)
+def view_of(sample, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
+    """One view of one image into `out`, from the stream of key (seed, view), the sample's epoch and its row.
+
+    storage: the .beton's bytes, and how many of them each row's picture has.
+    """
+    row, epoch = sample & ROW_MASK, sample >> EPOCH_BIT
+    content, sizes = storage
+    cut(picture(table[row], sizes[row], content, scratch), stream(key[0], epoch, row, key[1]), crop, out)
+
+
+@njit(nogil=True, cache=True)
+def views_of(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
+    """One view of each image of a batch: samples (B,) int64 into out (B, size, size, 3), by scratch (B, bytes)."""
+    for i in range(len(samples)):
+        view_of(samples[i], table, storage, key, crop, scratch[i], out[i])
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def views_of_by_threads(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
+    """The same by as many threads as numba has."""
+    for i in prange(len(samples)):
+        view_of(samples[i], table, storage, key, crop, scratch[i], out[i])

@@ -50,27 +50,28 @@ class DatasetSplit:
     @cached_property
     def names(self) -> list[str]:
         """Paths of the images, relative to the split's folder."""
-        return [unescape(path) for path in self._table["path"].to_pylist()]
+        return [unescape(path) for path in self._columns("path")["path"].to_pylist()]
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,) index into classes, -1 for none."""
-        return self._table["label"].to_numpy()
+        return self._columns("label")["label"].to_numpy()
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
         """(N,) False where the image could not be decoded."""
-        return self._table["readable"].to_numpy()
+        return self._columns("readable")["readable"].to_numpy()
 
     @cached_property
     def thumbs(self) -> NDArray[np.uint64]:
         """(N,) perceptual hashes, 0 for the unreadable."""
-        return self._table["thumb"].to_numpy()
+        return self._columns("thumb")["thumb"].to_numpy()
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
         """(N, 2) width and height of the original images in px, 0 for the unreadable."""
-        return np.stack([self._table[side].to_numpy() for side in ("width", "height")], axis=1)
+        table = self._columns("width", "height")
+        return np.stack([table[side].to_numpy() for side in ("width", "height")], axis=1)
 
     @cached_property
     def source(self) -> Source:
@@ -82,17 +83,18 @@ class DatasetSplit:
                 f"run `python cli.py pack NEW_FOLDER {self.folder}`, which checks that they are the same"
             )
         source = reopen(self.data, self.place, self.names, self.labels, self.classes)
-        return RecordedSource(source=source, sha256=hashes_of(self._table))
+        return RecordedSource(source=source, sha256=hashes_of(self._columns("sha256")))
 
-    @cached_property
-    def _table(self) -> pa.Table:
+    def _columns(self, *names: str) -> pa.Table:
+        """These columns of the table; paths and hashes, the longest, are read by those alone who ask for them."""
         file = self.folder / f"{self.name}.parquet"
         again = f"write it again with `python cli.py pack DATA {self.folder}`"
         try:
-            table = pq.read_table(file)
+            found = set(pq.read_schema(file).names)
+            table = None if COLUMNS - found else pq.read_table(file, columns=list(names))
         except (OSError, pa.ArrowException) as error:
             raise PipelineError(f"{file} is damaged ({str(error).splitlines()[0]}); {again}") from error
-        if len(table) != self.rows or COLUMNS - set(table.column_names):
+        if table is None or len(table) != self.rows:
             raise PipelineError(f"{file} is not the table of {self.rows} rows that was written; {again}")
         return table
 

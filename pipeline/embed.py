@@ -145,9 +145,14 @@ def share_of_machine(workers: int, device: str, dataset: Dataset, dim: int) -> t
 
     Threads decide bits, so they follow from machine, flag and whole dataset, not from what is still to do.
     """
+    chunks = sum(SplitShape(rows=split.rows, views=1, dim=dim).chunks for split in dataset.splits.values())
+    return machine_share(workers, device, chunks=chunks)
+
+
+def machine_share(workers: int, device: str, *, chunks: int) -> tuple[int, int]:
+    """Worker processes for so many chunks (`workers` 0: as many as the machine has room for), threads of each."""
     cores = len(os.sched_getaffinity(0))
     wanted = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
-    chunks = sum(SplitShape(rows=split.rows, views=1, dim=dim).chunks for split in dataset.splits.values())
     count = min(wanted, chunks)
     return count, max(1, cores // count)
 

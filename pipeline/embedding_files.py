@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cache.durable import write_file
 from pipeline.distributed import resolve_device
 from pipeline.errors import WrongUse
-from pipeline.extraction import BackboneSpec, Settings, extract
+from pipeline.extraction import BackboneSpec, Settings, extract, move
 from pipeline.images import UnreadableImage
 from pipeline.sources import Source, escape
 from pipeline.teachers import Backbone
@@ -40,7 +40,7 @@ def embed_images(
     _require_suffix(out)
     device = resolve_device(device)
     backbone = backbone_spec.load()
-    backbone.module.to(device)
+    move(backbone, device)
     threads = len(os.sched_getaffinity(0))
     settings = Settings(device=device, precision=precision, batch_size=batch_size, threads=threads)
     names = [

@@ -110,6 +110,31 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
     return _freeze(recipe, name, preprocessing)
 
 
+def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
+    """A teacher without its weights, on the meta device: what it costs is known before they are fetched.
+
+    name, image_size: as for load_teacher, and WrongUse likewise. Its sha256 is none, but as long as one.
+    """
+    if name in TEACHERS:
+        recipe = TEACHERS[name].recipe()
+    elif name.startswith(("timm/", "torchvision/")):
+        recipe = _library(name, Path(), image_size)
+    else:
+        recipe = _find_recipe(name, None, image_size)
+    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
+    module = recipe.module.eval().requires_grad_(False).to("meta")
+    example = preprocessing.transform(Image.new("RGB", (256, 256))).to("meta")
+    return Backbone(
+        name=name,
+        module=module,
+        dim=feature_width(module, example[None], name),
+        preprocessing=preprocessing,
+        architecture=recipe.architecture,
+        weights_sha256="0" * 64,
+        feature=recipe.feature,
+    )
+
+
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
     """The student of a run folder, or of a .safetensors that `export` wrote, as it is evaluated.
 

@@ -225,3 +225,29 @@ def test_mapped_chunks_hold_no_file_open_and_are_unmapped(path: Path) -> None:
     del split
     gc.collect()
     assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def resident_kilobytes() -> int:
+    """How much of chunk files is entered in this process's maps."""
+    found, of_chunk = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:") and of_chunk:
+            found += int(line.split()[1])
+        elif not line.partition(" ")[0].endswith(":"):
+            of_chunk = "/embedding/c/" in line
+    return found
+
+
+def test_a_store_is_warmed_in_the_background_if_it_fits_into_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.collect()
+    others = resident_kilobytes()
+    split = open_store(path).split("train")
+    thread = split.warm()
+    assert thread is not None
+    thread.join()
+    # six chunks of 4096 rows x 8 float16 and a checksum: 17 pages each
+    assert resident_kilobytes() - others == 6 * 17 * 4
+    monkeypatch.setattr("cache.reader.available_memory", lambda: 6 * 65540 - 1)
+    assert split.warm() is None

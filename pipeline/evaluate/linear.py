@@ -22,6 +22,7 @@ LEARNING_RATE = 0.01
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 WEIGHTS_PER_THREAD = 65_536
+SUMMED_ROWS = 4_096
 VARIANCE_FLOOR = 1e-5  # the authors' value; keeps a feature that is the same for every train image at 0
 
 EpochBatches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -70,16 +71,27 @@ def evaluate(
         with _few_threads(probe.linear.weight.numel()):
             train_probe(probe, cached_batches(train, seed), epochs, device)
     else:
-        train_probe(probe, batches, epochs, device)
+        train_probe(probe, _of_unit_length(batches), epochs, device)
     yield from accuracies(probe, val, device, name)
 
 
 def new_probe(train: Features, seed: int) -> LinearProbe:
     """A probe standardised by train, its linear layer drawn from the seed, not the global generator."""
-    variance, mean = torch.var_mean(torch.from_numpy(train.embedding), dim=0)
+    mean, variance = mean_and_variance(train)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs as well
         return LinearProbe(mean, variance, train.classes)
+
+
+def mean_and_variance(train: Features) -> tuple[Tensor, Tensor]:
+    """Of each dimension, (D,) float32 each, with n - 1 below; summed in float64, block by block."""
+    total = torch.zeros(2, train.embedding.shape[1], dtype=torch.float64)
+    for block in torch.from_numpy(train.embedding).split(SUMMED_ROWS):
+        rows = block.double()
+        total += torch.stack([rows.sum(dim=0), rows.square_().sum(dim=0)])
+    count = len(train.embedding)
+    mean, square = total / count
+    return mean.float(), ((square - mean.square()).clamp(min=0) * (count / max(count - 1, 1))).float()
 
 
 def cached_batches(train: Features, seed: int) -> EpochBatches:
@@ -101,34 +113,80 @@ def learning_rate(epoch: int, epochs: int = EPOCHS) -> float:
 
 
 def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: str) -> None:
-    """Trains probe.linear in place by SGD on cross-entropy; batches as in evaluate.
+    """Trains probe.linear in place by SGD on cross-entropy; batches as in evaluate, of rows of unit length.
 
     Raises:
         PipelineError: the loss is not finite.
     """
-    optimizer = torch.optim.SGD(
-        probe.linear.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
+    descent = Descent(probe)
     for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs)
-        loss = torch.tensor(math.nan)
+        last: tuple[Tensor, Tensor] | None = None
         for features, labels in batches(epoch):
-            loss = F.cross_entropy(probe(features.to(device)), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            last = features.to(device), labels.to(device)
+            descent.step(*last, learning_rate(epoch, epochs))
+        loss = descent.loss(*last) if last else math.nan
         # A weight that is not finite never recovers, so the last loss of an epoch tells for all of them.
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss):
             raise PipelineError(
-                f"the linear probe's loss is {loss.item()} after epoch {epoch + 1} of {epochs}; "
+                f"the linear probe's loss is {loss} after epoch {epoch + 1} of {epochs}; "
                 "check that there are batches and that the backbone's features are finite"
             )
+    descent.finish()
+
+
+class Descent:
+    """SGD with momentum and weight decay on a probe's linear layer, its gradient written out.
+
+    Of ((x - mean) * scale) W' + b it keeps V = W * scale: then x V' + (b - V mean) are the logits, and no row has to be
+    standardised. A step of 256 rows of 512 takes half as long as by autograd.
+    """
+
+    def __init__(self, probe: LinearProbe) -> None:
+        self.probe = probe
+        self.weight = probe.linear.weight.detach() * probe.scale
+        self.bias = probe.linear.bias.detach().clone()
+        self.weight_velocity, self.bias_velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        self.scale_squared = probe.scale.square()
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(B, D) of unit length -> (classes, B)."""
+        offset = self.bias - self.weight @ self.probe.mean
+        return torch.addmm(offset[:, None], self.weight, rows.T)
+
+    def loss(self, rows: Tensor, labels: Tensor) -> float:
+        """The mean cross-entropy of a batch."""
+        return F.cross_entropy(self.logits(rows).T, labels).item()
+
+    def step(self, rows: Tensor, labels: Tensor, rate: float) -> None:
+        """One step on rows (B, D) of unit length and labels (B,)."""
+        error = self.logits(rows).softmax(dim=0)  # of each logit (classes, B): softmax less one-hot
+        error.scatter_add_(0, labels[None], error.new_full((1, len(labels)), -1)).div_(len(labels))
+        bias_gradient = error.sum(dim=1)
+        gradient = torch.addr(error @ rows, bias_gradient, self.probe.mean, alpha=-1).mul_(self.scale_squared)
+        self.weight_velocity.mul_(MOMENTUM).add_(gradient).add_(self.weight, alpha=WEIGHT_DECAY)
+        self.bias_velocity.mul_(MOMENTUM).add_(bias_gradient).add_(self.bias, alpha=WEIGHT_DECAY)
+        self.weight.sub_(self.weight_velocity, alpha=rate)
+        self.bias.sub_(self.bias_velocity, alpha=rate)
+
+    def finish(self) -> None:
+        """Give the probe its weights."""
+        with torch.no_grad():
+            self.probe.linear.weight.copy_(self.weight / self.probe.scale)
+            self.probe.linear.bias.copy_(self.bias)
+
+
+def _of_unit_length(batches: EpochBatches) -> EpochBatches:
+    def normalised(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for features, labels in batches(epoch):
+            yield F.normalize(features, dim=1), labels
+
+    return normalised
 
 
 @contextmanager
 def _few_threads(weights: int) -> Iterator[None]:
-    # A small layer's step takes 0.6 ms on one thread; on two threads of a busy machine each of its operations
-    # waits for the other thread to get a core, 8 ms.
+    # A small layer's step takes a fraction of a millisecond on one thread; on two threads of a busy machine each of
+    # its operations waits for the other thread to get a core, 8 ms in all.
     before = torch.get_num_threads()
     torch.set_num_threads(min(before, 1 + weights // WEIGHTS_PER_THREAD))
     try:

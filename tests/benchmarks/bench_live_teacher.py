@@ -1,0 +1,100 @@
+"""What the cache saves of an epoch with the teacher in the loop, and another tool's epoch beside it."""
+
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.live import LiveTeacher
+from pipeline.teachers import load_teacher
+from tests.benchmarks.figure import Figure, interleaved, ratio
+from tests.benchmarks.photograph_training import RATE, SIZE, PhotographTraining, photograph_training
+
+IMAGES, BATCH = 128, 128
+PEER = "lightly-train==0.18.0"
+PEER_PYTHON = "LIGHTLY_PYTHON"  # of an environment that has it; else one is made in the scratch folder
+PEER_EPOCHS = (1, 4)
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """Epochs of 128 photographs at 224 px, a ResNet-18 from a ResNet-50 (fp32, without its weights' values)."""
+    training = photograph_training(folder, images=IMAGES, batch=BATCH)
+    backbone = load_teacher("tests.benchmarks.bench_live_teacher:resnet50")
+    live = LiveTeacher(backbone, precision="fp32", device="cpu")
+    images = training.a_batch().images[0]
+    seconds = interleaved(
+        {
+            "with the cache": training.with_cache,
+            "live teacher": lambda: with_teacher(training, live),
+            "student alone": training.student_alone,
+            "teacher alone": lambda: [live.embed(images) for _ in range(IMAGES // BATCH)],
+        }
+    )
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    expected = (median["teacher alone"] + median["student alone"]) / median["student alone"]
+    found = ratio(seconds, "live teacher", "with the cache")
+    rates = {name: IMAGES / value for name, value in median.items()}
+    yield Figure(
+        name="live-teacher",
+        what=f"what the cache saves of an epoch: {found:.2f} x, ResNet-18 at {SIZE} px from a live ResNet-50",
+        against=f"(teacher + student) / student, all that there is to save: {expected:.2f} x",
+        ratio=found / expected,
+        unit="of it",
+        at_least=0.9,
+        seconds=seconds,
+        bound=(
+            f"{rates['with the cache']:.1f} images/s with the cache, {rates['live teacher']:.1f} live, "
+            f"{rates['teacher alone']:.1f} for the teacher alone: the rest of an epoch is the student's own"
+        ),
+        details={"images/s": rates},
+    )
+    yield against_lightly(folder, rates["with the cache"])
+
+
+def with_teacher(training: PhotographTraining, live: LiveTeacher) -> None:
+    """An epoch as `distill --live-teacher` trains it."""
+    training.epoch += 1
+    for batch in training.plain.epoch(training.epoch):
+        training.run.learn(live.join(batch), RATE)
+
+
+def resnet50():  # type: ignore[no-untyped-def]
+    """A ResNet-50 that was never trained, which costs as much as one that was."""
+    from torch import nn
+    from torchvision.models import resnet50
+
+    network = resnet50()
+    network.fc = nn.Identity()
+    return network
+
+
+def against_lightly(folder: Path, rate: float) -> Figure:
+    """The same student in lightly-train, with a teacher of next to no cost; reported, there is no bar."""
+    python = os.environ.get(PEER_PYTHON) or new_environment(folder / "lightly")
+    script = Path(__file__).with_name("lightly_epoch.py")
+    out, epochs = folder / "lightly-run", [str(epochs) for epochs in PEER_EPOCHS]
+    command = [python, str(script), str(folder / "pictures"), str(out), str(BATCH), *epochs]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    epoch_seconds = float(said.splitlines()[-1])
+    return Figure(
+        name="live-teacher-lightly",
+        what=f"images/s of the same ResNet-18 at {SIZE} px, bf16, from the cache of a ResNet-50",
+        against=f"{PEER}, distillationv1, from a live ViT of test size",
+        ratio=rate * epoch_seconds / IMAGES,
+        unit="x its speed",
+        bound="its default crops and loader, two workers; its teacher costs next to nothing, one worth having far more",
+        seconds={"an epoch": [epoch_seconds]},
+        details={"images/s": {"with the cache": rate, PEER: IMAGES / epoch_seconds}},
+    )
+
+
+def new_environment(folder: Path) -> str:
+    """Install the peer outside of this project's environment; its interpreter."""
+    print(f"installing {PEER} into {folder}: minutes, and gigabytes", file=sys.stderr)
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin/python")
+    subprocess.run([python, "-m", "pip", "install", "-q", PEER], check=True)
+    return python

@@ -1,0 +1,91 @@
+"""The loader with its join against ImageFolder and DataLoader, pictures stored raw or as JPEG."""
+
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from pipeline.config import PackConfig
+from pipeline.crops import RandomCrop
+from pipeline.dataset import pack
+from pipeline.loaders import ImageLoader, Order
+from pipeline.preprocessing import IMAGENET
+from tests.benchmarks.figure import Figure, interleaved, ratio
+from tests.benchmarks.photographs import write_photographs
+from tests.benchmarks.written_store import written_store
+
+IMAGES, STORED, SIZE, BATCH, DIM, WORKERS = 2_048, 256, 224, 256, 2048, 2
+BARS = {"raw": 4.0, "jpg": 2.3}
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """An epoch of 2,048 pictures of 256 px: random crops of 224 px, flips, normalised, and each one's teacher row."""
+    pictures = write_photographs(folder / "pictures", IMAGES, (STORED, STORED))
+    teacher = written_store(folder / "store.zarr", rows=IMAGES, dim=DIM)
+    loaders = {}
+    for mode in BARS:
+        out = folder / mode
+        pack(PackConfig(data=pictures, out=out, write_mode=mode))
+        loaders[mode] = ImageLoader(
+            out / "train.beton",
+            Order(rows=np.arange(IMAGES), batch=BATCH),
+            image_size=SIZE,
+            crops=(RandomCrop(),),
+            teacher=teacher,
+            workers=WORKERS,
+        )
+    peer = image_folder(pictures)
+    epochs = dict.fromkeys(BARS, 0)
+
+    def ours(mode: str) -> None:
+        epochs[mode] += 1
+        assert sum(len(batch.rows) for batch in loaders[mode].epoch(epochs[mode])) == IMAGES
+
+    pixels = torch.zeros(BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
+    seconds = interleaved(
+        {
+            "raw": lambda: ours("raw"),
+            "jpg": lambda: ours("jpg"),
+            "ImageFolder": lambda: [None for _ in peer],
+            "to normalised floats": lambda: [
+                loaders["raw"].normalise(pixels) for _ in range(IMAGES // BATCH)
+            ],
+        }
+    )
+    rate = {name: IMAGES / statistics.median(of) for name, of in seconds.items()}
+    for mode, bar in BARS.items():
+        size = os.path.getsize(folder / mode / "train.beton") / IMAGES / 1024
+        yield Figure(
+            name=f"loader-{mode}",
+            what=f"loader with join, {STORED} px pictures stored {mode}, crops of {SIZE}, {WORKERS} workers",
+            against="ImageFolder and DataLoader(2) with the same crops, of JPEG files",
+            ratio=ratio(seconds, "ImageFolder", mode),
+            unit="x its speed",
+            at_least=bar,
+            seconds=seconds,
+            bound=(
+                f"{rate[mode]:.0f} images/s against {rate['ImageFolder']:.0f}; making normalised floats of the pixels "
+                f"alone takes {rate[mode] / rate['to normalised floats']:.0%} of the time"
+            ),
+            details={"images a second": rate, "KiB a picture in the .beton": size},
+        )
+
+
+def image_folder(pictures: Path) -> DataLoader:
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET.mean, IMAGENET.std),
+        ]
+    )
+    return DataLoader(
+        ImageFolder(pictures, transform), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=WORKERS
+    )

@@ -1,0 +1,88 @@
+"""Random rows of a store against the same rows of an array in memory, and against zarr's own indexing."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from tests.benchmarks.figure import Figure, interleaved, ratio
+from tests.benchmarks.written_store import written_store
+
+ROWS, DIM, BATCH, BATCHES, ZARR_BATCHES = 200_000, 2048, 256, 400, 3
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """Batches of 256 random rows out of 200,000 x 2048 fp16, other rows in each batch, all of it in memory."""
+    split = written_store(folder / "store.zarr", rows=ROWS, dim=DIM)
+    array = np.empty((ROWS, DIM), np.float16)
+    for start in range(0, ROWS, split.shape.chunk_rows):
+        rows = np.arange(start, min(start + split.shape.chunk_rows, ROWS))
+        split.gather(rows, out=array[rows[0] : rows[-1] + 1])
+    batches = np.random.default_rng(0).integers(0, ROWS, (BATCHES, BATCH))
+    from_zarr = zarr.open_array(folder / "store.zarr/train/embedding", mode="r")
+    for rows in batches[:ZARR_BATCHES]:
+        assert np.array_equal(split.gather(rows), array[rows])
+        assert np.array_equal(from_zarr.oindex[0, rows], array[rows])
+
+    def over(count: int, take: Callable[[NDArray[np.int64]], object]) -> Callable[[], None]:
+        def run() -> None:
+            for rows in batches[:count]:
+                take(rows)
+
+        return run
+
+    # `take` by its shortest way too: into memory that is there already, without a copy of its own in between
+    out, first = np.empty((BATCH, DIM), np.float16), array[:BATCH]
+    seconds = interleaved(
+        {
+            "store": over(BATCHES, lambda rows: split.gather(rows, out=out)),
+            "np.take": over(BATCHES, lambda rows: np.take(array, rows, axis=0)),
+            "np.take into a buffer": over(
+                BATCHES, lambda rows: np.take(array, rows, axis=0, out=out, mode="clip")
+            ),
+            "neighbouring rows": over(BATCHES, lambda rows: np.copyto(out, array[rows[0] // 2 :][:BATCH])),
+            "cached rows": over(BATCHES, lambda rows: np.copyto(out, first)),
+        },
+        rounds=15,
+    )
+    fastest = min(("np.take", "np.take into a buffer"), key=lambda name: statistics.median(seconds[name]))
+    each = {name: statistics.median(of) / BATCHES * 1e6 for name, of in seconds.items()}
+    yield Figure(
+        name="rows",
+        what=f"{BATCH} random rows out of {ROWS:,} x {DIM} fp16, from the store",
+        against="np.take on the array in RAM, the faster of its two ways",
+        ratio=ratio(seconds, fastest, "store"),
+        unit="x its speed",
+        at_least=1.0,
+        seconds=seconds,
+        bound=(
+            f"memory: {each['store']:.0f} us a batch; a copy of as many rows that are neighbours takes "
+            f"{each['neighbouring rows']:.0f} us, of rows that are in the processor's cache "
+            f"{each['cached rows']:.0f}; np.take {each[fastest]:.0f}"
+        ),
+        details={"microseconds a batch": each},
+    )
+    seconds = interleaved(
+        {
+            "store": over(ZARR_BATCHES, lambda rows: split.gather(rows)),
+            "zarr": over(ZARR_BATCHES, lambda rows: from_zarr.oindex[0, rows]),
+        }
+    )
+    each = {name: statistics.median(of) / ZARR_BATCHES * 1e3 for name, of in seconds.items()}
+    yield Figure(
+        name="rows-zarr",
+        what=f"{BATCH} random rows out of {ROWS:,} x {DIM} fp16, from the store",
+        against="zarr's own indexing of the same store",
+        ratio=ratio(seconds, "zarr", "store"),
+        unit="x its speed",
+        at_least=200,
+        seconds=seconds,
+        bound=(
+            f"zarr reads and checks every chunk that holds a row, here all {split.shape.chunks} "
+            f"({each['zarr']:.0f} ms); the store touches the rows alone ({each['store']:.2f} ms)"
+        ),
+        details={"milliseconds a batch": each},
+    )

@@ -1,0 +1,202 @@
+"""The streamed loss against the matrix products that it is made of, and against the plain form."""
+
+import ctypes
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.distributed import use_every_core
+from pipeline.objectives.streamed import streamed_kl
+from tests.benchmarks.figure import RESULTS, Figure, interleaved, ratio
+
+B, D, K, TAU = 256, 2048, 131_072, 0.04
+FEWER = K // 8
+PICTURE = "bf16-gradient-error.png"
+DISTANCES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """B 256, D 2048, K 131,072, forward and backward, one space."""
+    use_every_core()
+    query, teacher, anchors = unit_rows(B, 1), unit_rows(B, 2), unit_rows(K, 0)
+    half, own = anchors.half(), torch.arange(B)
+    reduced = (anchors - anchors[:4096].mean(0)).to(BF16)
+
+    def streamed(bank: Tensor, dtype: torch.dtype) -> None:
+        asked = query.clone().requires_grad_()
+        streamed_kl(asked, teacher, bank, bank, tau=TAU, own=own, product_dtype=dtype).backward()
+
+    def plain() -> None:
+        """The bank cloned and the logits held, as the authors' code does."""
+        asked, bank = query.clone().requires_grad_(), anchors.clone()
+        target = F.softmax(teacher @ bank.T / TAU, 1)
+        F.kl_div(F.log_softmax(asked @ bank.T / TAU, 1), target, reduction="batchmean").backward()
+
+    weights = torch.rand(B, K)
+    fp32, bf16 = (
+        Products(query, teacher, weights, bank, dtype) for bank, dtype in ((anchors, FP32), (reduced, BF16))
+    )
+    seconds = interleaved(
+        {
+            "fp32 products": fp32.multiply,
+            "fp32 streamed": lambda: streamed(half, FP32),
+            "plain": plain,
+            "bf16 products": bf16.multiply,
+            "bf16 streamed": lambda: streamed(reduced, BF16),
+        },
+        warm=3,  # the first rounds after gigabytes were drawn are slower
+    )
+    extra = {}
+    for rows in (FEWER, K):
+        streamed(half[:rows], FP32)
+        extra[rows] = peak_of(lambda rows=rows: streamed(half[:rows], FP32))
+    yield from figures(seconds, extra, gradient_errors())
+
+
+def figures(
+    seconds: dict[str, list[float]], extra: dict[int, int], errors: dict[str, list[float]]
+) -> Iterator[Figure]:
+    """The four bars."""
+    shape = f"B {B}, D {D}, K {K:,}, forward and backward"
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    product = 2 * B * D * K
+    speed = {name: 3 * product / median[f"{name} products"] / 1e9 for name in ("fp32", "bf16")}
+    for name, most in (("fp32", 1.35), ("bf16", 1.5)):
+        done = 4 * product / median[f"{name} streamed"] / 1e9
+        yield Figure(
+            name=f"streamed-loss-{name}",
+            what=f"streamed loss in {name}, {shape}",
+            against=f"its three matrix products alone, in {name}",
+            ratio=ratio(seconds, f"{name} streamed", f"{name} products"),
+            unit="x the time",
+            at_most=most,
+            seconds=seconds,
+            bound=(
+                "four products in one pass, not three, since neither side's sum is known before the last anchor: 1.33; "
+                f"they run at {done:.0f} GFLOP/s, everything else included, of {speed[name]:.0f} for products alone"
+            ),
+            details={"GFLOP/s": speed, "gradient error over KL": errors}
+            if name == "bf16"
+            else {"GFLOP/s": speed},
+        )
+    yield Figure(
+        name="streamed-loss-memory",
+        what=f"extra memory of the streamed loss in fp32, K {K:,}: {extra[K] / 2**20:.0f} MiB",
+        against=f"the same with K {FEWER:,}: {extra[FEWER] / 2**20:.0f} MiB",
+        ratio=extra[K] / extra[FEWER],
+        unit="x the memory",
+        at_most=1.1,
+        bound=f"a block of anchors and its logits; the plain form clones and holds {plain_bytes() / 2**20:.0f} MiB",
+    )
+    yield Figure(
+        name="streamed-loss-bf16-plain",
+        what=f"streamed loss in bf16, {shape}",
+        against="the plain form in fp32: the bank cloned, the logits held",
+        ratio=ratio(seconds, "plain", "bf16 streamed"),
+        unit="x the speed",
+        at_least=3.0,
+        seconds=seconds,
+        bound=(
+            f"this processor multiplies bf16 {speed['bf16'] / speed['fp32']:.2f} x as fast as fp32: the three products "
+            f"alone would be {ratio(seconds, 'plain', 'bf16 products'):.2f} x, the four that one pass needs "
+            f"{0.75 * ratio(seconds, 'plain', 'bf16 products'):.2f} x"
+        ),
+    )
+
+
+class Products:
+    """Both logits (B, K) and one gradient (B, D), into memory that is there already."""
+
+    def __init__(
+        self, query: Tensor, teacher: Tensor, weights: Tensor, anchors: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.query, self.teacher, self.weights = (each.to(dtype) for each in (query, teacher, weights))
+        self.anchors = anchors
+        self.logits, self.gradient = torch.empty_like(self.weights), torch.empty_like(self.query)
+
+    def multiply(self) -> None:
+        torch.mm(self.query, self.anchors.T, out=self.logits)
+        torch.mm(self.teacher, self.anchors.T, out=self.logits)
+        torch.mm(self.weights, self.anchors, out=self.gradient)
+
+
+def unit_rows(rows: int, seed: int) -> Tensor:
+    """Non-negative unit rows (rows, D), as a network's features after ReLU."""
+    drawn = torch.randn(rows, D, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn.clamp_min_(0), dim=1)
+
+
+def plain_bytes() -> int:
+    """The bank, and logits, log-probabilities, targets and their gradient."""
+    return 4 * (K * D + 5 * B * K)
+
+
+def peak_of(call) -> int:  # type: ignore[no-untyped-def]
+    """Bytes of resident memory that a call adds at its highest, with what earlier calls left given back first."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    call()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def gradient_errors() -> dict[str, list[float]]:
+    """Relative errors of the gradient in bf16 at several KLs, drawn over them into results/.
+
+    200 clusters of non-negative features, K 4,096; the student is its teacher plus noise. Anchors as they are, and less
+    their mean, as `--loss-dtype bf16` holds them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(200, D, generator=generator, dtype=torch.float64)
+    cluster = torch.randint(200, (64 + 4096,), generator=generator)
+    drawn = centres[cluster] + torch.randn(64 + 4096, D, generator=generator, dtype=torch.float64)
+    teacher, anchors = F.normalize(drawn.clamp_min_(0), dim=1).split([64, 4096])
+    found: dict[str, list[float]] = {"KL": [], "as they are": [], "less their mean": []}
+    noise = F.normalize(torch.randn(64, D, generator=generator, dtype=torch.float64), dim=1)
+    for distance in DISTANCES:
+        query = F.normalize(teacher + distance * noise, dim=1)
+        loss, exact = gradient(query, teacher, anchors)
+        found["KL"].append(loss)
+        for name, origin in (("as they are", 0), ("less their mean", anchors.mean(0))):
+            single = (query.float(), teacher.float(), (anchors - origin).to(BF16))
+            _, rounded = gradient(*single, product_dtype=BF16)
+            found[name].append(((rounded - exact).norm() / exact.norm()).item())
+    draw(found)
+    return found
+
+
+def gradient(query: Tensor, teacher: Tensor, anchors: Tensor, **options: torch.dtype) -> tuple[float, Tensor]:
+    asked = query.clone().requires_grad_()
+    loss = streamed_kl(asked, teacher, anchors, anchors, tau=TAU, **options)
+    loss.backward()
+    assert asked.grad is not None
+    return loss.item(), asked.grad
+
+
+def draw(found: dict[str, list[float]]) -> None:
+    """The errors over the KL, both on logarithmic axes."""
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for name in ("as they are", "less their mean"):
+        axes.loglog(found["KL"], 100 * np.array(found[name]), marker="o", label=f"anchors {name}")
+    axes.set(xlabel="KL", ylabel="error of the gradient, %", title=f"bf16 products, tau {TAU}, D {D}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / PICTURE, dpi=120)
+    plt.close(figure)

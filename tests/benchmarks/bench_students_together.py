@@ -1,0 +1,146 @@
+"""What three students cost in one pass over the images, against three runs one after another."""
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.anchors import AnchorWindow
+from cache.reader import Split
+from pipeline.config import DistillConfig, PackConfig
+from pipeline.dataset import Dataset, open_dataset, pack
+from pipeline.distributed import World, use_every_core
+from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.objective import Batch
+from pipeline.objectives.streamed import teacher_side
+from pipeline.several_students import folder_name
+from pipeline.student_run import STUDENT_FILE, StudentRun
+from pipeline.students import build_student
+from pipeline.training import Training
+from tests.benchmarks.figure import Figure, interleaved, ratio
+from tests.benchmarks.photographs import write_photographs
+from tests.benchmarks.written_store import written_store
+
+STUDENTS = ("torchvision/mobilenet_v3_small", "torchvision/shufflenet_v2_x0_5", "torchvision/mnasnet0_5")
+IMAGES, BATCH, STORED, SIZE = 768, 128, 256, 64
+DIM, ANCHORS, STORE_ROWS, TAU = 2048, 16_384, 20_480, 0.04
+
+
+@dataclass(kw_only=True)
+class Passes:
+    """Whole runs of `distill`'s loop into new folders: set-up, one epoch, checkpoints and logs."""
+
+    folder: Path
+    dataset: Dataset
+    teacher: Split
+    number: Iterator[int]
+
+    def together(self) -> Path:
+        """All students in one pass."""
+        return self.train(STUDENTS)
+
+    def one_after_another(self) -> list[Path]:
+        """A run of each."""
+        return [self.train((student,)) for student in STUDENTS]
+
+    def train(self, students: tuple[str, ...]) -> Path:
+        out = self.folder / f"pass-{next(self.number)}"
+        runs = [self.student_run(student, out / folder_name(student)) for student in students]
+        for run in runs[1:]:
+            run.objective.share(runs[0].objective)
+        self.training(runs).run()
+        return out
+
+    def student_run(self, student: str, out: Path) -> StudentRun:
+        config = DistillConfig(
+            dataset=self.folder / "dataset",
+            cache=self.folder / "store.zarr",
+            run=out,
+            student=student,
+            image_size=SIZE,
+            epochs=1,
+            batch_size=BATCH,
+            lr=0.01,
+        )
+        network = build_student(student, image_size=SIZE, seed=0)
+        window = AnchorWindow(self.teacher.eligible(), ANCHORS, BATCH, seed=0)
+        objective = Compress1q(self.teacher, window, student_dim=network.dim, tau=TAU)
+        return StudentRun(config=config, student=network, objective=objective, world=World(), device="cpu")
+
+    def training(self, runs: list[StudentRun]) -> Training:
+        return Training(
+            command="distill",
+            dataset=self.dataset,
+            rows=np.arange(IMAGES),
+            runs=runs,
+            world=World(),
+            device="cpu",
+            made_of={},
+            teacher=self.teacher,
+        )
+
+    def batches(self) -> list[Batch]:
+        """What is shared, in its first part: an epoch of images, joined."""
+        return list(self.training([self.student_run(STUDENTS[0], self.folder / "none")]).loader.epoch(0))
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """An epoch of 768 photographs of 256 px, seen at 64 px: three small students, 1q, K 16,384, D 2048."""
+    use_every_core()
+    write_photographs(folder / "pictures", IMAGES, (STORED, STORED))
+    pack(PackConfig(data=folder / "pictures", out=folder / "dataset"))
+    teacher = written_store(folder / "store.zarr", rows=STORE_ROWS, dim=DIM)
+    passes = Passes(
+        folder=folder, dataset=open_dataset(folder / "dataset"), teacher=teacher, number=itertools.count()
+    )
+    require_same_students(passes.together(), passes.one_after_another())
+    seconds = interleaved(
+        {
+            "one pass": passes.together,
+            "one after another": passes.one_after_another,
+            "images and join": passes.batches,
+            "teacher side": teachers_side(teacher, passes.batches()),
+        },
+        warm=0,
+    )
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    shared = 2 * (median["images and join"] + median["teacher side"])
+    yield Figure(
+        name="students-together",
+        what=f"three students in one pass ({', '.join(STUDENTS)}) at {SIZE} px, K {ANCHORS:,}, D {DIM}",
+        against="three runs one after another",
+        ratio=ratio(seconds, "one pass", "one after another"),
+        unit="x the time",
+        at_most=0.8,
+        seconds=seconds,
+        bound=(
+            f"what two runs need not do again comes to {shared:.1f} s (images and join "
+            f"{median['images and join']:.2f} s a run, of which decoding overlaps with training; the teacher's side of "
+            f"the loss {median['teacher side']:.2f} s); {median['one after another'] - median['one pass']:.1f} s are "
+            "saved, set-up among them, and the rest is each student's own; the weights are those of the runs alone"
+        ),
+        details={"images": IMAGES, "batch": BATCH},
+    )
+
+
+def teachers_side(teacher: Split, batches: list[Batch]):  # type: ignore[no-untyped-def]
+    """The teacher's distribution over its anchors for each batch of an epoch."""
+    window = AnchorWindow(teacher.eligible(), ANCHORS, BATCH, seed=0)
+    ring = Compress1q(teacher, window, student_dim=1).teacher.ring
+
+    def call() -> None:
+        for step, batch in enumerate(batches):
+            ring.move_to(step)
+            teacher_side(batch.teacher, ring.anchors, ring.anchors, tau=TAU, own=ring.slots_of(batch.rows))
+
+    return call
+
+
+def require_same_students(together: Path, alone: list[Path]) -> None:
+    """A speed is worth something if the students are the same, to the last byte."""
+    for student, own in zip(STUDENTS, alone, strict=True):
+        pair = [folder / folder_name(student) / STUDENT_FILE for folder in (together, own)]
+        assert pair[0].read_bytes() == pair[1].read_bytes(), student

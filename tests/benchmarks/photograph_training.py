@@ -1,0 +1,80 @@
+"""A ResNet-18 trained by 1q on photographs at 224 px, as the benchmarks of training have it: K 16,384, D 2048."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.anchors import AnchorWindow
+from pipeline.config import DistillConfig, PackConfig
+from pipeline.crops import RandomCrop
+from pipeline.dataset import pack
+from pipeline.distributed import World, use_every_core
+from pipeline.loaders import ImageLoader, Order
+from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.objective import Batch
+from pipeline.student_run import StudentRun
+from pipeline.students import build_student
+from tests.benchmarks.photographs import write_photographs
+from tests.benchmarks.written_store import written_store
+
+STORED, SIZE, DIM, ANCHORS, STORE_ROWS = 256, 224, 2048, 16_384, 20_480
+RATE = 0.01
+
+
+@dataclass(kw_only=True)
+class PhotographTraining:
+    """One student, joined to a store; and the very same loader without a join."""
+
+    run: StudentRun
+    joined: ImageLoader
+    plain: ImageLoader
+    epoch: int = 0
+
+    def with_cache(self) -> None:
+        """An epoch as `distill` trains it."""
+        self.epoch += 1
+        for batch in self.joined.epoch(self.epoch):
+            self.run.learn(batch, RATE)
+
+    def student_alone(self) -> None:
+        """An epoch of the student's forward and backward pass, of a sum of its features: no head, loss or optimiser."""
+        self.epoch += 1
+        student = self.run.student
+        for batch in self.plain.epoch(self.epoch):
+            student.zero_grad()
+            with self.run.autocast():
+                features = student(batch.images[0])
+            features.float().sum().backward()
+
+    def a_batch(self) -> Batch:
+        """One batch with its teacher's rows."""
+        return next(iter(self.joined.epoch(0)))
+
+
+def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographTraining:
+    """Pack photographs, write a store, build the student; scratch files go into `folder`."""
+    use_every_core()
+    pictures = write_photographs(folder / "pictures", images, (STORED, STORED))
+    pack(PackConfig(data=pictures, out=folder / "dataset"))
+    teacher = written_store(folder / "store.zarr", rows=STORE_ROWS, dim=DIM)
+    order = Order(rows=np.arange(images), batch=batch)
+    joined, plain = (
+        ImageLoader(
+            folder / "dataset/train.beton",
+            order,
+            image_size=SIZE,
+            crops=(RandomCrop(),),
+            teacher=split,
+        )
+        for split in (teacher, None)
+    )
+    config = DistillConfig(
+        dataset=folder / "dataset", cache=folder / "store.zarr", run=folder / "run", batch_size=batch
+    )
+    student = build_student(config.student, image_size=SIZE, seed=0)
+    window = AnchorWindow(teacher.eligible(), ANCHORS, batch, seed=0)
+    objective = Compress1q(teacher, window, student_dim=student.dim)
+    run = StudentRun(config=config, student=student, objective=objective, world=World(), device="cpu")
+    run.model = run.parallel()
+    return PhotographTraining(run=run, joined=joined, plain=plain)
