@@ -1,5 +1,7 @@
 """The loader: every row once, joined to its own teacher row, cut the same way for any number of workers."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,8 @@ from pipeline.colour import ColourJitter
 from pipeline.config import PackConfig
 from pipeline.crops import RandomCrop, random_crop, stream, uniform
 from pipeline.dataset import DatasetSplit, open_dataset, pack
-from pipeline.loaders import ImageLoader, Order
+from pipeline.errors import PipelineError
+from pipeline.loaders import ImageLoader, MappedReader, Order
 from pipeline.objectives.objective import Batch
 from pipeline.preprocessing import IMAGENET
 
@@ -64,6 +67,20 @@ def test_every_row_comes_once_with_its_own_label_and_teacher_row(
         assert np.array_equal(batch.labels, split.labels[batch.rows])
         assert np.array_equal(batch.teacher, teacher.gather(batch.rows.numpy()))
         assert [view.shape for view in batch.images] == [(32, 3, 24, 24)] * 2
+
+
+def test_pictures_that_cannot_be_decoded_end_the_epoch_in_words(
+    split: DatasetSplit, teacher: Split, tmp_path: Path
+) -> None:
+    beton = tmp_path / "train.beton"
+    shutil.copy(split.beton, beton)
+    tables = MappedReader(str(beton))
+    start = tables.metadata.ctypes.data - tables.content.ctypes.data
+    with beton.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(tables.metadata.nbytes))
+    with pytest.raises(PipelineError, match=f"{beton} cannot be decoded"):
+        list(open_loader(replace(split, folder=tmp_path), teacher, workers=1).epoch(0))
 
 
 def test_an_epoch_is_repeatable_and_goes_on_at_any_batch(loader: ImageLoader) -> None:
