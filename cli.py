@@ -1,6 +1,7 @@
 """Anchorage's command line: options -> one frozen config -> one call. Imports of torch wait for their command."""
 
 import dataclasses
+import os
 import sys
 import types
 import typing
@@ -15,6 +16,8 @@ from pipeline import config as configs
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.interrupt import terminated_as_interrupted
 from pipeline.several_students import configs_of
+
+INTERRUPTED = 130
 
 
 class Commands(click.Group):
@@ -306,7 +309,7 @@ def run_cli(arguments: list[str] | None = None) -> int:
         return complain(error, 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted; the same command goes on from here", err=True)
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -315,5 +318,14 @@ def complain(error: Exception, code: int) -> int:
     return code
 
 
+def end(code: int) -> None:
+    """End the process. After an interruption at once: a library may have been within a lock that its end waits for."""
+    if code != INTERRUPTED:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(run_cli())
+    end(run_cli())

@@ -2,16 +2,22 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
 
+SECONDS_TO_RETURN = 0.01  # out of a destructor
+
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """While open, SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can hear signals."""
+    """While open, SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can hear signals.
+
+    One that comes while a destructor runs, out of which nothing can be raised, is raised after it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -19,11 +25,27 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def again(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def unraisable(problem: "sys.UnraisableHookArgs") -> None:
+        if issubclass(problem.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_RETURN)
+        else:
+            hook(problem)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    before = {
+        kind: signal.signal(kind, handler)
+        for kind, handler in ((signal.SIGTERM, interrupt), (signal.SIGALRM, again))
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

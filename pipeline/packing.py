@@ -1,5 +1,6 @@
 """How a dataset folder is filled: one split at a time, each file under a temporary name until it is whole."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -178,7 +179,10 @@ def sole_writer(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise WrongUse(f"cannot make the folder {out}: {error.strerror}") from error
+        kind = (
+            PipelineError if error.errno in (errno.ENOSPC, errno.EIO) else WrongUse
+        )  # of a disk that failed
+        raise kind(f"cannot make the folder {out}: {error.strerror}") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

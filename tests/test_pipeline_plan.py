@@ -179,7 +179,8 @@ def test_a_packed_dataset_is_planned_with_measured_rates(
 ) -> None:
     """On the tests' own cluster, and for an instant: that it measures, not how well (tests/benchmarks does)."""
     monkeypatch.setattr(measuring, "SECONDS", 0.02)
-    monkeypatch.setattr(measuring, "machine_share", lambda *wanted, **settings: (1, 1))  # which that cluster has
+    # one worker, which that cluster has
+    monkeypatch.setattr(measuring, "machine_share", lambda *wanted, **settings: (1, 1))
     monkeypatch.setattr(measuring, "open_client", lambda **settings: Client(scheduler))
     plan: Plan = planned(
         PlanConfig(dataset=packed, teacher="pixels", image_size=16, batch_size=32, epochs=2, anchors="64")

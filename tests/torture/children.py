@@ -139,6 +139,7 @@ def cluster() -> Iterator[str]:
     """The address of a dask cluster of one thread in this process: for the command it is somebody's own."""
     from distributed import LocalCluster
 
+    logging.disable(logging.CRITICAL)  # its workers tell of tasks that an interruption took from them
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
     ) as started:

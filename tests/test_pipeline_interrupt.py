@@ -1,0 +1,25 @@
+"""Signals: none is lost."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.interrupt import terminated_as_interrupted
+
+
+class EndedByASignal:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)  # where Python looks for signals
+
+
+def test_a_signal_within_a_destructor_interrupts_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
+    with terminated_as_interrupted():
+        EndedByASignal()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+    assert capsys.readouterr().err == ""
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
