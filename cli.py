@@ -18,6 +18,8 @@ from pipeline.interrupt import terminated_as_interrupted
 from pipeline.several_students import configs_of
 
 INTERRUPTED = 130
+# An interruption, with all that it holds: what a library had half made would complain when it is taken apart.
+half_made: list[BaseException] = []
 
 
 class Commands(click.Group):
@@ -307,7 +309,8 @@ def run_cli(arguments: list[str] | None = None) -> int:
         return complain(error, 2)
     except (PipelineError, StoreError) as error:
         return complain(error, 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        half_made.append(stop)
         click.echo("\ninterrupted; the same command goes on from here", err=True)
         return INTERRUPTED
     return 0
