@@ -42,10 +42,12 @@ def terminated_as_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        waiting, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         for kind, handler in before.items():
             signal.signal(kind, handler)
         sys.unraisablehook = hook
+        if waiting:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

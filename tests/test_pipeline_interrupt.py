@@ -23,3 +23,8 @@ def test_a_signal_within_a_destructor_interrupts_after_it(capsys: pytest.Capture
             time.sleep(10)
     assert capsys.readouterr().err == ""
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
+
+
+def test_one_that_still_waits_at_the_end_is_raised_there() -> None:
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        EndedByASignal()
