@@ -12,11 +12,35 @@ from typing import Self
 SECONDS_TO_RETURN = 0.01  # out of a destructor
 
 
+class Reminder:
+    """SIGINT once more, soon: for one that came within a destructor, out of which nothing can be raised.
+
+    The alarm is the caller's, say a test's with a time limit, but for these hundredths of a second.
+    """
+
+    waiting = False
+
+    def start(self) -> None:
+        self.handler = signal.signal(signal.SIGALRM, self.ring)
+        self.timer = signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_RETURN)
+        self.waiting = True
+
+    def stop(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.handler)
+        signal.setitimer(signal.ITIMER_REAL, *self.timer)
+        self.waiting = False
+
+    def ring(self, number: int, frame: FrameType | None) -> None:
+        self.stop()
+        signal.raise_signal(signal.SIGINT)
+
+
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """While open, SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can hear signals.
 
-    One that comes while a destructor runs, out of which nothing can be raised, is raised after it.
+    One that comes while a destructor runs is raised after it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -25,28 +49,22 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    def again(number: int, frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
-
     def unraisable(problem: "sys.UnraisableHookArgs") -> None:
-        if issubclass(problem.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_RETURN)
-        else:
+        if not issubclass(problem.exc_type, KeyboardInterrupt):
             hook(problem)
+        elif not reminder.waiting:
+            reminder.start()
 
+    reminder = Reminder()
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
-    before = {
-        kind: signal.signal(kind, handler)
-        for kind, handler in ((signal.SIGTERM, interrupt), (signal.SIGALRM, again))
-    }
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        waiting, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook
-        if waiting:
+        if reminder.waiting:
+            reminder.stop()
             raise KeyboardInterrupt
 
 

@@ -28,3 +28,22 @@ def test_a_signal_within_a_destructor_interrupts_after_it(capsys: pytest.Capture
 def test_one_that_still_waits_at_the_end_is_raised_there() -> None:
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
         EndedByASignal()
+
+
+def test_the_alarm_of_the_caller_is_its_own() -> None:
+    def ring(number: int, frame: object) -> None:
+        raise AssertionError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(600)
+    try:
+        with terminated_as_interrupted():
+            pass
+        with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+            EndedByASignal()
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        assert 500 < left <= 600
+        assert signal.getsignal(signal.SIGALRM) is ring
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
