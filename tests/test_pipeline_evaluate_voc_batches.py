@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.voc_batches import ahead, batches, example
+from pipeline.evaluate.voc_batches import batches, example
 from pipeline.evaluate.voc_data import VocObject, VocSplit, read_split
 from tests.voc_folder import COLOURS, SIDE, draw_voc
 
@@ -59,13 +59,3 @@ def test_an_epoch_has_every_image_once_in_its_own_order(split: VocSplit) -> None
     # a flip moves no pixel up or down
     profiles = {key: sorted(float(image.sum()) for image in images) for key, images in epochs.items()}
     assert profiles[0, 0] == pytest.approx(profiles[0, 1], rel=1e-4)
-
-
-def test_rows_are_prepared_in_order_and_an_error_comes_through() -> None:
-    assert list(ahead(lambda row: row * row, range(100))) == [row * row for row in range(100)]
-
-    def fail(row: int) -> int:
-        raise PipelineError(f"row {row}")
-
-    with pytest.raises(PipelineError, match="row 3"):
-        list(ahead(fail, [3, 4]))

@@ -24,9 +24,10 @@ from pipeline.config import EvalConfig
 from pipeline.crops import stream
 from pipeline.distributed import resolve_device
 from pipeline.errors import PipelineError
+from pipeline.evaluate.ahead import ahead
 from pipeline.evaluate.average_precision import AveragePrecision, average_precision, match, mean
 from pipeline.evaluate.detector import DetectorShape, build_detector
-from pipeline.evaluate.voc_batches import ahead, batches
+from pipeline.evaluate.voc_batches import IMAGES_AHEAD, batches
 from pipeline.evaluate.voc_data import VocSplit, read_split
 from pipeline.schedule import learning_rate
 from pipeline.teachers import load_run_student
@@ -170,7 +171,7 @@ def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -
     detector.eval()
     parts: list[tuple[NDArray, ...]] = []
     rows = range(len(split.images))
-    images = ahead(lambda row: to_tensor(split.image(row)), rows)
+    images = ahead(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         for row, image in enumerate(tqdm(images, desc="detect", total=len(rows), dynamic_ncols=True)):
             (found,) = detector([image.to(device)])

@@ -1,22 +1,18 @@
 """Images of a VOC split as a detector learns from them: decoded ahead, some flipped, with the boxes on them."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from pipeline.errors import PipelineError
+from pipeline.evaluate.ahead import ahead
 from pipeline.evaluate.voc_data import VocSplit
 
 IMAGES_AHEAD = 16
-Made = TypeVar("Made")
 
 
 def batches(
@@ -31,7 +27,7 @@ def batches(
         return example(train, row, numbers, bool(flipped[row]))
 
     images, targets = [], []
-    for image, target in ahead(prepare, order):
+    for image, target in ahead(prepare, order.tolist(), torch.get_num_threads(), IMAGES_AHEAD):
         images.append(image)
         targets.append(target)
         if len(images) == batch_size:
@@ -59,15 +55,3 @@ def example(
         boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
     labels = torch.tensor([numbers[thing.name] for thing in kept], dtype=torch.int64)
     return to_tensor(image), {"boxes": boxes, "labels": labels}
-
-
-def ahead(prepare: Callable[[int], Made], rows: Sequence[int] | NDArray[np.int64]) -> Iterator[Made]:
-    """prepare(row) for each row in order, the next ones made in threads meanwhile."""
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for row in rows:
-            waiting.append(pool.submit(prepare, int(row)))
-            if len(waiting) > IMAGES_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
