@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.rows import compact
+
 LARGEST_DEFAULT = 128_000
 
 
@@ -19,7 +21,7 @@ class AnchorWindow:
     only the slots that its B new positions fall on. At K = M every row is an anchor and none ever moves.
 
     Args:
-        eligible: (M,) int64, rows without repetition.
+        eligible: (M,) integers, rows without repetition.
         size: K, from 1 to M.
         batch: B, rows by which the window advances each step; the global batch.
         seed: of the permutation.
@@ -28,13 +30,13 @@ class AnchorWindow:
         ValueError: K is not from 1 to M, or B is below 1.
     """
 
-    def __init__(self, eligible: NDArray[np.int64], size: int, batch: int, seed: int) -> None:
+    def __init__(self, eligible: NDArray[np.integer], size: int, batch: int, seed: int) -> None:
         if not 1 <= size <= len(eligible):
             raise ValueError(f"expected 1 to {len(eligible)} anchors, the eligible rows, found {size}")
         if batch < 1:
             raise ValueError(f"expected a batch of at least 1 row, found {batch}")
         self.size, self.batch = size, batch
-        self._permutation = np.random.default_rng(seed).permutation(eligible)
+        self._permutation = np.random.default_rng(seed).permutation(compact(eligible))
 
     def rows_at(self, step: int) -> NDArray[np.int64]:
         """The anchors (K,) int64 at a step, in the order of their slots."""
@@ -60,4 +62,4 @@ class AnchorWindow:
         offsets = np.arange(count)
         slots = (start % self.size + offsets) % self.size
         rows = self._permutation[(start % len(self._permutation) + offsets) % len(self._permutation)]
-        return slots, rows
+        return slots, rows.astype(np.int64)

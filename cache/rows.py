@@ -1,7 +1,9 @@
-"""Row numbers that a caller gives, checked before they reach compiled code, which checks nothing."""
+"""Row numbers: checked before they reach compiled code, which checks nothing, and kept in little memory."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+MOST = np.iinfo(np.uint32).max
 
 
 def checked_rows(rows: ArrayLike, count: int, what: str) -> NDArray[np.int64]:
@@ -18,3 +20,8 @@ def checked_rows(rows: ArrayLike, count: int, what: str) -> NDArray[np.int64]:
             f"expected rows 0 to {count - 1} of {what}, found {checked.min()} to {checked.max()}"
         )
     return checked
+
+
+def compact(rows: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The same rows in half the memory, as uint32, unless one of them is too large for it."""
+    return rows if rows.size and rows.max() > MOST else rows.astype(np.uint32)

@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -56,7 +55,6 @@ def require_same_images(split: Split, dataset: DatasetSplit) -> None:
             f"{len(others)} of {len(rows)} sampled rows of {dataset.beton} are not the images that {split.path} was "
             f"made of (rows {named}): {again}"
         )
-    pa.default_memory_pool().release_unused()  # which would keep 40 MB of a million rows' tables
 
 
 def sample(rows: NDArray[np.int64], count: int = SAMPLE) -> NDArray[np.int64]:

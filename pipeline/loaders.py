@@ -81,10 +81,10 @@ class Order:
         return math.floor(count) if self.drop_last else math.ceil(count)
 
     def of_epoch(self, epoch: int) -> np.ndarray:
-        """This rank's rows in order: of each global batch, the run of `batch` rows that falls to the rank."""
-        rows = self.rows
+        """This rank's rows in order, a new int64 array: of each global batch, the `batch` rows in turn for the rank."""
+        rows = self.rows.astype(np.int64)
         if self.shuffle:
-            rows = np.random.default_rng((self.seed, epoch)).permutation(rows)
+            np.random.default_rng((self.seed, epoch)).shuffle(rows)
         if self.drop_last:
             rows = rows[: self.batches * self.batch * self.world]
         if self.world > 1:
@@ -103,8 +103,9 @@ class ResumableOrder(TraversalOrder):
         return self
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        rows = self.order.of_epoch(epoch)[self.skip * self.order.batch :]
-        return rows.astype(np.int64, copy=False) | (epoch << EPOCH_BIT)
+        samples = self.order.of_epoch(epoch)[self.skip * self.order.batch :]
+        samples |= epoch << EPOCH_BIT  # in place: a second array of all rows would only be kept by the heap
+        return samples
 
 
 class MappedReader(Reader):

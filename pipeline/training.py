@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.interrupt import StopRequest
 from pipeline.live import LiveTeacher
 from pipeline.loaders import ImageLoader, Order
+from pipeline.memory import give_back
 from pipeline.monitor import NearestMonitor
 from pipeline.runlog import open_run
 from pipeline.schedule import learning_rate
@@ -126,6 +127,7 @@ class Training:
             for run in self.runs:
                 run.begin(self.steps, run.folder.name if several else "")
                 opened.callback(run.close)
+            give_back()
             self.fit()
 
     def fit(self) -> None:

@@ -1,6 +1,8 @@
 """Running out of memory ends in a sentence that names what to make smaller, wherever it happens."""
 
+import ctypes
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pipeline.distill import distill
 from pipeline.embed import embed
 from pipeline.errors import PipelineError
 from pipeline.extraction import BackboneSpec
-from pipeline.memory import memory_in_words
+from pipeline.memory import give_back, memory_in_words
 from pipeline.student_run import StudentRun
 from tests.training_runs import settings
 
@@ -66,3 +68,18 @@ def test_an_extraction_names_its_flags_and_goes_on_with_smaller_batches(
     with pytest.raises(PipelineError, match=re.escape("give a smaller --batch-size, or fewer --workers")):
         embed(greedy, dataset, tmp_path / "8.zarr", splits=["val"], batch_size=8, scheduler=scheduler)
     assert embed(greedy, dataset, tmp_path / "4.zarr", splits=["val"], batch_size=4, scheduler=scheduler).rows
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of the GNU C library alone")
+def test_what_is_free_goes_back_to_the_system() -> None:
+    pieces = [
+        np.ones(64 << 10, np.uint8) for _ in range(2_000)
+    ]  # 125 MiB, each too small for a map of its own
+    del pieces[:-1]  # the last one keeps the heap from being cut at its end
+    before = resident_bytes()
+    give_back()
+    assert before - resident_bytes() > 60 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
