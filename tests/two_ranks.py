@@ -12,7 +12,11 @@ from torch.multiprocessing.spawn import spawn
 def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
     """What work(rank, *arguments) returns on each rank; `work` is a function of a module's top level."""
     other = spawn(_run, args=(work, folder, *arguments), nprocs=1, join=False)
-    _run(-1, work, folder, *arguments)
+    try:
+        _run(-1, work, folder, *arguments)
+    except BaseException:
+        other.processes[0].kill()  # it would wait for this rank, and this process for it
+        raise
     other.join()
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
