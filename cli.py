@@ -15,6 +15,8 @@ from cache.errors import StoreError
 from pipeline import config as configs
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.interrupt import terminated_as_interrupted
+from pipeline.setting import checked, options
+from pipeline.settings_file import from_toml
 from pipeline.several_students import configs_of
 
 INTERRUPTED = 130
@@ -69,9 +71,9 @@ def command(
 
     def decorate(body: Callable[..., None]) -> click.Command:
         def run(**values: Any) -> None:
-            body(*map(configs.checked, configs_of(config, merged(config, values))))
+            body(*map(checked, configs_of(config, merged(config, values))))
 
-        parameters = [parameter(config, field) for field in configs.options(config)]
+        parameters = [parameter(config, field) for field in options(config)]
         parameters.append(
             click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win")
         )
@@ -90,7 +92,7 @@ def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
-    return {**values, **(configs.from_toml(config, file) if file else {}), **given}
+    return {**values, **(from_toml(config, file) if file else {}), **given}
 
 
 def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:

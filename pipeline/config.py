@@ -3,42 +3,14 @@
 The command line is generated from these fields, a TOML file may set any of them, and a run folder keeps the whole.
 """
 
-import dataclasses
-import math
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import WrongUse, suggest
+from pipeline.setting import argument, setting
 
 LARGEST_SEED = 2**32 - 1  # NumPy's, PyTorch's and faiss's generators all take it
 PRECISIONS = ("fp32", "bf16")
 EXPORT_FORMATS = ("safetensors", "onnx")
-
-
-def setting(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
-    choices: tuple[str, ...] = (),
-    least: float = -math.inf,
-    most: float = math.inf,
-    several: bool = False,
-) -> Any:
-    """A field that is an option of the command line, with its help and, where closed, its choices or bounds.
-
-    several: the option may be given again and again, each for a run of its own in one pass.
-    """
-    bounds = {"choices": choices, "least": least, "most": most}
-    return dataclasses.field(default=default, metadata={"help": help, "several": several, **bounds})
-
-
-def argument(help: str = "", default: Any = dataclasses.MISSING) -> Any:
-    """A field that is a positional argument of the command line, which need not be given if it has a default."""
-    return dataclasses.field(default=default, metadata={"help": help, "argument": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,98 +287,3 @@ class PlanConfig:
     json: bool = setting(False, "print JSON in place of tables")
     out: Path | None = setting(None, "write the table into a Markdown file, NAME.md, between its markers")
     name: str = setting("plan", "--out: which pair of markers")
-
-
-def options(config: type) -> list[dataclasses.Field[Any]]:
-    """The fields that a user can set, in order."""
-    return [field for field in dataclasses.fields(config) if field.metadata]
-
-
-def checked(config: Any) -> Any:
-    """The config itself, if each setting is one of its choices and a number within its bounds.
-
-    Raises WrongUse: a TOML file may say anything, and no flag may be infinite or NaN.
-    """
-    for field in options(type(config)):
-        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        choices = field.metadata.get("choices")
-        if choices and value is not None and value not in choices:
-            raise WrongUse(f"{flag} {value}: expected {', '.join(choices)}{suggest(str(value), choices)}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float):
-                require_within(number, field.metadata, flag)
-    low, high = getattr(config, "crop_scale", (0.0, 1.0))
-    if low > high:
-        raise WrongUse(f"--crop-scale {low} {high}: expected the lower share of the area first")
-    return config
-
-
-def require_within(number: float, bounds: Mapping[str, Any], flag: str) -> None:
-    """Raise WrongUse unless a number is finite and from bounds["least"] to bounds["most"]."""
-    least, most = bounds["least"], bounds["most"]
-    if not least <= number <= most or abs(number) == math.inf:
-        expected = [f"at least {least}"] * (least > -math.inf) + [f"at most {most}"] * (most < math.inf)
-        raise WrongUse(f"{flag} {number}: expected a number {' and '.join(expected) or 'that is finite'}")
-
-
-def from_toml(config: type, path: Path) -> dict[str, Any]:
-    """The settings in a TOML file for a command's config, as Python values.
-
-    Raises WrongUse on a file that is missing or not TOML, an unknown key (naming the nearest) or a wrong type.
-    """
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # not TOML, or not even text
-        raise WrongUse(f"cannot read the settings in {path}: {error}") from error
-    return from_values(config, values, str(path))
-
-
-def from_values(config: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as TOML has them, for a command's config; `where` they stand begins what is refused.
-
-    Raises WrongUse on an unknown key (naming the nearest) or a wrong type.
-    """
-    hints = typing.get_type_hints(config)
-    settable = {field.name for field in options(config)}
-    converted = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in settable:
-            raise WrongUse(f"{where}: unknown setting {key!r}{suggest(name, settable)}")
-        converted[name] = convert(value, hints[name], f"{where}: {key}")
-    return converted
-
-
-def convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type that a field asks for; WrongUse when it is of another kind."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        if not isinstance(value, list):
-            raise WrongUse(f"{where}: expected a list, found {value!r}")
-        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
-            raise WrongUse(f"{where}: expected {len(kinds)} values, found {value!r}")
-        return tuple(convert(item, kinds[0], where) for item in value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) in (int, float):
-        if math.isfinite(value):
-            return float(value)
-    elif type(value) is hint:
-        return value
-    raise WrongUse(f"{where}: expected {hint.__name__}, found {value!r}")
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """A config as plain data, paths as strings, for the run folder."""
-    return {
-        field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
-        for field in dataclasses.fields(config)
-    }
-
-
-def defaults(config: type) -> dict[str, Any]:
-    """The settings of a command that need not be given, with what they are then."""
-    given = {field.name: field.default for field in dataclasses.fields(config)}
-    return {name: value for name, value in given.items() if value is not dataclasses.MISSING}

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DistillConfig, PretrainConfig, from_values
+from pipeline.config import DistillConfig, PretrainConfig
 from pipeline.errors import WrongUse, suggest
+from pipeline.settings_file import from_values
 
 CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 SEED = "seed"

@@ -13,7 +13,6 @@ from cache.errors import InUse, StoreError
 from cache.lock import sole_writer
 from cache.reader import Split
 from pipeline.colour import ColourJitter
-from pipeline.config import as_json, defaults
 from pipeline.crops import RandomCrop
 from pipeline.dataset import Dataset
 from pipeline.distributed import World, agreed, leave, peers_in_words
@@ -25,6 +24,7 @@ from pipeline.memory import give_back
 from pipeline.monitor import NearestMonitor
 from pipeline.runlog import open_run
 from pipeline.schedule import learning_rate
+from pipeline.setting import as_json, defaults
 from pipeline.student_run import StudentRun
 
 LOG_EVERY = 10

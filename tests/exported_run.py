@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from pipeline.checkpoints import save_student
-from pipeline.config import DistillConfig, PretrainConfig, as_json
+from pipeline.config import DistillConfig, PretrainConfig
 from pipeline.runlog import open_run
+from pipeline.setting import as_json
 from pipeline.students import Student, build_student
 
 DATASET = {"split": "train", "rows": 45000, "classes": ["cat", "dog"], "images": "1a" * 32}

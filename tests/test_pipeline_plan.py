@@ -14,7 +14,7 @@ from cache.layout import SplitShape
 from pipeline import measured_rates as measuring
 from pipeline.beton import SMALLEST_PAGE
 from pipeline.beton_tables import beton_bytes, open_beton
-from pipeline.config import PlanConfig, from_toml
+from pipeline.config import PlanConfig
 from pipeline.cost import LiveTensors, forward_cost, parameter_bytes, step_cost
 from pipeline.dataset import open_dataset
 from pipeline.embed import embed
@@ -25,6 +25,7 @@ from pipeline.plan import STAGE_TWO_PROCESS, Plan, cache_footprint
 from pipeline.planned_images import busiest, packed_images, planned_images
 from pipeline.rates import RESNET50_STEP_FLOPS
 from pipeline.report.plan import human_time, markdown, planned
+from pipeline.settings_file import from_toml
 from pipeline.students import build_student
 
 

@@ -11,10 +11,11 @@ import pytest
 
 import cli
 from pipeline import config as configs
-from pipeline.config import DistillConfig, PretrainConfig, from_toml
+from pipeline.config import DistillConfig, PretrainConfig
 from pipeline.evaluate.run import PROTOCOLS, VOC_PROTOCOLS
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
+from pipeline.settings_file import from_toml, from_values
 from pipeline.students import STUDENTS
 from pipeline.sweep_recipe import read_recipe
 from pipeline.teachers import TEACHERS
@@ -165,7 +166,7 @@ def test_every_recipe_is_settings_of_its_command(path: Path) -> None:
         for trial in read_recipe(path).trials:
             if trial.command == "distill":
                 places = dict.fromkeys(("dataset", "cache", "run"), path)
-                values = configs.from_values(DistillConfig, trial.settings, trial.name)
+                values = from_values(DistillConfig, trial.settings, trial.name)
                 resolved(replace(DistillConfig(**places), **values))
     else:
         command = DistillConfig if path.stem not in ("pretrain", "teacher") else PretrainConfig

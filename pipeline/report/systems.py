@@ -8,13 +8,14 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.reader import Store, open_store
-from pipeline.config import DistillConfig, PretrainConfig, defaults
+from pipeline.config import DistillConfig, PretrainConfig
 from pipeline.errors import WrongUse
 from pipeline.evaluate.metrics_file import Evaluation, read
 from pipeline.evaluate.run import target_of
 from pipeline.report.markdown import record_of
 from pipeline.report.table import Result, load_metrics, metrics_of
 from pipeline.runlog import FREE_SETTINGS, read_config
+from pipeline.setting import defaults
 from pipeline.sweep_recipe import read_recipe
 
 CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
