@@ -15,7 +15,7 @@ from cache.durable import sync
 from cache.errors import CorruptStore, NotAStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
-from cache.metadata import check_described, read_split, read_store, split_names
+from cache.metadata import check_described, read_split, read_store, split_names, way_out
 from cache.threads import over_threads
 
 
@@ -96,7 +96,7 @@ def tasks_of(path: Path) -> list[Task]:
     store = read_store(path)
     for folder in path.iterdir():
         if (folder / "embedding").is_dir() and not (folder / "zarr.json").exists():
-            raise CorruptStore(f"{folder} has lost its zarr.json; delete it and write this split again")
+            raise CorruptStore(f"{folder} has lost its zarr.json; {way_out(path)}")
     tasks = [task for name in split_names(path) for task in split_tasks(path, name, store["id"])]
     if not tasks:
         raise NotAStore(f"{path} has no split yet; run the command that writes it again")

@@ -9,6 +9,7 @@ from typing import Any
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
+from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
@@ -50,7 +51,7 @@ def read_store(path: Path) -> dict[str, Any]:
     teacher = attributes.get("teacher")
     if not isinstance(teacher, dict) or attributes.get("id") != identity_id(teacher):
         raise CorruptStore(
-            f"the attributes of {path} were edited: its id is not that of the teacher it names; write it again"
+            f"the attributes of {path} were edited: its id is not that of the teacher it names; {way_back(path)}"
         )
     return attributes
 
@@ -68,7 +69,7 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
     sound = all(type(size) is int and size > 0 for size in sizes.values())
     if not sound or not isinstance(attributes.get("dataset"), dict):
         raise FormatMismatch(
-            f"the attributes of {folder} tell no dataset, rows, views and dim above 0; write the store again"
+            f"the attributes of {folder} tell no dataset, rows, views and dim above 0; {way_out(path)}"
         )
     shape = SplitShape(**sizes)
     group = zarr.open_group(folder, mode="r", zarr_format=3)
@@ -86,16 +87,32 @@ def check_described(path: Path, split: str, shape: SplitShape, dataset: Mapping[
         folder = path / split / name.removesuffix("zarr.json").rstrip("/")
         if not folder.is_dir() or folder == path / split:  # there may be no ledger
             continue
-        try:
-            found: Any = ArrayV3Metadata.from_dict(json.loads((folder / "zarr.json").read_text())).to_dict()
-        except Exception as error:  # of damaged metadata zarr may raise anything
-            found = f"what cannot be read: {error}"
-        expected = ArrayV3Metadata.from_dict(json.loads(data)).to_dict()
+        expected, found = said(data), said(folder / "zarr.json")
         if found != expected:
             raise FormatMismatch(
                 f"{folder}/zarr.json is not what the split was created with (expected {expected}, found {found}); "
-                "copy it from a store of the same split, or write the store again"
+                f"{way_out(path)}"
             )
+
+
+def said(file: Path | bytes) -> dict[str, Any] | str:
+    """What a zarr.json says, however it is written; of one that cannot be read, why, in words."""
+    try:
+        whole = json.loads(file if isinstance(file, bytes) else file.read_bytes())
+        kind = ArrayV3Metadata if whole["node_type"] == "array" else GroupMetadata
+        return dict(kind.from_dict(whole).to_dict())
+    except Exception as error:  # of damaged metadata zarr may raise anything
+        return f"what cannot be read: {error}"
+
+
+def way_out(path: Path) -> str:
+    """What to do about a store at `path` of which a split's zarr.json is lost or damaged."""
+    return f"`python cli.py cache repair {path} --dataset DATASET` writes it anew"
+
+
+def way_back(path: Path) -> str:
+    """What to do about a store whose own zarr.json is lost or damaged."""
+    return f"delete {path}/zarr.json and run the command that wrote the store again, which puts it back"
 
 
 def split_names(path: Path) -> tuple[str, ...]:
@@ -132,9 +149,16 @@ def _serializer(column: Column) -> BytesCodec:
 
 def _attributes(folder: Path) -> dict[str, Any]:
     try:
-        attributes: Any = zarr.open_group(folder, mode="r", zarr_format=3).attrs[ATTRIBUTE]
+        group = zarr.open_group(folder, mode="r", zarr_format=3)
+        if group.metadata.zarr_format != 3:  # zarr does not look at what it says of itself
+            raise ValueError("not of Zarr v3")
+        attributes: Any = group.attrs[ATTRIBUTE]
         return dict(attributes)
     except Exception as error:  # of damaged metadata zarr may raise anything
+        if (folder / "embedding").is_dir():
+            raise CorruptStore(f"{folder}/zarr.json is damaged; {way_out(folder.parent)}") from error
+        if any(folder.glob("*/embedding")):
+            raise CorruptStore(f"{folder}/zarr.json is lost or damaged; {way_back(folder)}") from error
         raise NotAStore(
             f"{folder} is not part of a store: expected a Zarr v3 group with the attribute '{ATTRIBUTE}'; "
             "check the path"
@@ -158,5 +182,5 @@ def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
     if found != expected:
         raise FormatMismatch(
             f"the array '{column.name}' of {folder} is not laid out as format {FORMAT} says "
-            f"(expected {expected}, found {found or 'no array'}); write the store again"
+            f"(expected {expected}, found {found or 'no array'}); if it was damaged, {way_out(folder.parent)}"
         )

@@ -15,6 +15,7 @@ from cache.errors import IdentityMismatch
 from cache.layout import ChunkKey, SplitShape, Status, identity_difference
 from cache.ledger import ROW_LEDGER, chunk_ledger, entry, has_ledger, mark, row_ledger
 from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
+from cache.restore import restore_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def create_store(
 ) -> None:
     """Create a store for a teacher's embeddings, or check that the one at `path` is this teacher's.
 
+    A store that has lost its zarr.json gets it back if a split's ledger shows that it is this teacher's.
     origin: names for people, by which the teacher was asked for; no part of its identity.
 
     Raises:
@@ -55,7 +57,7 @@ def create_store(
     """
     path = path.resolve()
     remove_leftovers_beside(path)
-    if not (path / "zarr.json").exists():
+    if not (path / "zarr.json").exists() and not restore_store(path, teacher, origin):
         place_folder(path, store_metadata(teacher, origin), staged_beside=path)
     _require_same(f"the store {path}", teacher, read_store(path)["teacher"])
 

@@ -9,11 +9,13 @@ from tqdm import tqdm
 
 from cache.audit import Audit, Fault, audit, remove
 from cache.columns import chunk_columns
+from cache.durable import write_file
 from cache.errors import CorruptStore, IdentityMismatch
 from cache.layout import ChunkKey, Status, identity_difference
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
+from cache.restore import damaged_metadata
 from pipeline.config import RepairConfig, VerifyConfig
 from pipeline.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.distributed import resolve_device
@@ -40,7 +42,8 @@ def verify_cache(config: VerifyConfig) -> None:
 
 
 def repair_cache(config: RepairConfig) -> None:
-    """Run `cache repair`: write the chunks at fault anew, then verify. Raises as `verify_cache` and `embed` do."""
+    """Run `cache repair`: write what is at fault anew, then verify. Raises as `verify_cache` and `embed` do."""
+    restore(config)
     done, faults = find(config)
     # damaged bytes first, since rows of a damaged chunk cannot be compared; then those of a wrong meaning
     for _ in ("bytes", "meaning"):
@@ -88,6 +91,21 @@ def tell(config: VerifyConfig, done: Audit, faults: list[Fault]) -> None:
             f"{', '.join(done.without_ledger)}: written before checksums were kept beside the chunks, so only "
             "--rows can tell of two chunks that were swapped"
         )
+
+
+def restore(config: RepairConfig) -> None:
+    """Write lost and damaged zarr.json files of splits anew, where the ledgers show that the dataset is theirs."""
+    dataset, path = open_dataset(config.dataset), config.cache
+    damaged = {
+        path / name / file: data
+        for name, split in dataset.splits.items()
+        for file, data in damaged_metadata(path, name, split.identity, split.rows).items()
+    }
+    if damaged:
+        with sole_writer(path):
+            for file, data in damaged.items():
+                print(f"repairing: {file.relative_to(path)}", file=sys.stderr)
+                write_file(file, data)
 
 
 def mend(config: RepairConfig, faults: list[Fault]) -> None:

@@ -1,7 +1,10 @@
 """`cache verify` and `cache repair` on stores that a teacher wrote: what is broken is found, and mended to the byte."""
 
 import random
+import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 import cli
 from cache.columns import chunk_columns, encode, row_columns
-from cache.errors import CorruptStore, IdentityMismatch
+from cache.errors import CorruptStore, IdentityMismatch, StoreError
 from cache.layout import ChunkKey
 from cache.reader import open_store
 from pipeline import audit
@@ -19,6 +22,7 @@ from pipeline.dataset import pack
 from pipeline.embed import cache_teacher
 from pipeline.errors import WrongUse
 from tests import tiny_store
+from tests.squares import draw_squares
 
 TEACHER = "tests.tiny_teacher:wide"  # 64 rows a chunk: three of train, one of val
 
@@ -50,6 +54,10 @@ def swap(one: Path, other: Path) -> None:
     data = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(data)
+
+
+def edit_a_number(file: Path) -> None:
+    file.write_text(re.sub(r"\d+", lambda found: str(int(found[0]) + 1), file.read_text(), count=1))
 
 
 def without_ledger(path: Path) -> None:
@@ -97,6 +105,47 @@ def test_what_was_broken_is_repaired_to_the_byte_and_nothing_else_is_touched(
     assert tiny_store.contents(path) == tiny_store.contents(whole)
     assert kept.stat().st_mtime_ns == before
     verify_cache(VerifyConfig(cache=path))
+
+
+@pytest.mark.parametrize("name", ["train/zarr.json", "val/zarr.json", "train/embedding/zarr.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("{"), edit_a_number])
+def test_what_describes_a_split_is_repaired_to_the_byte(
+    path: Path, whole: Path, packed: Path, scheduler: str, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(path / name)
+    with pytest.raises(StoreError, match="cache repair"):
+        verify_cache(VerifyConfig(cache=path))
+    repair(path, packed, scheduler)
+    assert tiny_store.contents(path) == tiny_store.contents(whole)
+
+
+def test_metadata_are_not_repaired_from_a_dataset_that_is_not_theirs(
+    path: Path, packed: Path, scheduler: str, tmp_path: Path
+) -> None:
+    draw_squares(tmp_path / "others", seed=1)
+    pack(PackConfig(data=tmp_path / "others", out=tmp_path / "dataset", workers=1))
+    (path / "train/zarr.json").write_text("{")
+    before = tiny_store.contents(path)
+    with pytest.raises(CorruptStore, match=r"train/zarr\.json is damaged"):
+        repair(path, tmp_path / "dataset", scheduler)
+    assert tiny_store.contents(path) == before
+
+
+def test_a_store_that_lost_its_zarr_json_gets_it_back_from_the_command_that_wrote_it(
+    path: Path, whole: Path, packed: Path, scheduler: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(CorruptStore, match=r"delete .*/zarr.json and run the command that wrote"):
+        verify_cache(VerifyConfig(cache=path))
+    (path / "zarr.json").unlink()
+    written = CacheTeacherConfig(
+        dataset=packed, cache=path, teacher=TEACHER, batch_size=16, scheduler=scheduler, device="cpu"
+    )
+    with pytest.raises(StoreError, match="is lost or damaged"):
+        cache_teacher(replace(written, batch_size=8))  # then it would be another store
+    cache_teacher(written)
+    assert "train: 0 of 3 chunks to do" in capsys.readouterr().err
+    assert tiny_store.contents(path) == tiny_store.contents(whole)
 
 
 def test_two_swapped_chunks_are_repaired(path: Path, whole: Path, packed: Path, scheduler: str) -> None:

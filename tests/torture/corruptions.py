@@ -75,8 +75,8 @@ class Tried:
         """What `verify` and `repair` got wrong, in sentences; nothing, one hopes. The store is sound afterwards."""
         for each in drawn:
             self.write(each.changed)
-        refused = [each.refused for each in drawn if each.kind.endswith("metadata")]
-        wrong = self.not_refused(refused[0]) if refused else self.not_found_or_repaired(drawn)
+        folders = [each.folder for each in drawn if each.folder is not None]
+        wrong = self.metadata_not_told(folders[0]) if folders else self.not_found_or_repaired(drawn)
         self.write({name: None for name in contents(self.path) if name not in self.files})
         self.write({name: data for name, data in self.files.items() if self.bytes_of(name) != data})
         return wrong
@@ -108,10 +108,10 @@ class Tried:
             f"{describe(drawn)}: not as before: {name}" for name in different(self.files, self.path)
         ]
 
-    def not_refused(self, folder: str) -> list[str]:
-        """Damaged metadata are told by the folder's name, and a repair touches nothing."""
-        before, wrong = contents(self.path), []
-        for command in (find, repair_cache):
+    def metadata_not_told(self, folder: str) -> list[str]:
+        """Damaged metadata are told by the folder's name. A split's are repaired; of the store's nothing is touched."""
+        expected, wrong = self.files if folder else contents(self.path), []
+        for command in (find,) if folder else (find, repair_cache):
             try:
                 with quiet():
                     found = command(self.repair)
@@ -122,8 +122,14 @@ class Tried:
                 wrong.append(
                     f"metadata of {folder or 'the store'}: {command.__name__} says: {said or 'nothing'}"
                 )
+        if folder:
+            try:
+                with quiet():
+                    repair_cache(self.repair)
+            except StoreError as error:
+                wrong.append(f"metadata of {folder}: {error}")
         return wrong + [
-            f"metadata of {folder}: repair changed {name}" for name in different(before, self.path)
+            f"metadata of {folder}: not as expected: {name}" for name in different(expected, self.path)
         ]
 
 
@@ -170,11 +176,11 @@ def verdict(rounds: Sequence[dict[str, Any]], count: int, results: Path) -> int:
     Console().print(table)
     for problem in problems[:20]:
         print(problem)
-    of_metadata = sum(many for kind, many in kinds.items() if kind.endswith("metadata"))
+    refused = sum(many for kind, many in kinds.items() if kind.endswith("of the store"))
     sentence = (
-        f"{kinds.total():,} of {count:,} corruptions: {len(problems)} problems; {kinds.total() - of_metadata:,} of "
-        f"chunk files, named one by one and repaired to the byte; {of_metadata:,} of metadata, named, and refused in "
-        "words"
+        f"{kinds.total():,} of {count:,} corruptions: {len(problems)} problems; {kinds.total() - refused:,} of chunk "
+        f"files and of splits' metadata, named one by one and repaired to the byte; {refused:,} of the store's own "
+        "metadata, named, and refused in words"
     )
     print(sentence)
     content = {"verdict": sentence, "kinds": dict(sorted(kinds.items())), "problems": problems}

@@ -19,15 +19,15 @@ SUFFIXES = ("~", ".bak", "1", " (copy)")
 class Corruption:
     """changed: what is in a file's place: other bytes, a link, or nothing. faults: the files that are to be named.
 
-    units: what else is not to be touched at the same time, since one fault could hide another there. refused: the
-    folder that is to be named when metadata are damaged, which no repair makes anew.
+    units: what else is not to be touched at the same time, since one fault could hide another there. folder: the one
+    that is to be named when metadata are damaged, "" for the store's own, which no repair makes anew.
     """
 
     kind: str
     units: frozenset[str]
     changed: Mapping[str, bytes | Path | None]
     faults: frozenset[str] = frozenset()
-    refused: str = ""
+    folder: str | None = None
 
 
 def corruption(
@@ -162,8 +162,11 @@ def metadata(draw: random.Random, files: Files, others: Files) -> Corruption:
     change = draw.choice((edited, edited, edited, truncated_json, overwrite, None))
     data = change(draw, files[name]) if change else None
     kind = {edited: "edited metadata", None: "deleted metadata"}.get(change, "damaged metadata")
-    refused = name.removesuffix("zarr.json").rstrip("/")
-    return Corruption(kind=kind, units=frozenset({"all"}), changed={name: data}, refused=refused)
+    folder = name.removesuffix("zarr.json").rstrip("/")
+    whose = "a split" if folder else "the store"
+    return Corruption(
+        kind=f"{kind} of {whose}", units=frozenset({"all"}), changed={name: data}, folder=folder
+    )
 
 
 def truncated_json(draw: random.Random, data: bytes) -> bytes:

@@ -1,0 +1,60 @@
+"""Lost and damaged zarr.json files written anew.
+
+What they must say follows from the teacher and the dataset that somebody names, and the marks in the ledgers, kept with
+every chunk, bear out that these are the right ones. Without that nothing is touched.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.columns import decode
+from cache.durable import write_file
+from cache.errors import StoreError
+from cache.layout import ChunkKey, SplitShape, identity_id
+from cache.ledger import mark, row_ledger
+from cache.metadata import read_split, read_store, said, split_metadata, split_names, store_metadata
+
+
+def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
+    """Write the zarr.json of a store that has lost it, if a split in it is of this teacher; whether it was written.
+
+    Raises StoreError when the system refuses to write, or a split cannot be read.
+    """
+    splits = {name: read_split(path, name) for name in split_names(path)}
+    known = any(is_of(path, name, *split, identity_id(teacher)) for name, split in splits.items())
+    if known:
+        for name, data in store_metadata(teacher, origin).items():
+            write_file(path / name, data)
+    return known
+
+
+def damaged_metadata(path: Path, split: str, dataset: Mapping[str, Any], rows: int) -> dict[str, bytes]:
+    """The zarr.json files of a split (by name in its folder) that do not say what they must, with what they must say.
+
+    dataset, rows: the identity and the rows that the split is thought to be of. Nothing is damaged if the ledger does
+    not bear it out, or the teacher's identity has no `dim`. Raises as `read_store` does.
+    """
+    store = read_store(path)
+    views = {folder.name for folder in (path / split / "embedding" / "c").glob("*")}
+    if "dim" not in store["teacher"] or views - {"0"}:
+        return {}
+    shape = SplitShape(rows=rows, views=1, dim=store["teacher"]["dim"])
+    if not is_of(path, split, shape, dataset, store["id"]):
+        return {}
+    expected = split_metadata(shape, dataset)
+    return {name: data for name, data in expected.items() if said(path / split / name) != said(data)}
+
+
+def is_of(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any], store_id: str) -> bool:
+    """Whether a chunk of a split is marked as one of this dataset and this store."""
+    ledger = row_ledger(shape)
+    for index in range(shape.chunks):
+        key = ChunkKey(0, index)
+        try:
+            *_, marked = decode(ledger, (path / split / ledger.file_name(key)).read_bytes())[0].tolist()
+        except (OSError, ValueError, StoreError):  # lost or damaged itself
+            continue
+        if marked == mark(store_id, split, dataset, key):
+            return True
+    return False
