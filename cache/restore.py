@@ -19,10 +19,9 @@ from cache.metadata import read_split, read_store, said, split_metadata, split_n
 def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
     """Write the zarr.json of a store that has lost it, if a split in it is of this teacher; whether it was written.
 
-    Raises StoreError when the system refuses to write, or a split cannot be read.
+    Raises StoreError when the system refuses to write.
     """
-    splits = {name: read_split(path, name) for name in split_names(path)}
-    known = any(is_of(path, name, *split, identity_id(teacher)) for name, split in splits.items())
+    known = any(is_teachers(path, name, identity_id(teacher)) for name in split_names(path))
     if known:
         for name, data in store_metadata(teacher, origin).items():
             write_file(path / name, data)
@@ -44,6 +43,14 @@ def damaged_metadata(path: Path, split: str, dataset: Mapping[str, Any], rows: i
         return {}
     expected = split_metadata(shape, dataset)
     return {name: data for name, data in expected.items() if said(path / split / name) != said(data)}
+
+
+def is_teachers(path: Path, split: str, store_id: str) -> bool:
+    """Whether a split can be read and belongs to a store with this id."""
+    try:
+        return is_of(path, split, *read_split(path, split), store_id)
+    except StoreError:
+        return False
 
 
 def is_of(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any], store_id: str) -> bool:

@@ -59,3 +59,10 @@ def test_a_stores_own_comes_back_for_its_teacher_alone(path: Path) -> None:
     assert not (path / "zarr.json").exists()
     assert restore_store(path, TEACHER, {})
     assert contents(path) == whole
+
+
+def test_a_split_that_cannot_be_read_is_passed_over(path: Path) -> None:
+    shutil.copytree(path / "train", path / "another")
+    (path / "another/zarr.json").write_text("{")
+    (path / "zarr.json").unlink()
+    assert restore_store(path, TEACHER, {})
