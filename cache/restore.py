@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.columns import decode
 from cache.durable import write_file
-from cache.errors import StoreError
+from cache.errors import IdentityMismatch, StoreError
 from cache.layout import ChunkKey, SplitShape, identity_id
 from cache.ledger import mark, row_ledger
 from cache.metadata import read_split, read_store, said, split_metadata, split_names, store_metadata
@@ -31,15 +31,18 @@ def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, s
 def damaged_metadata(path: Path, split: str, dataset: Mapping[str, Any], rows: int) -> dict[str, bytes]:
     """The zarr.json files of a split (by name in its folder) that do not say what they must, with what they must say.
 
-    dataset, rows: the identity and the rows that the split is thought to be of. Nothing is damaged if the ledger does
-    not bear it out, or the teacher's identity has no `dim`. Raises as `read_store` does.
+    dataset, rows: the identity and the rows that the split is thought to be of; there may be no such split. What can
+    be read is not judged where the ledger does not bear that out, or the teacher's identity has no `dim`.
+    Raises IdentityMismatch for what then cannot be read, and as `read_store` does.
     """
     store = read_store(path)
     views = {folder.name for folder in (path / split / "embedding" / "c").glob("*")}
-    if "dim" not in store["teacher"] or views - {"0"}:
-        return {}
-    shape = SplitShape(rows=rows, views=1, dim=store["teacher"]["dim"])
-    if not is_of(path, split, shape, dataset, store["id"]):
+    shape = SplitShape(rows=rows, views=1, dim=store["teacher"].get("dim", 1))
+    known = (
+        "dim" in store["teacher"] and not views - {"0"} and is_of(path, split, shape, dataset, store["id"])
+    )
+    if not known:
+        require_readable(path, split)
         return {}
     expected = split_metadata(shape, dataset)
     return {name: data for name, data in expected.items() if said(path / split / name) != said(data)}
@@ -51,6 +54,18 @@ def is_teachers(path: Path, split: str, store_id: str) -> bool:
         return is_of(path, split, *read_split(path, split), store_id)
     except StoreError:
         return False
+
+
+def require_readable(path: Path, split: str) -> None:
+    """Raise IdentityMismatch if a split is there and its metadata cannot be read."""
+    try:
+        if (path / split).is_dir():
+            read_split(path, split)
+    except StoreError as error:
+        raise IdentityMismatch(
+            f"{path / split} cannot be described anew from this dataset, of which its ledger knows nothing; give the "
+            "one that the store was made of, or write the store again"
+        ) from error
 
 
 def is_of(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any], store_id: str) -> bool:

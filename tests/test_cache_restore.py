@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cache.errors import IdentityMismatch
 from cache.layout import SplitShape
 from cache.restore import damaged_metadata, restore_store
 from cache.writer import create_split, create_store
@@ -41,15 +42,20 @@ def test_however_it_is_written_what_says_the_same_is_sound(path: Path) -> None:
     assert damaged(path) == set()
 
 
-def test_nothing_is_named_for_another_dataset_without_a_ledger_or_with_more_views(path: Path) -> None:
-    (path / "train/zarr.json").unlink()
-    assert damaged(path, images="2" * 64) == set()
+def test_nothing_is_written_for_another_dataset_without_a_ledger_or_with_more_views(path: Path) -> None:
+    refused = pytest.raises(IdentityMismatch, match="of which its ledger knows nothing")
+    assert damaged(path, images="2" * 64) == set()  # it can be read: the identities say more
+    (path / "train/norm/zarr.json").unlink()
+    with refused:
+        damaged(path, images="2" * 64)
     (path / "train/embedding/c/1").mkdir(parents=True)
-    assert damaged(path) == set()
+    with refused:
+        damaged(path)
     (path / "train/embedding/c/1").rmdir()
-    assert damaged(path) == {"zarr.json"}
+    assert damaged(path) == {"norm/zarr.json"}
     shutil.rmtree(path / "train/row_checksum")
-    assert damaged(path) == set()
+    with refused:
+        damaged(path)
 
 
 def test_a_stores_own_comes_back_for_its_teacher_alone(path: Path) -> None:
