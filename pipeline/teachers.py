@@ -19,6 +19,7 @@ from pipeline.students import build_student
 from pipeline.teacher_entry import Recipe, TeacherEntry
 
 DEMO_WEIGHTS = Path(__file__).parent.parent / "assets" / "demo-teacher.safetensors"
+NO_WEIGHTS = "0" * 64  # as long as a sha256
 AS_THEY_ARE = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -106,8 +107,7 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
     recipe = _find_recipe(name, weights, image_size)
     if weights is not None:
         _load_weights(recipe, weights, name)
-    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
-    return _freeze(recipe, name, preprocessing)
+    return _freeze(recipe, name, image_size)
 
 
 def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
@@ -121,18 +121,7 @@ def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
         recipe = _library(name, Path(), image_size)
     else:
         recipe = _find_recipe(name, None, image_size)
-    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
-    module = recipe.module.eval().requires_grad_(False).to("meta")
-    example = preprocessing.transform(Image.new("RGB", (256, 256))).to("meta")
-    return Backbone(
-        name=name,
-        module=module,
-        dim=feature_width(module, example[None], name),
-        preprocessing=preprocessing,
-        architecture=recipe.architecture,
-        weights_sha256="0" * 64,
-        feature=recipe.feature,
-    )
+    return _freeze(recipe, name, image_size, device="meta")
 
 
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
@@ -143,7 +132,7 @@ def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
     if not run.is_dir() and run.suffix != ".safetensors":
         raise WrongUse(f"the run folder {run} does not exist; give one, or a .safetensors of `export`")
     recipe = student_recipe(run / "student.safetensors" if run.is_dir() else run, image_size)
-    return _freeze(recipe, recipe.architecture, recipe.preprocessing)
+    return _freeze(recipe, recipe.architecture)
 
 
 def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Recipe:
@@ -256,15 +245,16 @@ def _give_memory(module: nn.Module) -> None:
                 buffer.zero_()
 
 
-def _freeze(recipe: Recipe, name: str, preprocessing: Transform) -> Backbone:
-    module = recipe.module.eval().requires_grad_(False)
-    example = preprocessing.transform(Image.new("RGB", (256, 256)))
+def _freeze(recipe: Recipe, name: str, image_size: int | None = None, *, device: str = "cpu") -> Backbone:
+    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
+    module = recipe.module.eval().requires_grad_(False).to(device)
+    example = preprocessing.transform(Image.new("RGB", (256, 256))).to(device)
     return Backbone(
         name=name,
         module=module,
         dim=feature_width(module, example[None], name),
         preprocessing=preprocessing,
         architecture=recipe.architecture,
-        weights_sha256=weights_sha256(module),
+        weights_sha256=weights_sha256(module) if device == "cpu" else NO_WEIGHTS,
         feature=recipe.feature,
     )
