@@ -1,6 +1,7 @@
 """Stage two: a student, an objective and a cache into the training loop."""
 
 from cache.reader import Split, Store, open_store
+from cache.rows import compact
 from pipeline.config import DistillConfig
 from pipeline.dataset import DatasetSplit, open_dataset
 from pipeline.distributed import join, resolve_device, use_every_core
@@ -36,9 +37,11 @@ def distill(*configs: DistillConfig) -> None:
         warn_of_preprocessing(store.teacher, store.origin)
     folders = [each.run for each in configs]
     chunks = chunks_of_run(split, folders, world, device) if config.partial else chunks_there(split)
-    rows = subset(usable_rows(split, chunks), config.subset, config.seed)
+    chosen = subset(usable_rows(split, chunks), config.subset, config.seed)
     students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
-    objectives = build_objectives(config, [student.dim for student in students], split, rows)
+    objectives = build_objectives(config, [student.dim for student in students], split, chosen)
+    rows = compact(chosen)
+    del chosen  # twice as large, and this function stays until the training ends
     Training(
         command="distill",
         dataset=dataset,

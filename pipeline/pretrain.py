@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cache.rows import compact
 from pipeline.colour import ColourJitter
 from pipeline.config import PretrainConfig
 from pipeline.dataset import open_dataset
@@ -31,7 +32,7 @@ def pretrain(*configs: PretrainConfig) -> None:
     Training(
         command="pretrain",
         dataset=dataset,
-        rows=subset(np.flatnonzero(split.readable), config.subset, config.seed),
+        rows=compact(subset(np.flatnonzero(split.readable), config.subset, config.seed)),
         runs=[
             StudentRun(
                 config=each,

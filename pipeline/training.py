@@ -35,7 +35,7 @@ class Training:
     """One pass over the data for one student or more. `fit` is the loop; the rest sets it up.
 
     runs: a student each; their settings differ in the student and the folder alone.
-    rows: int64, the rows to train on. left_out: how many others cannot be, and why. teacher: the cache's split that
+    rows: integers, the rows to train on. left_out: how many others cannot be, and why. teacher: the cache's split that
     the loader joins, if the objective needs it.
     live: the teacher itself, which then takes the place of that join. made_of: the identities that go into the
     run folders.
