@@ -20,7 +20,7 @@ STAGE_ONE_PROCESS, LOADING = 990_000_000, 1.5
 STAGE_TWO_PROCESS, SAVING = 1_130_000_000, 4.9
 LOADER_SLOTS = 4  # batches that FFCV has buffers for
 CHUNK_COPIES = 8  # of a chunk's embeddings, from float32 features to the bytes of its file
-ROW_BYTES = 35  # of a rank's tables, orders and permutations, a training image; by tests/benchmarks, growth
+ROW_BYTES = 30  # of a rank's tables, orders and permutations, a training image; by tests/benchmarks, growth
 
 
 @dataclass(frozen=True, kw_only=True)
