@@ -48,10 +48,17 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def command() -> str:
+    """The command as one types it, without this machine's folders."""
+    spec = sys.modules["__main__"].__spec__  # of `python -m`
+    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+    return " ".join(["python", program, *sys.argv[1:]])
+
+
 def provenance() -> dict[str, Any]:
     """What travels with every number that is written."""
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
