@@ -40,7 +40,7 @@ def first_words(error: BaseException) -> str:
 
 
 def give_back() -> None:
-    """Give the system what is free but kept: of a million rows' tables, once read, 70 MB."""
+    """Give the system what is free but kept: of a million rows' tables, once read, tens of MB."""
     pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
     if trim:
