@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 from cache.errors import StoreError
-from pipeline import config as configs
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.interrupt import terminated_as_interrupted
-from pipeline.setting import checked, options
-from pipeline.settings_file import from_toml
-from pipeline.several_students import configs_of
+from pipeline.runtime.signals import terminated_as_interrupted
+from pipeline.settings import commands as configs
+from pipeline.settings.field import checked, options
+from pipeline.settings.many_students import configs_of
+from pipeline.settings.toml_file import from_toml
 
 INTERRUPTED = 130
 # An interruption, with all that it holds: what a library had half made would complain when it is taken apart.
@@ -130,7 +130,7 @@ def kind(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
 @command("demo-data", configs.DemoDataConfig)
 def demo_data(config: configs.DemoDataConfig) -> None:
     """Fashion-MNIST, 60,000 + 10,000 photographs (MIT licence), as an image folder."""
-    from pipeline.demo_data import demo_data
+    from pipeline.images.demo_data import demo_data
 
     demo_data(config.out, train=config.train or None, val=config.val or None)
 
@@ -142,7 +142,7 @@ def pack(config: configs.PackConfig) -> None:
     DATA is a folder with train/ and val/, a folder of class folders, a flat folder of images, or a folder of
     parquet files as Hugging Face writes them. An unreadable image keeps its row and is left out of training.
     """
-    from pipeline.dataset import pack
+    from pipeline.images.dataset import pack
 
     pack(config)
 
@@ -150,7 +150,7 @@ def pack(config: configs.PackConfig) -> None:
 @command("pretrain", configs.PretrainConfig)
 def pretrain(*runs: configs.PretrainConfig) -> None:
     """Train a network from scratch by SimCLR, without labels and without a teacher."""
-    from pipeline.pretrain import pretrain
+    from pipeline.training.pretrain import pretrain
 
     pretrain(*runs)
 
@@ -161,7 +161,7 @@ def cache_teacher(config: configs.CacheTeacherConfig) -> None:
 
     Interrupted, it goes on with the chunks that are absent.
     """
-    from pipeline.embed import cache_teacher
+    from pipeline.embedding.cache_teacher import cache_teacher
 
     cache_teacher(config)
 
@@ -187,7 +187,7 @@ def cache_verify(config: configs.VerifyConfig) -> None:
     With --rows K and --dataset, K random rows are computed again by the teacher from their images; a cosine below
     0.999 is a fault. The exit code is 0 for a sound store and 1 for any fault.
     """
-    from pipeline.audit import verify_cache
+    from pipeline.embedding.verify_repair import verify_cache
 
     verify_cache(config)
 
@@ -195,7 +195,7 @@ def cache_verify(config: configs.VerifyConfig) -> None:
 @command("repair", configs.RepairConfig, cache)
 def cache_repair(config: configs.RepairConfig) -> None:
     """Compute just the chunks anew that `cache verify` finds at fault, and verify again."""
-    from pipeline.audit import repair_cache
+    from pipeline.embedding.verify_repair import repair_cache
 
     repair_cache(config)
 
@@ -207,7 +207,7 @@ def distill(*runs: configs.DistillConfig) -> None:
     Several students, each by a --student of its own, share one pass over the images; RUN then holds a run of each,
     with the very weights that it would have alone.
     """
-    from pipeline.distill import distill
+    from pipeline.training.distill import distill
 
     distill(*runs)
 
@@ -215,7 +215,7 @@ def distill(*runs: configs.DistillConfig) -> None:
 @command("embed", configs.EmbedConfig)
 def embed(config: configs.EmbedConfig) -> None:
     """Embed images with a run's student or with a teacher."""
-    from pipeline.embed import embed_any
+    from pipeline.embedding.cache_teacher import embed_any
 
     embed_any(config)
 
@@ -235,7 +235,7 @@ def sweep(config: configs.SweepConfig) -> None:
     What is done is skipped, what was interrupted goes on, and a trial that fails does not stop the others. Start
     it several times, one a GPU, and the trials are shared.
     """
-    from pipeline.sweep import sweep
+    from pipeline.sweeps.sweep import sweep
 
     sweep(config)
 
@@ -254,7 +254,7 @@ def export(config: configs.ExportConfig) -> None:
 
     As .safetensors under torchvision's or timm's own names, or as .onnx for any batch size.
     """
-    from pipeline.export import export_student
+    from pipeline.export.export import export_student
 
     export_student(config)
 
@@ -267,7 +267,7 @@ def plan(config: configs.PlanConfig) -> None:
     machine, or from given rates: of a GPU that trains a ResNet-50 with --rate images a second, the rest follows by
     counting operations.
     """
-    from pipeline.report.plan import report_plan
+    from pipeline.planning.table import report_plan
 
     report_plan(config)
 

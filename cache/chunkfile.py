@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cache.columns import Column, decode
 from cache.errors import CorruptStore
-from cache.truncation import unwatch, watch
+from cache.sigbus import unwatch, watch
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

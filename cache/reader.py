@@ -18,9 +18,9 @@ from cache.gather import gather_rows
 from cache.layout import ChunkKey, Status
 from cache.metadata import read_split, read_store, split_names
 from cache.rows import checked_rows
-from cache.truncation import require_kept
-from cache.unmapped import UNMAPPED, gather_or_read, maps_left, require_read
-from cache.verified import verify
+from cache.sigbus import require_kept
+from cache.unmapped_rows import UNMAPPED, gather_or_read, maps_left, require_read
+from cache.verify_once import verify
 
 
 @dataclass(frozen=True, kw_only=True)

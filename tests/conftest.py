@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.squares import draw_squares
+from tests.support.squares import draw_squares
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -37,8 +37,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of `pictures`."""
-    from pipeline.config import PackConfig
-    from pipeline.dataset import pack
+    from pipeline.images.dataset import pack
+    from pipeline.settings.commands import PackConfig
 
     out = tmp_path_factory.mktemp("packed") / "dataset"
     pack(PackConfig(data=pictures, out=out, workers=1))
@@ -61,7 +61,7 @@ def cached(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of `packed`: 24-d embeddings near one direction a class."""
     from cache.layout import ChunkKey
     from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
-    from pipeline.dataset import open_dataset
+    from pipeline.images.dataset import open_dataset
 
     path = tmp_path_factory.mktemp("cached") / "teacher.zarr"
     create_store(path, {"architecture": "planted", "dim": 24})

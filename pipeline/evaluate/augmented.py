@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import EvalConfig
-from pipeline.crops import RandomCrop
-from pipeline.dataset import Dataset
+from pipeline.embedding.extract import BackboneSpec
 from pipeline.evaluate.linear import EpochBatches
-from pipeline.extraction import BackboneSpec
-from pipeline.loaders import ImageLoader, Order
-from pipeline.runlog import read_config
+from pipeline.images.dataset import Dataset
+from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.random_crop import RandomCrop
+from pipeline.settings.commands import EvalConfig
+from pipeline.training.run_log import read_config
 
 
 def augmented_batches(

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.ahead import ahead
 from pipeline.evaluate.features import Features, require_comparable
+from pipeline.runtime.prefetch import ahead
 
 EPOCHS = 40
 BATCH_ROWS = 256

@@ -4,16 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.reader import Store
-from pipeline.config import EvalConfig
-from pipeline.dataset import Dataset
-from pipeline.distributed import resolve_device
 from pipeline.errors import WrongUse
-from pipeline.evaluate import clusters, fewlabel, linear, nearest, transfer
+from pipeline.evaluate import cluster_alignment as clusters
+from pipeline.evaluate import fewlabel, linear, transfer
+from pipeline.evaluate import knn as nearest
 from pipeline.evaluate.augmented import augmented_batches
+from pipeline.evaluate.embedded_runs import embedded, is_own
 from pipeline.evaluate.features import Features, features_of
-from pipeline.evaluate.stores import embedded, is_own
-from pipeline.layers import layers_of
-from pipeline.teachers import load_run_student
+from pipeline.images.dataset import Dataset
+from pipeline.models.layer_features import layers_of
+from pipeline.runtime.distributed import resolve_device
+from pipeline.settings.commands import EvalConfig
+from pipeline.teachers.registry import load_run_student
 
 PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")
 

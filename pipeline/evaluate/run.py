@@ -8,19 +8,19 @@ from rich.console import Console
 
 from cache.errors import StoreError
 from cache.reader import open_store
-from pipeline.config import EvalConfig
-from pipeline.dataset import Dataset, open_dataset
-from pipeline.distributed import use_every_core
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.evaluate.detection import evaluate_detection
-from pipeline.evaluate.metrics_file import Evaluation, is_recorded, record
+from pipeline.evaluate.embedded_runs import SPLITS, embedded, is_own, name_of, network_id, of_dataset
 from pipeline.evaluate.protocols import PROTOCOLS, require_possible, scores
-from pipeline.evaluate.stores import SPLITS, embedded, is_own, name_of, network_id, of_dataset
-from pipeline.evaluate.voc import evaluate_voc
-from pipeline.evaluate.voc_data import folder_id
-from pipeline.provenance import provenance
-from pipeline.report.table import TITLES, Result, terminal_table
-from pipeline.runlog import read_config
+from pipeline.evaluate.voc.classification import evaluate_voc
+from pipeline.evaluate.voc.data import folder_id
+from pipeline.evaluate.voc.detection import evaluate_detection
+from pipeline.images.dataset import Dataset, open_dataset
+from pipeline.results.metrics_file import Evaluation, is_recorded, record
+from pipeline.results.table import TITLES, Result, terminal_table
+from pipeline.runtime.distributed import use_every_core
+from pipeline.runtime.provenance import provenance
+from pipeline.settings.commands import EvalConfig
+from pipeline.training.run_log import read_config
 
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 

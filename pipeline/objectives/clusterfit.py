@@ -13,7 +13,7 @@ from cache.reader import Split
 from pipeline.neighbours import kmeans
 from pipeline.objectives.bank import EMPTY, fetch
 from pipeline.objectives.objective import Batch, Objective
-from pipeline.objectives.ranks import from_first_rank, is_first_rank
+from pipeline.runtime.ranks import from_first_rank, is_first_rank
 
 
 class ClusterFit(Objective):

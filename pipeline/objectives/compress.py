@@ -12,8 +12,8 @@ from cache.reader import Split
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
 from pipeline.objectives.bank import AnchorBank
 from pipeline.objectives.objective import Batch, Objective
-from pipeline.objectives.ranks import gather_ranks
 from pipeline.objectives.streamed import streamed_kl
+from pipeline.runtime.ranks import gather_ranks
 
 
 class Compress1q(Objective):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cache.reader import Split
 from pipeline.objectives.compress import teacher_of, unit
 from pipeline.objectives.objective import Batch, Objective
-from pipeline.objectives.ranks import gather_ranks
+from pipeline.runtime.ranks import gather_ranks
 
 NEGATIVES_STREAM = 1 << 21  # far from the epochs, whose orders are drawn from (seed, epoch)
 

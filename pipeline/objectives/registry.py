@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from cache.anchors import AnchorWindow, default_anchors
 from cache.reader import Split
-from pipeline.config import DistillConfig
 from pipeline.errors import WrongUse, suggest
 from pipeline.objectives.clusterfit import ClusterFit
 from pipeline.objectives.compress import Compress1q, Compress2q
@@ -18,6 +17,7 @@ from pipeline.objectives.regression import Regression, RegressionBN
 from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
 from pipeline.objectives.simreg import SimReg
 from pipeline.objectives.supervised import Supervised, labelled_classes
+from pipeline.settings.commands import DistillConfig
 
 REDUCED = ("1q", "seed")  # whose anchors are all in the teacher's space
 COMPRESS = "Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.objectives.objective import Batch, Objective
-from pipeline.objectives.ranks import gather_ranks
+from pipeline.runtime.ranks import gather_ranks
 
 
 def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:

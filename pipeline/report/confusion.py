@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.reader import Store
-from pipeline.dataset import Dataset
 from pipeline.errors import PipelineError
-from pipeline.evaluate.clusters import contingency
-from pipeline.evaluate.nearest import majority
-from pipeline.report.samples import drawn, nearest_rows, split_of, unit_rows
+from pipeline.evaluate.cluster_alignment import contingency
+from pipeline.evaluate.knn import majority
+from pipeline.images.dataset import Dataset
+from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
 
 ASKED = 5000  # validation images at most
 VOTES = 20

@@ -8,9 +8,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from cache.reader import Store
-from pipeline.dataset import Dataset
 from pipeline.errors import PipelineError
-from pipeline.report.samples import drawn, split_of, unit_rows
+from pipeline.images.dataset import Dataset
+from pipeline.report.rows import drawn, split_of, unit_rows
 
 POINTS = 2000
 COMPONENTS = 50  # that t-SNE gets of PCA, as its authors advise

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import Store
-from pipeline.dataset import Dataset
+from pipeline.images.dataset import Dataset
 from pipeline.neighbours import kmeans
 from pipeline.report.pictures import Picture, picture
-from pipeline.report.samples import drawn, nearest_rows, split_of, unit_rows
+from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
 
 CLUSTERS, IMAGES = 8, 10  # shown
 CLUSTERED_ROWS = 20_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.reader import Store
-from pipeline.dataset import Dataset
+from pipeline.images.dataset import Dataset
 from pipeline.report.systems import System, teacher_store
 
 Facts = dict[str, str]  # what is told of a thing -> as text

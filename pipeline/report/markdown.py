@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.report.table import (
+from pipeline.results.table import (
     Result,
     load_metrics,
     markdown_table,
@@ -12,7 +12,7 @@ from pipeline.report.table import (
     provenance_lines,
     write_into,
 )
-from pipeline.sweep_recipe import SweepRecipe, read_recipe
+from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 
 
 def write_report(targets: Sequence[Path], out: Path, name: str) -> None:

@@ -12,18 +12,18 @@ from rich.console import Console
 from cache.durable import write_file
 from cache.errors import StoreError
 from cache.reader import Store
-from pipeline.config import ReportConfig
-from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.provenance import commit
+from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.report import ablations, comparison, curves, paper
 from pipeline.report.confusion import confusion
 from pipeline.report.embedding_map import embedding_map
 from pipeline.report.gallery import Strip, clustering, strips
 from pipeline.report.lineage import lineage
 from pipeline.report.markdown import write_report
-from pipeline.report.pictured import students, teachers, whole
+from pipeline.report.selection import students, teachers, whole
 from pipeline.report.systems import System, load_systems
+from pipeline.runtime.provenance import commit
+from pipeline.settings.commands import ReportConfig
 
 TEMPLATES = Path(__file__).parent / "templates"
 Maker = Callable[[str, Store, Dataset, int], Any]  # of a system's name, its store, its images and a seed

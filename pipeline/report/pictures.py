@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from pipeline.dataset import DatasetSplit
-from pipeline.images import decode
+from pipeline.images.dataset import DatasetSplit
+from pipeline.images.decode import decode
 
 SIDE = 96  # pixels; a smaller image keeps its own size
 

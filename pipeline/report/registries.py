@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from pipeline.checkpoints import listed, open_weights
+from pipeline.models.checkpoints import listed, open_weights
+from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, ObjectiveEntry
-from pipeline.recognise import recognise
-from pipeline.students import STUDENTS
-from pipeline.teachers import TEACHERS
+from pipeline.teachers.identify_checkpoint import recognise
+from pipeline.teachers.registry import TEACHERS
 
 
 def print_students() -> None:

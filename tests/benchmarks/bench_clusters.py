@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.clusters import align, contingency
+from pipeline.evaluate.cluster_alignment import align, contingency
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
 IMAGES, CLASSES = 1_281_167, 1_000

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.provenance import ROOT
+from pipeline.runtime.provenance import ROOT
 from tests.benchmarks.figure import Figure, ratio
 from tests.benchmarks.written_dataset import written_dataset
 from tests.benchmarks.written_store import written_store

@@ -13,12 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.demo_data import CLASSES, demo_data
+from pipeline.embedding.extract import Settings, extract
 from pipeline.evaluate import linear
 from pipeline.evaluate.features import Features
-from pipeline.extraction import Settings, extract
-from pipeline.sources import open_sources
-from pipeline.teachers import load_teacher
+from pipeline.images.demo_data import CLASSES, demo_data
+from pipeline.images.sources import open_sources
+from pipeline.teachers.registry import load_teacher
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
 COUNTS = {"train": 60_000, "val": 10_000}

@@ -8,8 +8,8 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.live import LiveTeacher
-from pipeline.teachers import load_teacher
+from pipeline.teachers.registry import load_teacher
+from pipeline.training.live_teacher import LiveTeacher
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photograph_training import RATE, SIZE, PhotographTraining, photograph_training
 

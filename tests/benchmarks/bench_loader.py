@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from pipeline.config import PackConfig
-from pipeline.crops import RandomCrop
-from pipeline.dataset import pack
-from pipeline.loaders import ImageLoader, Order
-from pipeline.preprocessing import IMAGENET
+from pipeline.images.dataset import pack
+from pipeline.images.preprocessing import IMAGENET
+from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.random_crop import RandomCrop
+from pipeline.settings.commands import PackConfig
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.written_store import written_store

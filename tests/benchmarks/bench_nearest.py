@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline.evaluate import nearest
+from pipeline.evaluate import knn as nearest
 from pipeline.evaluate.features import Features
 from pipeline.neighbours import knn
 from tests.benchmarks.figure import Figure, interleaved, ratio

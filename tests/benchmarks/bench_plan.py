@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.demo_data import demo_data
+from pipeline.images.demo_data import demo_data
 from tests.benchmarks.figure import Figure
 
 TRAIN, VAL = 5000, 500

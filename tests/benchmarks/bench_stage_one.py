@@ -16,12 +16,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from cache.reader import open_store
-from pipeline.cluster import open_client
-from pipeline.config import PackConfig
-from pipeline.dataset import Dataset, open_dataset, pack
-from pipeline.embed import embed
-from pipeline.extraction import BackboneSpec
-from pipeline.preprocessing import IMAGENET
+from pipeline.embedding.cache_teacher import embed
+from pipeline.embedding.dask_workers import open_client
+from pipeline.embedding.extract import BackboneSpec
+from pipeline.images.dataset import Dataset, open_dataset, pack
+from pipeline.images.preprocessing import IMAGENET
+from pipeline.settings.commands import PackConfig
 from tests.benchmarks.figure import Figure, ratio
 from tests.benchmarks.photographs import write_photographs
 

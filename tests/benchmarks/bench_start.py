@@ -17,7 +17,14 @@ DATASET, CACHE, RECIPE = (
 )
 ONE_STEP = 128.5 / 20_000  # the share of the demo's rows that is one batch: the log then has its first step
 ROUNDS = 5
-IMPORTS = ("torch", "torchvision", "numba", "zarr", "pipeline.loaders", "pipeline.distill")
+IMPORTS = (
+    "torch",
+    "torchvision",
+    "numba",
+    "zarr",
+    "pipeline.loading.image_loader",
+    "pipeline.training.distill",
+)
 POLL = 0.005
 
 

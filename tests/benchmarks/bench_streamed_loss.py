@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.distributed import use_every_core
 from pipeline.objectives.streamed import streamed_kl
+from pipeline.runtime.distributed import use_every_core
 from tests.benchmarks.figure import RESULTS, Figure, interleaved, ratio
 
 B, D, K, TAU = 256, 2048, 131_072, 0.04

@@ -10,16 +10,16 @@ import numpy as np
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
-from pipeline.config import DistillConfig, PackConfig
-from pipeline.dataset import Dataset, open_dataset, pack
-from pipeline.distributed import World, use_every_core
+from pipeline.images.dataset import Dataset, open_dataset, pack
+from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.objective import Batch
 from pipeline.objectives.streamed import teacher_side
-from pipeline.several_students import folder_name
-from pipeline.student_run import STUDENT_FILE, StudentRun
-from pipeline.students import build_student
-from pipeline.training import Training
+from pipeline.runtime.distributed import World, use_every_core
+from pipeline.settings.commands import DistillConfig, PackConfig
+from pipeline.settings.many_students import folder_name
+from pipeline.training.loop import Training
+from pipeline.training.student_run import STUDENT_FILE, StudentRun
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.written_store import written_store

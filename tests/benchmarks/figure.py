@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.durable import write_file
-from pipeline.provenance import provenance
+from pipeline.runtime.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from cache.anchors import AnchorWindow
-from pipeline.config import DistillConfig, PackConfig
-from pipeline.crops import RandomCrop
-from pipeline.dataset import pack
-from pipeline.distributed import World, use_every_core
-from pipeline.loaders import ImageLoader, Order
+from pipeline.images.dataset import pack
+from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.random_crop import RandomCrop
+from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.objective import Batch
-from pipeline.student_run import StudentRun
-from pipeline.students import build_student
+from pipeline.runtime.distributed import World, use_every_core
+from pipeline.settings.commands import DistillConfig, PackConfig
+from pipeline.training.student_run import StudentRun
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.written_store import written_store
 

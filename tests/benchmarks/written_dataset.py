@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.beton_tables import FIELD, FIELDS, HEADER, IMAGE, RAW, SAMPLE, STORED
-from pipeline.config import PackConfig
-from pipeline.dataset import DatasetSplit, open_dataset, pack
+from pipeline.images.beton_format import FIELD, FIELDS, HEADER, IMAGE, RAW, SAMPLE, STORED
+from pipeline.images.dataset import DatasetSplit, open_dataset, pack
+from pipeline.settings.commands import PackConfig
 
 SIDE = 8
 PICTURE = np.dtype((np.uint8, (SIDE, SIDE, 3)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cache.layout import SplitShape
 from cache.reader import Split, open_store
 from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
-from tests.tiny_store import TEACHER
+from tests.support.tiny_store import TEACHER
 
 IMAGES = {"split": "train", "classes": [], "images": "1" * 64}
 

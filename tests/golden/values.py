@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from cache.reader import Split, open_store
-from pipeline.checkpoints import load_resume
-from pipeline.dataset import DatasetSplit, open_dataset
-from pipeline.images import decode
-from pipeline.loaders import ImageLoader, Order
-from pipeline.report.table import load_metrics
-from pipeline.runlog import read_config
-from pipeline.teachers import load_run_student
+from pipeline.images.dataset import DatasetSplit, open_dataset
+from pipeline.images.decode import decode
+from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.models.checkpoints import load_resume
+from pipeline.results.table import load_metrics
+from pipeline.teachers.registry import load_run_student
+from pipeline.training.run_log import read_config
 
 COLUMNS = ("status", "norm", "crop", "label", "thumb")
 

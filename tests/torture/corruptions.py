@@ -20,19 +20,19 @@ from rich.table import Table
 
 from cache.durable import write_file
 from cache.errors import StoreError
-from pipeline.audit import find, repair_cache
-from pipeline.config import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
-from pipeline.dataset import pack
-from pipeline.embed import cache_teacher
-from pipeline.provenance import provenance
-from tests.squares import draw_squares
-from tests.tiny_store import contents
+from pipeline.embedding.cache_teacher import cache_teacher
+from pipeline.embedding.verify_repair import find, repair_cache
+from pipeline.images.dataset import pack
+from pipeline.runtime.provenance import provenance
+from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
+from tests.support.squares import draw_squares
+from tests.support.tiny_store import contents
 from tests.torture.children import cluster
 from tests.torture.damages import Corruption, Files, draw_round
 
 RESULTS = Path(__file__).with_name("corruptions.json")
 SCRATCH = Path("runs/corruptions")
-TEACHER = "tests.tiny_teacher:wide"  # 64 rows a chunk: three of train, one of val
+TEACHER = "tests.support.tiny_teacher:wide"  # 64 rows a chunk: three of train, one of val
 
 
 @click.command()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.damage import extend, flip, flip_several, overwrite, truncate, zero
+from tests.support.damage import extend, flip, flip_several, overwrite, truncate, zero
 
 Files = Mapping[str, bytes]
 COLUMNS_OF_ROWS = ("label", "thumb", "row_checksum")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from torch import Tensor, nn
 
-from tests.tiny_teacher import PLAIN, Wide
+from tests.support.tiny_teacher import PLAIN, Wide
 from tests.torture.faults import LIBRARY
 from tests.torture.stages import STAGES, STUDENT, Materials, Stage, contents
 from tests.torture.trial import GO_ON, INTERRUPTED, differences

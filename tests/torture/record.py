@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.durable import write_file
-from pipeline.provenance import provenance
+from pipeline.runtime.provenance import provenance
 
 FAULTS_SHOWN = 20
 

@@ -22,16 +22,17 @@ import click
 from tqdm import tqdm
 
 from cache.durable import write_file
-from pipeline.provenance import provenance
-from tests.squares import draw_squares
+from pipeline.runtime.provenance import provenance
+from tests.support.squares import draw_squares
 from tests.torture.children import become_heir
 from tests.torture.leaks import READER, counted, left_behind, reader_leaks, sha256
 
 RESULTS = Path(__file__).with_name("soak.json")
 SCRATCH = Path("runs/soak")
-TEACHER = "tests.tiny_teacher:wide"
+TEACHER = "tests.support.tiny_teacher:wide"
 STUDENT = (
-    "tests.tiny_student:build --image-size 24 --epochs 4 --batch-size 40 --lr 0.1 --anchors 100 --device cpu"
+    "tests.support.tiny_student:build --image-size 24 --epochs 4 --batch-size 40 --lr 0.1 "
+    "--anchors 100 --device cpu"
 )
 
 

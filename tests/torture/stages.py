@@ -14,9 +14,10 @@ from tests.torture.children import command, command_on_cluster
 IMAGES = {"train": 24, "val": 8}
 CLASSES, PIXELS = 2, 24
 STUDENT = (
-    "--student tests.tiny_student:build --image-size 24 --epochs 4 --batch-size 8 --save-every 4 --device cpu"
+    "--student tests.support.tiny_student:build --image-size 24 --epochs 4 --batch-size 8 "
+    "--save-every 4 --device cpu"
 )
-TEACHER = "--teacher tests.tiny_teacher:with_mapping --batch-size 8 --device cpu"
+TEACHER = "--teacher tests.support.tiny_teacher:with_mapping --batch-size 8 --device cpu"
 NOT_COMPARED = (".lock", "tensorboard")  # who wrote last, and what has times in its names and lines
 
 
@@ -91,8 +92,8 @@ def distill_arguments(materials: Materials, folder: Path) -> list[str]:
 
 def opened_dataset(path: Path) -> dict[str, bytes]:
     """Nothing, unless it opens as a dataset: then all of it."""
-    from pipeline.dataset import open_dataset
     from pipeline.errors import WrongUse
+    from pipeline.images.dataset import open_dataset
 
     try:
         open_dataset(path)
@@ -128,8 +129,8 @@ def opened_store(path: Path) -> dict[str, bytes]:
 
 def opened_run(path: Path) -> dict[str, bytes]:
     """config.json if it is there; the student and the state are looked into, as they are those of some step."""
-    from pipeline.checkpoints import load_resume, load_safetensors
-    from pipeline.runlog import read_config
+    from pipeline.models.checkpoints import load_resume, load_safetensors
+    from pipeline.training.run_log import read_config
 
     if (path / "config.json").exists():
         read_config(path)

@@ -23,7 +23,7 @@ def make_materials(shim: Shim, folder: Path) -> tuple[Materials, dict[str, list[
     if not materials.images.exists():
         make_images(materials.images)
     import_all(
-        ["pipeline.quick_ffcv", "pipeline.loaders", "ffcv.writer"]
+        ["pipeline.loading.quick_ffcv", "pipeline.loading.image_loader", "ffcv.writer"]
     )  # as the fork server of `pack` does
     for stale in folder.glob("whole-*"):
         shutil.rmtree(stale)

@@ -1,0 +1,1 @@
+"""Stage one: a backbone over every image, its embeddings into a store."""

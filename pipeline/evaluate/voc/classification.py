@@ -1,0 +1,133 @@
+"""PASCAL VOC classification: one linear classifier a class on a frozen student's features.
+
+Learnt from train and val, tested on test by mean average precision. Features are of the centre crop, unit length,
+standardised by the images learnt from. Each class is a logistic regression whose weight decay is the one of DECAYS
+that, learnt from train, is best on val.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.embedding.extract import Settings, extract
+from pipeline.evaluate.linear import LinearProbe
+from pipeline.evaluate.logistic import minimise
+from pipeline.evaluate.voc.average_precision import (
+    IGNORED,
+    POSITIVE,
+    AveragePrecision,
+    average_precision,
+    mean,
+)
+from pipeline.evaluate.voc.data import SPLITS, VocSplit, read_split
+from pipeline.runtime.distributed import resolve_device
+from pipeline.settings.commands import EvalConfig
+from pipeline.teachers.registry import Backbone, load_run_student
+
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images: feature (n, D) float32; label (n, classes) int64, POSITIVE, NEGATIVE or IGNORED."""
+
+    feature: NDArray[np.float32]
+    label: NDArray[np.int64]
+
+    def __add__(self, other: "Labelled") -> "Labelled":
+        feature, label = np.vstack([self.feature, other.feature]), np.vstack([self.label, other.label])
+        return Labelled(feature, label)
+
+
+def evaluate_voc(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[str, float]]:
+    """Yields ("voc", eleven-point mAP) and ("voc_area", mAP by area) of a run's student as fractions.
+
+    Raises WrongUse when folder is not of VOC's layout, PipelineError for what is wrong in it.
+    """
+    splits = [read_split(folder, name) for name in SPLITS]
+    classes = (splits[0] + splits[1]).classes()
+    labels = [split.labels(classes) for split in splits]
+    device = resolve_device(config.device)
+    backbone = load_run_student(run)
+    backbone.module.to(device)
+    features = [features_of(backbone, split, device, config.batch_size) for split in splits]
+    yield from evaluate(*map(Labelled, features, labels), device=device)
+
+
+def features_of(backbone: Backbone, split: VocSplit, device: str, batch_size: int) -> NDArray[np.float32]:
+    """(n, D) of the images' centre crops; PipelineError if one of them cannot be read."""
+    settings = Settings(
+        device=device, precision="fp32", batch_size=batch_size, threads=torch.get_num_threads()
+    )
+    rows = range(len(split.images))
+    with tqdm(total=len(rows), desc=f"embed {split.name}", unit=" images", dynamic_ncols=True) as bar:
+        found = extract(backbone, split.read, rows, settings, lambda done: bar.update(done - bar.n))
+    if not found.readable.all():
+        split.image(int(np.argmin(found.readable)))  # says which one and why
+    return found.feature
+
+
+def evaluate(
+    train: Labelled, val: Labelled, test: Labelled, *, device: str = "cpu"
+) -> Iterator[tuple[str, float]]:
+    """Yields ("voc", eleven-point mAP) and ("voc_area", mAP by area) of test as fractions."""
+    decay = best_decay(train, val, device)
+    score = scores(fit(train + val, decay, device), test, device)
+    result = mean(precisions(score, test.label))
+    yield "voc", result.eleven_point
+    yield "voc_area", result.area
+
+
+def best_decay(train: Labelled, val: Labelled, device: str) -> NDArray[np.float64]:
+    """For each class the weight decay (classes,) whose classifier has the largest area on val.
+
+    Of equally good ones the strongest.
+    """
+    areas = []
+    for decay in reversed(DECAYS):
+        decays = np.full(train.label.shape[1], decay)
+        found = precisions(scores(fit(train, decays, device), val, device), val.label)
+        areas.append([one.area for one in found])
+    return np.array(DECAYS[::-1])[np.argmax(areas, axis=0)]
+
+
+def fit(data: Labelled, decay: NDArray[np.float64], device: str) -> LinearProbe:
+    """Logistic regressions, one a class: features (B, D) -> logits (B, classes).
+
+    Each minimises the mean cross-entropy over its images that are not IGNORED plus half its decay (classes,) times
+    its squared weights, its bias apart. That is convex, so there is nothing to draw.
+
+    Raises PipelineError where a feature is not finite.
+    """
+    feature, label = torch.from_numpy(data.feature), torch.from_numpy(data.label).to(device)
+    variance, middle = torch.var_mean(F.normalize(feature, dim=1), dim=0)
+    probe, feature = LinearProbe(middle, variance, label.shape[1]).to(device), feature.to(device)
+    weight = (label != IGNORED).float()
+    weight /= weight.sum(dim=0)
+    target, strength = (label == POSITIVE).float(), torch.from_numpy(decay).float().to(device)
+
+    def loss() -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(probe(feature), target, weight, reduction="sum")
+        return entropy + 0.5 * (strength * probe.linear.weight.square().sum(dim=1)).sum()
+
+    minimise(probe.linear, loss)
+    return probe
+
+
+def scores(probe: nn.Module, data: Labelled, device: str) -> NDArray[np.float32]:
+    """The logits (n, classes) of images."""
+    with torch.inference_mode():
+        return probe(torch.from_numpy(data.feature).to(device)).cpu().numpy()
+
+
+def precisions(score: NDArray, label: NDArray[np.int64]) -> list[AveragePrecision]:
+    """Each class's average precision: score (n, classes), label (n, classes) with a POSITIVE in every column."""
+    positives = np.sum(label == POSITIVE, axis=0)
+    return [average_precision(*column) for column in zip(score.T, label.T, positives.tolist(), strict=True)]

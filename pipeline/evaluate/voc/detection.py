@@ -1,0 +1,191 @@
+"""PASCAL VOC detection: Faster R-CNN on a student's trunk, all layers fine-tuned, mAP at half overlap.
+
+Learnt from train and val without their difficult objects, tested on test as VOC 2007 counts it. BatchNorm learns
+too, since a self-supervised trunk's statistics do not suit frozen ones (He et al., MoCo, CVPR 2020, section 4.2).
+SGD with momentum 0.9, 0.02 for 16 images after a warm-up, then along a cosine; flips are the only augmentation.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.transforms.functional import to_tensor
+from tqdm import tqdm
+
+from cache.layout import identity_id
+from pipeline.errors import PipelineError
+from pipeline.evaluate.voc.average_precision import AveragePrecision, average_precision, match, mean
+from pipeline.evaluate.voc.batches import IMAGES_AHEAD, batches
+from pipeline.evaluate.voc.data import VocSplit, read_split
+from pipeline.evaluate.voc.detector import DetectorShape, build_detector
+from pipeline.loading.random_crop import stream
+from pipeline.models.checkpoints import load_resume, save_resume
+from pipeline.models.optimizer import learning_rate
+from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.prefetch import ahead
+from pipeline.settings.commands import EvalConfig
+from pipeline.teachers.registry import load_run_student
+
+LEARNING_RATE_IMAGES = 16
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+WARMUP_STEPS = 500
+REGIONS_STREAM = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """How a detector learns; lr is for 16 images, shape is of the detector, precision fp32 or bf16."""
+
+    epochs: int
+    batch_size: int
+    lr: float = 0.02
+    seed: int = 0
+    precision: str = "fp32"
+    shape: DetectorShape = DetectorShape()  # noqa: RUF009  (frozen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """On all images of a split: box (n, 4) px, score (n,), label (n,) from 1 on, image (n,)."""
+
+    box: NDArray[np.float64]
+    score: NDArray[np.float64]
+    label: NDArray[np.int64]
+    image: NDArray[np.int64]
+
+
+def evaluate_detection(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[str, float]]:
+    """Yields ("voc_detection", eleven-point mAP) and ("voc_detection_area", mAP by area) as fractions.
+
+    The detector is kept in RUN/voc-detection after each epoch, and learning goes on from there.
+
+    Raises WrongUse when folder is not of VOC's layout, PipelineError for what is wrong in it, for a student
+    without feature maps or a loss that is no number.
+    """
+    settings = FineTuning(
+        epochs=config.detection_epochs,
+        batch_size=config.detection_batch_size,
+        lr=config.detection_lr,
+        seed=config.seed,
+        precision=config.amp_dtype,
+        shape=DetectorShape(image_size=config.detection_size),
+    )
+    train, test = read_split(folder, "train") + read_split(folder, "val"), read_split(folder, "test")
+    yield from evaluate(run, train, test, settings, resolve_device(config.device))
+
+
+def evaluate(
+    run: Path, train: VocSplit, test: VocSplit, settings: FineTuning, device: str
+) -> Iterator[tuple[str, float]]:
+    """Fine-tunes on train and yields what evaluate_detection does of test."""
+    classes = train.classes()
+    test.labels(classes)  # says if one is missing
+    backbone = load_run_student(run)
+    made_of = {"weights": backbone.weights_sha256, "images": train.sha256(), **asdict(settings)}
+    detector = build_detector(backbone, len(classes), settings.shape, settings.seed).to(device)
+    fine_tune(detector, train, settings, device, run / "voc-detection" / f"{identity_id(made_of)[:12]}.pt")
+    found = detect(detector, test, settings.precision, device)
+    result = mean([precision_of(found, test, name, label) for label, name in enumerate(classes, start=1)])
+    yield "voc_detection", result.eleven_point
+    yield "voc_detection_area", result.area
+
+
+def fine_tune(
+    detector: FasterRCNN, train: VocSplit, settings: FineTuning, device: str, checkpoint: Path
+) -> None:
+    """Trains the detector in place, from the checkpoint on if there is one.
+
+    The learning rate and every draw are functions of the step, so resuming is exact.
+    """
+    optimizer = torch.optim.SGD(
+        detector.parameters(), settings.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    for epoch in range(resume(detector, optimizer, checkpoint), settings.epochs):
+        loss = learn(detector, optimizer, train, settings, epoch, device)
+        if not torch.isfinite(loss):
+            raise PipelineError(
+                f"the detector's loss is {loss.item()} after epoch {epoch + 1}: evaluate again with a "
+                "smaller --detection-lr, or in fp32"
+            )
+        save_resume(
+            checkpoint,
+            {"epochs": epoch + 1, "detector": detector.state_dict(), "optimizer": optimizer.state_dict()},
+        )
+
+
+def learn(
+    detector: FasterRCNN,
+    optimizer: torch.optim.Optimizer,
+    train: VocSplit,
+    settings: FineTuning,
+    epoch: int,
+    device: str,
+) -> Tensor:
+    """One epoch; the loss of its last step, since a weight that is not finite never recovers."""
+    each = math.ceil(len(train.images) / settings.batch_size)
+    title = f"detection, epoch {epoch + 1} of {settings.epochs}"
+    examples = batches(train, settings.batch_size, settings.seed, epoch)
+    loss = torch.tensor(math.nan)
+    detector.train()
+    for step, (images, targets) in enumerate(
+        tqdm(examples, desc=title, total=each, unit="step", dynamic_ncols=True), start=epoch * each
+    ):
+        optimizer.param_groups[0]["lr"] = rate(step, each * settings.epochs, settings)
+        torch.manual_seed(int(stream(settings.seed, step, 0, REGIONS_STREAM)))
+        images = [image.to(device) for image in images]
+        targets = [{key: value.to(device) for key, value in target.items()} for target in targets]
+        with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = torch.stack(list(detector(images, targets).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.detach()
+
+
+def resume(detector: FasterRCNN, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+    """Takes up a checkpoint if there is one; how many epochs are done."""
+    if not checkpoint.exists():
+        return 0
+    state = load_resume(checkpoint)
+    detector.load_state_dict(state["detector"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epochs"]
+
+
+def rate(step: int, steps: int, settings: FineTuning) -> float:
+    """The learning rate of a step: up to the batch's share of lr, then along a cosine."""
+    peak = settings.lr * settings.batch_size / LEARNING_RATE_IMAGES
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return learning_rate(step, peak=peak, steps=steps, warmup=warmup, schedule="cosine")
+
+
+def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -> Detections:
+    """What the detector finds on each image, in pixels of the original."""
+    detector.eval()
+    parts: list[tuple[NDArray, ...]] = []
+    rows = range(len(split.images))
+    images = ahead(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        for row, image in enumerate(tqdm(images, desc="detect", total=len(rows), dynamic_ncols=True)):
+            (found,) = detector([image.to(device)])
+            boxes, scores, labels = (
+                found[key].float().cpu().numpy() for key in ("boxes", "scores", "labels")
+            )
+            parts.append((boxes, scores, labels.astype(np.int64), np.full(len(labels), row)))
+    box, score, label, image = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Detections(box=box.astype(np.float64), score=score.astype(np.float64), label=label, image=image)
+
+
+def precision_of(found: Detections, split: VocSplit, name: str, label: int) -> AveragePrecision:
+    """The average precision of one class, which is `label` among the detections."""
+    own, truth = found.label == label, split.truth(name)
+    verdict = match(found.box[own], found.score[own], found.image[own], truth)
+    wanted = sum(int(np.sum(~one.difficult)) for one in truth)
+    return average_precision(found.score[own], verdict, wanted)

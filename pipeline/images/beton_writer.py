@@ -1,0 +1,222 @@
+"""Writing one .beton with FFCV, whose writer must be watched: it waits for ever for a worker that died."""
+
+import hashlib
+import io
+import math
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.errors import PipelineError
+from pipeline.images.beton_format import open_beton
+from pipeline.images.decode import decode
+from pipeline.images.sources import Source
+from pipeline.runtime.signals import StopRequest
+
+# In `smart` mode a picture of more bytes of pixels than this is stored as JPEG.
+RAW_BYTES = 16 * 1024
+PLACEHOLDER = np.full((32, 32, 3), 127, np.uint8)
+CHUNK = 32  # images that a worker takes at a time
+SMALLEST_PAGE = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What FFCV's writer indexes: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable."""
+
+    source: Source
+    sha256: NDArray[np.uint8]
+    readable: NDArray[np.bool_]
+    max_resolution: int
+    done: "Synchronized[int]"
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int, int]:
+        pixels = self._pixels(int(row)) if self.readable[row] else PLACEHOLDER
+        with self.done.get_lock():
+            self.done.value += 1
+        return pixels, int(row), int(self.source.labels[row])
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        data = self.source.read(row)
+        if hashlib.sha256(data).digest() != self.sha256[row].tobytes():
+            raise PipelineError(f"{self.source.names[row]} changed while it was being packed")
+        return np.asarray(reduced(decode(data), self.max_resolution))
+
+
+def reduced(image: Image.Image, longest: int) -> Image.Image:
+    """The image with its longer side at most `longest`, by area averaging: what FFCV means by max_resolution.
+
+    FFCV's own resizer dies of a picture so narrow that a side rounds to zero.
+    """
+    ratio = longest / max(image.size)
+    if ratio >= 1:
+        return image
+    width, height = (max(1, int(side * ratio)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
+
+
+def write_beton(
+    path: Path,
+    source: Source,
+    *,
+    sha256: NDArray[np.uint8],
+    readable: NDArray[np.bool_],
+    longest_side: int,
+    max_resolution: int,
+    jpeg_quality: int,
+    write_mode: str,
+    workers: int,
+    title: str,
+) -> None:
+    """Write `path` with fields image, row and label, and read it back: sample i holds row i.
+
+    sha256 (N, 32) and readable (N,) are what was found when the images were decoded before, longest_side is
+    that of the largest one in pixels. FFCV runs in a process of its own: it can be ended, and its noise does
+    not reach the terminal. Raises PipelineError when it or one of its workers dies, or the file is not whole.
+    """
+    # A fork server imports FFCV, which takes seconds, once for all splits; forking this process is not safe.
+    context = multiprocessing.get_context("forkserver")
+    # numba's other pool, TBB's, waits for ever when the fork server ends on one core.
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    context.set_forkserver_preload(["pipeline.loading.quick_ffcv", "ffcv.writer"])
+    done = context.Value("q", 0)
+    rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)
+    field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
+    page = page_size(min(longest_side, max_resolution))
+    workers = min(workers, math.ceil(len(rows) / CHUNK))
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
+        # a fork server that is still importing would complain of a parent that is gone
+        with StopRequest() as stop:
+            process.start()
+        try:
+            if stop.wanted:
+                raise KeyboardInterrupt
+            _show_progress(process, done, len(rows), title)
+        finally:
+            _end(process)
+        if process.exitcode:
+            raise PipelineError(f"{title} failed: {_reason(log.read(), process.exitcode)}")
+
+
+def page_size(longest_side: int) -> int:
+    """The power of two that holds a square picture of this side twice: FFCV dies of one that does not fit."""
+    return max(SMALLEST_PAGE, 1 << (6 * longest_side**2 - 1).bit_length())
+
+
+def _show_progress(process: Any, done: "Synchronized[int]", rows: int, title: str) -> None:
+    with tqdm(total=rows, desc=title, unit=" images") as bar:
+        while process.is_alive():
+            process.join(0.1)
+            if done.value > bar.n:
+                bar.update(done.value - bar.n)
+
+
+def _end(process: Any) -> None:
+    process.terminate()
+    process.join(2)
+    process.kill()
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def _reason(log: str, exitcode: int) -> str:
+    """What the process said last: the exception of a traceback, or the end of a worker."""
+    if exitcode < 0:
+        return f"it was ended by {signal.Signals(-exitcode).name}; if memory ran out, use fewer workers"
+    lines = [line for line in re.split(r"[\r\n]+", log) if line.strip()]
+    return lines[-1].removeprefix("pipeline.errors.PipelineError: ") if lines else f"exit code {exitcode}"
+
+
+def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: int, log: str) -> None:
+    """The writer's process: exit code 0, or 1 with the reason in the last line of the log."""
+    os.setsid()  # a process group, so that FFCV's workers end with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that shared memory is given back
+    with open(log, "w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    multiprocessing.set_start_method("fork", force=True)  # or each of FFCV's workers would import FFCV anew
+    writer = None
+    try:
+        from ffcv import memory_allocator
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.writer import DatasetWriter
+
+        memory_allocator.open = open_for_whole_writes
+        fields = {"image": RGBImageField(**field), "row": IntField(), "label": IntField()}
+        writer = DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
+        signal.signal(signal.SIGCHLD, _require_success)
+        writer.from_indexed_dataset(rows, chunksize=CHUNK)
+        check_beton(path, rows.source.labels)
+    except BaseException as error:
+        if not isinstance(error, WorkerFailed):
+            traceback.print_exc()
+        if isinstance(memory := getattr(writer, "metadata_sm", None), SharedMemory):
+            memory.unlink()
+        os._exit(1)  # an ordinary exit would wait for the workers
+
+
+class WholeWrites(io.FileIO):
+    """A file of which each write puts down everything, or fails: a disk that is nearly full takes a part."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
+
+
+def open_for_whole_writes(path: str, mode: str, buffering: int) -> WholeWrites:
+    """`open` as FFCV calls it for its pages, of which it would lose what a write left over."""
+    return WholeWrites(path, mode)
+
+
+class WorkerFailed(Exception):
+    """One of FFCV's workers ended badly; the reason is in the log."""
+
+
+def _require_success(signal_number: int, frame: Any) -> None:
+    """FFCV never looks whether its workers live, so each one's end is looked at here."""
+    with suppress(ChildProcessError):
+        while (end := os.waitpid(-1, os.WNOHANG))[0]:
+            if os.WIFSIGNALED(end[1]):
+                name = signal.Signals(os.WTERMSIG(end[1])).name
+                print(f"\na worker was ended by {name}; if memory ran out, use fewer workers", flush=True)
+            if end[1]:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the next one's end must not disturb ours
+                raise WorkerFailed
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def check_beton(path: Path, labels: NDArray[np.int64]) -> None:
+    """Read a .beton's tables back, as FFCV does and as the join guard does. Raises PipelineError."""
+    from ffcv.reader import Reader
+
+    Reader(str(path))
+    open_beton(path, labels)

@@ -1,0 +1,1 @@
+"""Networks: architectures, students, checkpoints, optimisers."""

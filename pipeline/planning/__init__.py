@@ -1,0 +1,1 @@
+"""What both stages will take, before anything is spent."""

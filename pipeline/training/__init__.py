@@ -1,0 +1,1 @@
+"""Stage two: the training loop of distillation and of pretraining."""

@@ -1,0 +1,17 @@
+"""The golden files of format 1 as their owner would have them: writable, with whole .beton files."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden_copy(folder: Path) -> Path:
+    """A copy of the golden dataset, pictures, store and run."""
+    for name in ("pictures", "dataset", "teacher.zarr", "run"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    for packed in (folder / "dataset").glob("*.beton.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    return folder

@@ -1,0 +1,179 @@
+"""A mapped chunk file that is cut short: the reader says so in words, and its process lives on.
+
+Each case has a process of its own, for a wrong handler would end it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.layout import SplitShape
+from tests.support.tiny_store import written
+
+SHAPE = SplitShape(rows=3000, views=1, dim=512)  # one chunk of 4 MiB
+BEGIN = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from cache import sigbus as truncation
+from cache.errors import CorruptStore
+from cache.reader import open_store
+
+store = Path(sys.argv[1])
+chunk = store / "train/embedding/c/0/0/0"
+rows = np.arange(0, 3000, 7)
+split = open_store(store).split("train")
+sound = split.gather(rows)
+
+def told(call):
+    try:
+        call()
+    except CorruptStore as error:
+        return str(error)
+    return "nothing"
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    written(tmp_path / "cache.zarr", SHAPE)
+    return tmp_path / "cache.zarr"
+
+
+def run(store: Path, code: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", BEGIN + code, str(store)]
+    return subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+
+
+def lines(store: Path, code: str) -> list[str]:
+    done = run(store, code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_rows_that_are_gone_are_told_and_the_process_lives_on(store: Path) -> None:
+    code = """
+os.truncate(chunk, 1 << 20)
+print(told(lambda: split.gather(rows)))
+print(told(lambda: split.gather(rows[:5])))
+"""
+    first, second = lines(store, code)
+    assert first == (
+        f"{store}/train/embedding/c/0/0/0 was cut short, or its disk failed, while it was read, and nothing that was "
+        "read since is kept; run the command that wrote the store again, it writes this chunk anew"
+    )
+    # rows that are still there are refused too, as long as this map is open
+    assert second == first
+
+
+def test_it_is_told_in_whatever_thread_the_rows_are_read(store: Path) -> None:
+    code = """
+os.truncate(chunk, 0)
+said = []
+threads = [threading.Thread(target=lambda: said.append(told(lambda: split.gather(rows)))) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(said), all("was cut short" in each for each in said))
+"""
+    assert lines(store, code) == ["8 True"]
+
+
+def test_a_store_that_is_opened_anew_is_read_again(store: Path) -> None:
+    code = """
+data = chunk.read_bytes()
+os.truncate(chunk, 0)
+print("cut short" in told(lambda: split.gather(rows)))
+del split
+chunk.write_bytes(data)
+split = open_store(store).split("train")
+print((split.gather(rows).view(np.uint16) == sound.view(np.uint16)).all())
+"""
+    assert lines(store, code) == ["True", "True"]
+
+
+def test_a_cut_within_a_page_is_told_by_the_size(store: Path) -> None:
+    code = """
+os.truncate(chunk, chunk.stat().st_size - 3)
+print(told(truncation.require_kept))
+print("was cut short" in told(truncation.require_sizes))
+chunk.unlink()
+print(told(truncation.require_sizes), (split.gather(rows[:100]).view(np.uint16) == sound[:100].view(np.uint16)).all())
+"""
+    # what was deleted stays mapped
+    assert lines(store, code) == ["nothing", "True", "nothing True"]
+
+
+def test_many_maps_come_and_go(store: Path) -> None:
+    """The table forgets what is let go of, and a store among hundreds is the one that is named."""
+    code = """
+maps = [open_store(store).split("train") for _ in range(300)]
+other = store.with_name("other.zarr")
+import shutil
+shutil.copytree(store, other)
+del maps[::2]
+mine = open_store(other).split("train")
+print(len(truncation._watched))
+os.truncate(other / "train/embedding/c/0/0/0", 4096)
+print(told(lambda: mine.gather(rows)).split(" was")[0] == str(other / "train/embedding/c/0/0/0"))
+del mine
+print(told(lambda: split.gather(rows)))
+maps.clear()
+print(len(truncation._watched))
+"""
+    assert lines(store, code) == ["152", "True", "nothing", "1"]
+
+
+def test_a_fault_in_any_other_map_ends_the_process_as_ever(store: Path) -> None:
+    code = """
+import mmap
+file = store.with_name("file")
+file.write_bytes(bytes(100000))
+with file.open("rb") as stream:
+    held = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+os.truncate(file, 0)
+print("before", flush=True)
+held[50000]
+print("after", flush=True)
+"""
+    done = run(store, code)
+    assert (done.returncode, done.stdout) == (-signal.SIGBUS, "before\n")
+
+
+def test_a_handler_that_was_there_before_gets_the_other_faults(store: Path) -> None:
+    code = "import faulthandler; faulthandler.enable()\n" + BEGIN
+    other = """
+import mmap
+file = store.with_name("file")
+file.write_bytes(bytes(100000))
+with file.open("rb") as stream:
+    held = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+os.truncate(file, 0)
+held[50000]
+"""
+    program = [sys.executable, "-c", code + other, str(store)]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.stderr
+
+
+def test_after_a_fork_each_process_counts_for_itself(store: Path) -> None:
+    code = """
+child = os.fork()
+if not child:
+    os.truncate(chunk, 0)
+    os._exit("cut short" not in told(lambda: split.gather(rows)))
+print(os.waitpid(child, 0)[1], told(truncation.require_kept), "cut short" in told(lambda: split.gather(rows)))
+"""
+    assert lines(store, code) == ["0 nothing True"]
+
+
+def test_no_file_of_a_sound_store_is_suspected(store: Path) -> None:
+    assert lines(store, "truncation.require_sizes(); print(os.path.getsize(chunk))") == [
+        str(os.path.getsize(store / "train/embedding/c/0/0/0"))
+    ]

@@ -1,0 +1,175 @@
+"""Evaluating runs and caches: what is a target, what is written, what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cache.reader import open_store
+from pipeline.errors import WrongUse
+from pipeline.evaluate import knn as nearest
+from pipeline.evaluate.augmented import augmented_batches
+from pipeline.evaluate.features import features_of
+from pipeline.evaluate.run import evaluate_targets, target_of
+from pipeline.images.dataset import open_dataset, pack
+from pipeline.report.markdown import write_report
+from pipeline.results.table import load_metrics, metrics_of
+from pipeline.settings.commands import EvalConfig, PackConfig
+from tests.support.tiny_store import contents
+from tests.support.training_runs import untrained_run
+
+
+@pytest.fixture(scope="module")
+def store(cached: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(cached, tmp_path_factory.mktemp("evaluated") / "teacher.zarr"))
+
+
+@pytest.fixture(scope="module")
+def untrained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_run(packed, tmp_path_factory.mktemp("evaluated-run") / "run", "build")
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another dataset than `packed`: two classes of flat colours, 6 + 3 pictures each."""
+    root = tmp_path_factory.mktemp("birds")
+    for split, count in (("train", 6), ("val", 3)):
+        for colour in ("red", "blue"):
+            folder = root / "pictures" / split / colour
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (30 + number, 32), colour).save(folder / f"{number}.png")
+    pack(PackConfig(data=root / "pictures", out=root / "birds", workers=1))
+    return root / "birds"
+
+
+def test_a_cache_gets_its_metrics_beside_it_and_into_the_table(
+    store: Path, packed: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    evaluate_targets(EvalConfig(targets=(store,), dataset=packed, device="cpu"))
+    result = load_metrics(metrics_of(store))
+    train, val = (features_of(open_store(store), split) for split in ("train", "val"))
+    assert result.metrics["nn1"] == dict(nearest.evaluate(train, val))["nn1"]
+    assert set(result.metrics) == {"nn1", "nn20", "linear", "ca", "ca_std"}
+    assert (result.name, result.role) == ("teacher planted", "teacher")
+    assert f"{100 * result.metrics['linear']:.1f}" in capsys.readouterr().out
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:here -->\n<!-- /results:here -->\n")
+    write_report([store], page, "here")
+    assert "| teacher planted |" in page.read_text()
+    assert result.provenance["commit"] in page.read_text()
+
+
+def test_what_made_a_run_names_it(untrained: Path, tmp_path: Path) -> None:
+    def named(**changes: object) -> tuple[str, str]:
+        record = json.loads((untrained / "config.json").read_text())
+        record["config"] |= {"student": "resnet18", "epochs": 5, "objective": "2q"}
+        (tmp_path / "config.json").write_text(json.dumps(record | changes))
+        target = target_of(tmp_path)
+        return target.name, target.role
+
+    assert named(command="distill") == ("resnet18 2q", "student")
+    assert named(command="pretrain") == ("resnet18 from scratch (SimCLR)", "scratch")
+    assert target_of(untrained).role == "untrained"
+
+
+def test_a_later_evaluation_keeps_the_numbers_of_an_earlier_one(store: Path, packed: Path) -> None:
+    config = EvalConfig(targets=(store,), dataset=packed, device="cpu", protocol=("nn",))
+    evaluate_targets(config)
+    first = load_metrics(metrics_of(store)).metrics
+    evaluate_targets(replace(config, protocol=("few-label",), labels=("2shot",), draws=2))
+    both = load_metrics(metrics_of(store)).metrics
+    assert set(both) == {*first, "few2shot", "few2shot_std"}
+    assert all(both[metric] == value for metric, value in first.items())
+
+
+def test_another_dataset_stands_beside_the_runs_own(
+    untrained: Path, packed: Path, birds: Path, scheduler: str
+) -> None:
+    own = EvalConfig(
+        targets=(untrained,), dataset=packed, device="cpu", protocol=("nn",), workers=1, scheduler=scheduler
+    )
+    evaluate_targets(own)
+    before = contents(untrained / "embeddings.zarr")
+    first = load_metrics(metrics_of(untrained))
+    evaluate_targets(replace(own, dataset=birds, protocol=("nn", "transfer")))
+    assert contents(untrained / "embeddings.zarr") == before
+    (elsewhere,) = (untrained / "transfer").iterdir()
+    assert elsewhere.name.startswith("birds-")
+    found = load_metrics(metrics_of(untrained))
+    assert set(found.metrics) - set(first.metrics) == {"nn1@birds", "nn20@birds", "transfer@birds"}
+    assert found.provenance == first.provenance
+    # flat colours are told apart even by random weights
+    assert found.metrics["transfer@birds"] == 1.0
+
+
+def test_the_layers_of_a_student_are_probed_and_the_best_is_named(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scheduler: str
+) -> None:
+    run = untrained_run(packed, tmp_path / "run", "staged")
+    config = EvalConfig(
+        targets=(run,),
+        dataset=packed,
+        device="cpu",
+        protocol=("linear",),
+        epochs=2,
+        layer="all",
+        scheduler=scheduler,
+    )
+    evaluate_targets(config)
+    found = load_metrics(metrics_of(run)).metrics
+    stages = [f"linear_layer{number}" for number in (1, 2, 3, 4)]
+    assert list(found) == [*stages, "linear_best"]
+    assert found["linear_best"] == max(found[stage] for stage in stages)
+    # 4 channels of 12 x 12 of a picture of 24 px, far below 9,600 numbers
+    assert open_store(run / "layers" / "layer1.zarr").teacher["dim"] == 4 * 12 * 12
+    capsys.readouterr()
+    evaluate_targets(replace(config, layer="layer2", features="augmented"))
+    assert "linear augmented layer2" in " ".join(capsys.readouterr().out.split())
+    assert set(load_metrics(metrics_of(run)).metrics) == {*found, "linear_augmented_layer2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"protocol": ("linaer",)}, "did you mean 'linear'"),
+        ({"features": "augmented"}, "need a run's student"),
+        ({"layer": "conv5"}, "need a run's student"),
+    ],
+)
+def test_wrong_use_is_said(store: Path, packed: Path, changes: dict[str, object], sentence: str) -> None:
+    config = EvalConfig(targets=(store,), dataset=packed, device="cpu")
+    with pytest.raises(WrongUse, match=sentence):
+        evaluate_targets(replace(config, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"protocol": ("transfer",)}, "transfer is to another dataset"),
+        ({"protocol": ("nn",), "layer": "0"}, "add linear to --protocol"),
+        ({"layer": "conv5"}, "has no layer 'conv5'"),
+    ],
+)
+def test_what_a_run_cannot_be_asked_is_said(
+    untrained: Path, packed: Path, changes: dict[str, object], sentence: str
+) -> None:
+    config = EvalConfig(targets=(untrained,), dataset=packed, device="cpu")
+    with pytest.raises(WrongUse, match=sentence):
+        evaluate_targets(replace(config, **changes))
+
+
+def test_the_augmented_probe_sees_other_crops_each_epoch_through_a_frozen_student(
+    untrained: Path, packed: Path
+) -> None:
+    config = EvalConfig(targets=(untrained,), dataset=packed, batch_size=40)
+    batches = augmented_batches(untrained, open_dataset(packed), config, "cpu")
+    first, again, other = (list(batches(epoch)) for epoch in (0, 0, 1))
+    assert [len(labels) for _, labels in first] == [40] * 4
+    # the same crops through running statistics that have not moved
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])

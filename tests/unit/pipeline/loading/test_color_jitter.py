@@ -1,0 +1,40 @@
+"""Colour jitter: repeatable, within range, and torchvision's own arithmetic for one image."""
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from pipeline.loading.color_jitter import ColourJitter, blend, luma
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_nothing_happens_at_strength_zero() -> None:
+    jitter = ColourJitter(strength=0, grayscale=0)
+    torch.testing.assert_close(jitter(images(), torch.Generator().manual_seed(1)), images())
+
+
+def test_the_same_draws_give_the_same_colours_and_others_do_not() -> None:
+    first, again, other = (
+        ColourJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_grayscale_makes_the_channels_equal() -> None:
+    gray = ColourJitter(strength=0, grayscale=1)(images(), torch.Generator())
+    torch.testing.assert_close(gray[:, 0], gray[:, 1])
+    torch.testing.assert_close(gray[:, :1], luma(images()))
+
+
+def test_contrast_and_saturation_are_torchvisions() -> None:
+    picture, factor = images(1), torch.tensor(0.5).view(1, 1, 1, 1)
+    contrast = blend(picture, luma(picture).mean((2, 3), keepdim=True), factor)
+    saturation = blend(picture, luma(picture), factor)
+    # torchvision's gray weights are 0.2989, 0.587, 0.114: they differ from ours by 1e-4
+    torch.testing.assert_close(contrast, F.adjust_contrast(picture, 0.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(saturation, F.adjust_saturation(picture, 0.5), atol=1e-3, rtol=0)

@@ -1,0 +1,159 @@
+"""The loader: every row once, joined to its own teacher row, cut the same way for any number of workers."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache.reader import Split, open_store
+from pipeline.errors import PipelineError
+from pipeline.images.dataset import DatasetSplit, open_dataset, pack
+from pipeline.images.preprocessing import IMAGENET
+from pipeline.loading.color_jitter import ColourJitter
+from pipeline.loading.image_loader import ImageLoader, MappedReader, Order
+from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
+from pipeline.objectives.objective import Batch
+from pipeline.settings.commands import PackConfig
+
+
+@pytest.fixture(scope="module")
+def split(packed: Path) -> DatasetSplit:
+    return open_dataset(packed).splits["train"]
+
+
+@pytest.fixture(scope="module")
+def teacher(cached: Path) -> Split:
+    return open_store(cached).split("train")
+
+
+@pytest.fixture(scope="module")
+def loader(split: DatasetSplit, teacher: Split) -> ImageLoader:
+    return open_loader(split, teacher, workers=1)
+
+
+def open_loader(split: DatasetSplit, teacher: Split, workers: int) -> ImageLoader:
+    order = Order(rows=np.arange(split.rows), batch=32, seed=3)
+    return ImageLoader(
+        split.beton,
+        order,
+        image_size=24,
+        crops=(RandomCrop(), RandomCrop()),
+        seed=3,
+        teacher=teacher,
+        colour=ColourJitter(),
+        workers=workers,
+    )
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = zip(
+        (*a.images, a.rows, a.labels, a.teacher), (*b.images, b.rows, b.labels, b.teacher), strict=True
+    )
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_every_row_comes_once_with_its_own_label_and_teacher_row(
+    loader: ImageLoader, split: DatasetSplit, teacher: Split
+) -> None:
+    batches = list(loader.epoch(0))
+    rows = torch.cat([batch.rows for batch in batches]).numpy()
+    assert sorted(rows) == list(range(split.rows))
+    for batch in batches:
+        assert np.array_equal(batch.labels, split.labels[batch.rows])
+        assert np.array_equal(batch.teacher, teacher.gather(batch.rows.numpy()))
+        assert [view.shape for view in batch.images] == [(32, 3, 24, 24)] * 2
+
+
+def test_pictures_that_cannot_be_decoded_end_the_epoch_in_words(
+    split: DatasetSplit, teacher: Split, tmp_path: Path
+) -> None:
+    beton = tmp_path / "train.beton"
+    shutil.copy(split.beton, beton)
+    tables = MappedReader(str(beton))
+    start = tables.metadata.ctypes.data - tables.content.ctypes.data
+    with beton.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(tables.metadata.nbytes))
+    with pytest.raises(PipelineError, match=f"{beton} cannot be decoded"):
+        list(open_loader(replace(split, folder=tmp_path), teacher, workers=1).epoch(0))
+
+
+def test_an_epoch_is_repeatable_and_goes_on_at_any_batch(loader: ImageLoader) -> None:
+    first, again, later = list(loader.epoch(1)), list(loader.epoch(1)), list(loader.epoch(1, skip=3))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert all(same(a, b) for a, b in zip(first[3:], later, strict=True))
+    assert not torch.equal(first[0].rows, next(iter(loader.epoch(2))).rows)
+
+
+def test_views_differ_and_epochs_cut_the_same_row_differently(loader: ImageLoader) -> None:
+    def of_row(epoch: int) -> torch.Tensor:
+        for batch in loader.epoch(epoch):
+            at = torch.nonzero(batch.rows == 5)
+            if len(at):
+                return torch.stack([view[at[0, 0]] for view in batch.images])
+        raise AssertionError("row 5 did not come")
+
+    (a, b), (c, _) = of_row(0), of_row(1)
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_two_workers_give_the_same_pixels_as_one(
+    loader: ImageLoader, split: DatasetSplit, teacher: Split
+) -> None:
+    two = open_loader(split, teacher, workers=2)
+    assert all(same(a, b) for a, b in zip(loader.epoch(0), two.epoch(0), strict=True))
+
+
+def test_the_centre_view_is_the_picture_itself(split: DatasetSplit) -> None:
+    order = Order(rows=np.array([7, 3]), batch=2, shuffle=False, drop_last=False)
+    (batch,) = ImageLoader(split.beton, order, image_size=32).epoch(0)
+    for number, row in enumerate(batch.rows):
+        pixels = np.asarray(Image.open(split.data / "train" / split.names[row]), np.float32) / 255
+        expected = (pixels - IMAGENET.mean) / IMAGENET.std
+        # float32 arithmetic of values up to 2.7
+        np.testing.assert_allclose(batch.images[0][number].permute(1, 2, 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "worst", "mean"), [("raw", 1, 1), ("jpg", 40, 8)])
+def test_a_random_view_is_the_drawn_box_of_the_picture(
+    tmp_path: Path, mode: str, worst: int, mean: int
+) -> None:
+    y, x = np.mgrid[:60, :90]
+    waves = [np.sin(x / (7 + channel) + y / 9) for channel in range(3)]
+    (tmp_path / "pictures").mkdir()
+    for row in range(6):
+        pixels = 127 + 100 * np.roll(np.stack(waves, -1), 10 * row, 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"pictures/{row}.png")
+    pack(PackConfig(data=tmp_path / "pictures", out=tmp_path / "dataset", write_mode=mode, workers=1))
+    split = open_dataset(tmp_path / "dataset").splits["train"]
+    order = Order(rows=np.arange(6), batch=6, seed=2)
+    (batch,) = ImageLoader(split.beton, order, image_size=24, crops=(RandomCrop(),), seed=2).epoch(5)
+    scale, ratio = np.array(RandomCrop().scale), np.array(RandomCrop().ratio)
+    for image, row in zip(batch.images[0], batch.rows.tolist(), strict=True):
+        pixels = np.asarray(Image.open(split.data / split.names[row]))
+        state = np.uint64(stream(2, 5, row, 0))
+        top, left, h, w = random_crop(state, 60, 90, scale, ratio)
+        cut = pixels[top : top + h, left : left + w]
+        expected = cv2.resize(cut, (24, 24), interpolation=cv2.INTER_AREA)
+        if uniform(state, 0) < 0.5:
+            expected = expected[:, ::-1]
+        levels = 255 * (image.permute(1, 2, 0).numpy() * IMAGENET.std + IMAGENET.mean)
+        # rounding to a level, or what JPEG of quality 90 loses, mostly of colour (21 levels seen); another box: 60
+        error = np.abs(levels - expected)
+        assert error.max() < worst
+        assert error.mean() < mean
+
+
+def test_ranks_share_each_global_batch_without_overlap() -> None:
+    rows = np.arange(100, 203)
+    whole = Order(rows=rows, batch=20, seed=1).of_epoch(4)
+    parts = [Order(rows=rows, batch=5, seed=1, rank=rank, world=4) for rank in range(4)]
+    shares = np.stack([part.of_epoch(4).reshape(-1, 5) for part in parts], axis=1)
+    assert np.array_equal(shares.reshape(-1), whole)
+    assert {part.batches for part in parts} == {5}

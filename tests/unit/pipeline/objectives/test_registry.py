@@ -1,0 +1,106 @@
+"""Settings that are left to the objective, and every objective from settings to a trained student."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import WrongUse
+from pipeline.objectives.registry import OBJECTIVES, resolved
+from pipeline.report.registries import defaults_of
+from pipeline.settings.commands import DistillConfig
+from pipeline.training.distill import distill
+from pipeline.training.run_log import read_config
+from tests.support import training_runs
+
+PLACES = {name: Path(name) for name in ("dataset", "cache", "run")}
+
+
+def settings(**changes: Any) -> DistillConfig:
+    return DistillConfig(**{**PLACES, **changes})
+
+
+@pytest.mark.parametrize(
+    ("objective", "tau", "student_tau", "lr", "schedule"),
+    [
+        ("1q", 0.04, 0, 0.01, "step"),
+        ("2q", 0.04, 0, 0.01, "step"),
+        ("reg", 0, 0, 0.01, "step"),
+        ("reg-bn", 0, 0, 0.01, "step"),
+        ("simreg", 0, 0, 0.05, "cosine"),
+        ("seed", 0.01, 0.2, 0.03, "cosine"),
+        ("supervised", 0, 0, 0.01, "step"),
+        ("crd", 0.07, 0, 0.01, "step"),
+        ("cc", 0, 0, 0.01, "step"),
+    ],
+)
+def test_what_is_left_out_is_the_papers(
+    objective: str, tau: float, student_tau: float, lr: float, schedule: str
+) -> None:
+    found = resolved(settings(objective=objective))
+    assert (found.tau, found.student_tau, found.lr, found.schedule) == (tau, student_tau, lr, schedule)
+
+
+def test_what_is_given_stays() -> None:
+    given = settings(objective="seed", tau=0.05, student_tau=0.1, lr=0.5, schedule="step")
+    assert resolved(given) == given
+    assert resolved(resolved(settings())) == resolved(settings())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"objective": "sed"}, "no objective 'sed'.*did you mean 'seed'"),
+        ({"tau": -0.1}, "--tau -0.1 with the objective 1q: expected a number above 0"),
+        ({"student_tau": 0.2}, "--student-tau 0.2 with the objective 1q: expected none"),
+        ({"objective": "reg", "tau": 0.04}, "--tau 0.04 with the objective reg: expected none; leave it out"),
+        (
+            {"objective": "2q", "loss_dtype": "bf16"},
+            "--loss-dtype bf16 with the objective 2q: only 1q and seed",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(WrongUse, match=sentence):
+        resolved(settings(**changes))
+
+
+def test_the_listing_names_what_runs() -> None:
+    assert defaults_of(OBJECTIVES["1q"]) == "K 128,000, tau 0.04, lr 0.01, step"
+    assert defaults_of(OBJECTIVES["seed"]) == "K 65,536, tau 0.01, student-tau 0.2, lr 0.03, cosine"
+    assert defaults_of(OBJECTIVES["reg"]) == "lr 0.01, step"
+
+
+def left_out(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillConfig:
+    """Settings of a small run that leave the objective its own."""
+    return training_runs.settings(packed, cached, run, **{"lr": 0.0, "anchors": "", **changes})
+
+
+@pytest.mark.parametrize("objective", ["reg", "reg-bn", "simreg", "seed", "supervised", "crd", "cc"])
+def test_a_run_learns_and_records_what_ran(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    monkeypatch.setattr("pipeline.training.loop.LOG_EVERY", 1)
+    config = left_out(packed, cached, tmp_path / "run", objective=objective, epochs=6)
+    distill(config)
+    found, own = read_config(config.run)["config"], OBJECTIVES[objective]
+    assert [found[name] for name in ("tau", "student_tau", "lr")] == [own.tau, own.student_tau, own.lr]
+    assert found["schedule"] == own.schedule
+    every = [loss for _, loss in training_runs.losses(config.run)]
+    assert len(every) == 24
+    assert sum(every[-4:]) < sum(every[:4])
+    distill(config)  # finished: the settings, left out again, are those that were recorded
+
+
+def test_a_run_recorded_before_a_setting_was_made_goes_on(packed: Path, cached: Path, tmp_path: Path) -> None:
+    config = left_out(packed, cached, tmp_path / "run", anchors="100")
+    distill(config)
+    path = config.run / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["student_tau"]
+    assert record["config"]["tau"] == 0.04
+    path.write_text(json.dumps(record))
+    distill(config)
+    distill(replace(config, tau=0.04, lr=0.01, schedule="step"))

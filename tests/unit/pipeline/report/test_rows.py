@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_store
+
+from cache.errors import IdentityMismatch
+from cache.layout import SplitShape
+from cache.reader import open_store
+from pipeline.images.dataset import open_dataset
+from pipeline.report import rows as samples
+from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
+
+SHAPE = SplitShape(rows=500, views=1, dim=8)
+
+
+def test_neighbours_by_blocks_are_those_of_one_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
+    query = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    rows = split.eligible()
+    # The naive search, in float64; rows 3 and 5 of the store are not eligible.
+    scores = query.astype(np.float64) @ unit_rows(split, rows).astype(np.float64).T
+    expected = rows[np.argsort(-scores, axis=1)[:, :7]]
+    for block in (64, 500):
+        monkeypatch.setattr(samples, "BLOCK_ROWS", block)
+        assert (nearest_rows(split, query, 7) == expected).all()
+    assert nearest_rows(split, query, 1000).shape == (6, len(rows)), "no more than there are"
+
+
+def test_rows_are_of_unit_length_eligible_and_the_seeds(tmp_path: Path) -> None:
+    split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
+    rows = drawn(split, 100, seed=1)
+    assert len(rows) == 100
+    assert (rows == np.unique(rows)).all()
+    assert not {3, 5} & set(drawn(split, 1000, seed=0).tolist())
+    assert (rows == drawn(split, 100, seed=1)).all()
+    assert (rows != drawn(split, 100, seed=2)).any()
+    # float32 of 8 components: a few units in the last place
+    np.testing.assert_allclose(np.linalg.norm(unit_rows(split, rows), axis=1), 1, atol=1e-6)
+
+
+def test_a_store_of_other_images_is_refused(cached: Path, packed: Path) -> None:
+    dataset = open_dataset(packed)
+    assert split_of(open_store(cached), dataset.splits["val"]).name == "val"
+    object.__setattr__(dataset.splits["val"], "identity", {"images": "other"})
+    with pytest.raises(IdentityMismatch, match="another dataset"):
+        split_of(open_store(cached), dataset.splits["val"])

@@ -1,0 +1,64 @@
+"""Ranks that lose one of them end in a sentence."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.runtime import distributed
+from pipeline.runtime.distributed import agreed, join, leave, peers_in_words
+
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What torchrun tells rank 0 of two."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}
+    for name, value in where.items():
+        monkeypatch.setenv(name, str(value))
+    yield monkeypatch
+    leave()
+
+
+def other_rank(fate: int) -> None:
+    """Joins, agrees once, and meets its fate."""
+    os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
+    world = join("cpu")
+    agreed(False, world, "cpu")
+    os.kill(os.getpid(), fate)
+
+
+@pytest.mark.parametrize(("fate", "patience"), [(signal.SIGKILL, 60), (signal.SIGSTOP, 1)])
+def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
+    two_ranks: pytest.MonkeyPatch, fate: int, patience: int
+) -> None:
+    two_ranks.setattr(distributed, "PATIENCE", timedelta(seconds=patience))
+    other = fork.Process(target=other_rank, args=(fate,))
+    other.start()
+    began = time.monotonic()
+    try:
+        world = join("cpu")
+        with peers_in_words():
+            assert not agreed(False, world, "cpu")
+            sentence = r"another rank died, or said nothing for .* minutes .* the same command goes on"
+            with pytest.raises(PipelineError, match=sentence), peers_in_words():
+                agreed(False, world, "cpu")
+    finally:
+        other.kill()
+        other.join()
+    assert time.monotonic() - began < 30
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), peers_in_words():
+        raise RuntimeError("shapes do not fit")

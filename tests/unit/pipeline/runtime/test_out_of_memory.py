@@ -1,0 +1,85 @@
+"""Running out of memory ends in a sentence that names what to make smaller, wherever it happens."""
+
+import ctypes
+import re
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embedding.cache_teacher import embed
+from pipeline.embedding.extract import BackboneSpec
+from pipeline.errors import PipelineError
+from pipeline.images.dataset import open_dataset
+from pipeline.runtime.out_of_memory import give_back, memory_in_words
+from pipeline.training.distill import distill
+from pipeline.training.student_run import StudentRun
+from tests.support.training_runs import settings
+
+PEBIBYTE = 1 << 50  # no process can have it: addresses have 47 bits
+
+
+def on_a_gpu() -> None:
+    """As a GPU says it."""
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+    )
+
+
+@pytest.mark.parametrize(
+    ("allocate", "said"),
+    [
+        (lambda: torch.empty(PEBIBYTE, dtype=torch.uint8), "can't allocate memory: you tried to allocate"),
+        (lambda: np.empty(PEBIBYTE, np.uint8), "Unable to allocate 1.00 PiB"),
+        (lambda: bytearray(PEBIBYTE), "MemoryError"),
+        (on_a_gpu, "CUDA out of memory"),
+    ],
+)
+def test_every_kind_is_one_sentence(allocate: Callable[[], Any], said: str) -> None:
+    with (
+        pytest.raises(PipelineError, match=rf"^out of memory \({said}[^\n]*\): give a smaller --a or --b$"),
+        memory_in_words("--a", "--b"),
+    ):
+        allocate()
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes$"), memory_in_words("--a"):
+        raise RuntimeError("shapes")
+
+
+def test_training_names_its_flags(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StudentRun, "learn", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
+    with pytest.raises(PipelineError, match="smaller --batch-size or --image-size or --anchors"):
+        distill(settings(packed, cached, tmp_path / "run"))
+
+
+def test_an_extraction_names_its_flags_and_goes_on_with_smaller_batches(
+    packed: Path, scheduler: str, tmp_path: Path
+) -> None:
+    greedy = BackboneSpec(kind="teacher", name="tests.support.tiny_teacher:greedy")
+    dataset = open_dataset(packed)
+    with pytest.raises(PipelineError, match=re.escape("give a smaller --batch-size, or fewer --workers")):
+        embed(greedy, dataset, tmp_path / "8.zarr", splits=["val"], batch_size=8, scheduler=scheduler)
+    assert embed(greedy, dataset, tmp_path / "4.zarr", splits=["val"], batch_size=4, scheduler=scheduler).rows
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of the GNU C library alone")
+def test_what_is_free_goes_back_to_the_system() -> None:
+    pieces = [
+        np.ones(64 << 10, np.uint8) for _ in range(2_000)
+    ]  # 125 MiB, each too small for a map of its own
+    del pieces[:-1]  # the last one keeps the heap from being cut at its end
+    before = resident_bytes()
+    give_back()
+    assert before - resident_bytes() > 60 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,0 +1,93 @@
+"""A recipe becomes the trials that it says, and what it cannot mean is refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import WrongUse
+from pipeline.sweeps.recipe import flags, read_recipe
+
+HEAD = 'dataset = "d"\ncache = "c.zarr"\nruns = "r"\n'
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(HEAD + text)
+    return path
+
+
+def test_every_row_at_every_point_of_the_grid_a_column_at_a_time(tmp_path: Path) -> None:
+    path = recipe(
+        tmp_path,
+        "[settings]\nepochs = 3\n[grid]\nseed = [0, 1]\nstudent = ['resnet18', 'timm/resnet26']\n"
+        "[[row]]\nobjective = '1q'\n[[row]]\nname = 'from scratch'\ncommand = 'pretrain'\n",
+    )
+    trials = read_recipe(path).trials
+    assert [trial.name for trial in trials] == [
+        "1q-seed0-resnet18",
+        "from-scratch-seed0-resnet18",
+        "1q-seed0-timm-resnet26",
+        "from-scratch-seed0-timm-resnet26",
+        "1q-seed1-resnet18",
+        "from-scratch-seed1-resnet18",
+        "1q-seed1-timm-resnet26",
+        "from-scratch-seed1-timm-resnet26",
+    ]
+    assert trials[0].row == trials[4].row == "resnet18 1q", "seeds of one row share its line"
+    assert trials[1].command == "pretrain"
+    assert trials[0].settings == {"epochs": 3, "seed": 0, "student": "resnet18", "objective": "1q"}
+
+
+def test_a_grid_of_numbers_is_told_apart_by_its_keys(tmp_path: Path) -> None:
+    path = recipe(
+        tmp_path, "[grid]\ntau = [0.02, 0.04]\nlive-teacher = [false, true]\n[[row]]\nname = '1q'\n"
+    )
+    names = [trial.row for trial in read_recipe(path).trials]
+    assert names == ["tau0.02 1q", "tau0.02 live-teacher 1q", "tau0.04 1q", "tau0.04 live-teacher 1q"]
+
+
+def test_a_row_wins_over_the_grid_and_the_grid_over_the_settings(tmp_path: Path) -> None:
+    path = recipe(
+        tmp_path,
+        "[settings]\nepochs = 3\nlr = 0.1\n[grid]\nlr = [0.2]\n[[row]]\nname = 'a'\n[[row]]\nname = 'b'\nlr = 0.3\n",
+    )
+    assert [trial.settings["lr"] for trial in read_recipe(path).trials] == [0.2, 0.3]
+
+
+def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
+    assert read_recipe(recipe(tmp_path, "")).results == Path("r/results")
+    assert read_recipe(recipe(tmp_path, "results = 'docs/x'\n")).results == Path("docs/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runz = 'x'\n", "unknown key 'runz'; did you mean 'runs'"),
+        ("[settings]\nepoch = 3\n", "unknown setting 'epoch'; did you mean 'epochs'"),
+        ("[settings]\nepochs = 'three'\n", "epochs: expected int"),
+        ("[grid]\nseed = 3\n", "expected a list of values for 'seed'"),
+        ("[grid]\nseed = []\n", "expected a list of values for 'seed'"),
+        ("[[row]]\ncommand = 'destill'\n", "distill or pretrain"),
+        ("[[row]]\nname = 'x'\n[[row]]\nname = 'x'\n", "two trials are named 'x'"),
+        ("[[row]]\ncommand = 'pretrain'\ntau = 0.1\nobjective = '1q'\n", "unknown setting 'objective'"),
+        ("row = 3\n", "expected a list for 'row'"),
+        ("protocol = 'nn'\n", "expected a list for 'protocol'"),
+        ("= 3\n", "cannot read the recipe"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(WrongUse, match=said):
+        read_recipe(recipe(tmp_path, text))
+
+
+def test_a_recipe_without_a_cache_or_without_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half.toml").write_text('dataset = "d"\nruns = "r"\n')
+    with pytest.raises(WrongUse, match="expected a str for 'cache'"):
+        read_recipe(tmp_path / "half.toml")
+    with pytest.raises(WrongUse, match="cannot read the recipe"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_settings_become_flags() -> None:
+    settings = {"image_size": 32, "crop-scale": [0.25, 1.0], "compile": True, "live-teacher": False}
+    assert flags(settings) == ["--image-size", "32", "--crop-scale", "0.25", "1.0", "--compile"]

@@ -1,0 +1,312 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.export.export import halved
+from pipeline.images.preprocessing import IMAGENET, OwnPreprocessing, Preprocessing, from_mapping
+from pipeline.models.checkpoints import load_safetensors, save_safetensors, save_student, weights_sha256
+from pipeline.models.students import build_student
+from pipeline.teachers.registry import TEACHERS, load_run_student, load_teacher, student_recipe
+
+PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(("width", "height"), [(30, 20), (20, 30), (21, 21), (8, 9), (5, 11)])
+@pytest.mark.parametrize("resize", [8, 12])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_transform_is_resize_centre_crop_and_normalisation(
+    width: int, height: int, resize: int, interpolation: str
+) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    wanted = Preprocessing(resize=resize, crop=8, interpolation=interpolation, mean=mean, std=std)
+    image = noise(width, height)
+    scale = resize / min(width, height)
+    size = (int(width * scale + 1e-9), int(height * scale + 1e-9))
+    resized = np.asarray(image.resize(size, Image.Resampling[interpolation.upper()]), np.float64) / 255
+    top, left = round((size[1] - 8) / 2), round((size[0] - 8) / 2)
+    expected = (resized[top : top + 8, left : left + 8] - mean) / std
+    found = wanted.transform(image)
+    assert found.dtype == torch.float32
+    assert found.shape == (3, 8, 8)
+    # float32 arithmetic on values of at most 2 in size
+    np.testing.assert_allclose(found.numpy().transpose(1, 2, 0), expected, atol=1e-6)
+    box = (top / size[1], left / size[0], 8 / size[1], 8 / size[0])
+    assert wanted.box(width, height) == pytest.approx(box, abs=1e-12)
+
+
+def test_without_resize_the_centre_is_shown_as_it_is() -> None:
+    wanted = from_mapping({"resize": None, "crop": 4, "mean": [0, 0, 0], "std": [1, 1, 1]}, "x")
+    image = noise(10, 6)
+    expected = np.asarray(image)[1:5, 3:7].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(wanted.transform(image).numpy(), expected, atol=1e-7)
+    assert wanted.box(10, 6) == (1 / 6, 0.3, 4 / 6, 0.4)
+
+
+@pytest.mark.parametrize("length", [3, 4, 5, 6])
+def test_an_image_smaller_than_the_crop_has_a_box_around_it(length: int) -> None:
+    wanted = Preprocessing(resize=0, crop=7, mean=(0.0,) * 3, std=(1.0,) * 3)
+    shown = wanted.transform(Image.new("RGB", (length, length), "white"))[0]
+    first = int(shown.any(1).nonzero()[0])
+    top, left, height, width = wanted.box(length, length)
+    assert (round(top * length), round(left * length)) == (-first, -first)
+    assert (height, width) == (7 / length, 7 / length)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "size", "resize"),
+    [(IMAGENET, 224, 256), (IMAGENET, 160, 183), (IMAGENET, 96, 96), (IMAGENET, 127, 127), (PLAIN, 128, 128)],
+)
+def test_another_image_size_keeps_the_share_that_is_seen(
+    preprocessing: Preprocessing, size: int, resize: int
+) -> None:
+    other = preprocessing.at(size)
+    assert (other.resize, other.crop) == (resize, size)
+    assert (other.mean, other.std) == (preprocessing.mean, preprocessing.std)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resize": 7}, "crop of 8 px does not fit into images resized to 7 px"),
+        ({"interpolation": "nearest"}, "expected 'bilinear' or 'bicubic'"),
+        ({"std": (1, 0, 1)}, "std above 0"),
+        ({"mean": (1, 0)}, "three numbers each"),
+        ({"croop": 8}, "no field 'croop'; did you mean 'crop'"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_is_a_sentence(change: dict, message: str) -> None:
+    fields = {"resize": 8, "crop": 8, "mean": (0, 0, 0), "std": (1, 1, 1), **change}
+    with pytest.raises(WrongUse, match=message):
+        from_mapping(fields, "x")
+
+
+def test_pixels_are_pixels() -> None:
+    pixels = load_teacher("pixels", image_size=8)
+    image = noise(8, 8)
+    with torch.inference_mode():
+        feature = pixels.module(pixels.preprocessing.transform(image)[None])
+    assert pixels.dim == 192
+    np.testing.assert_allclose(
+        feature[0].numpy(), np.asarray(image).transpose(2, 0, 1).ravel() / 255, atol=1e-7
+    )
+    assert load_teacher("pixels").dim == 32 * 32 * 3
+
+
+def test_an_exported_student_is_a_teacher_again(tmp_path: Path) -> None:
+    student = build_student("resnet18", image_size=32, seed=1).eval()
+    save_student(tmp_path, student, {})
+    tensors, metadata = load_safetensors(tmp_path / "student.safetensors")
+    save_safetensors(tmp_path / "half.safetensors", halved(tensors), metadata)
+    recipe = student_recipe(tmp_path / "half.safetensors")
+    for name, tensor in recipe.module.state_dict().items():
+        original = student.network.state_dict()[name]
+        assert torch.equal(
+            tensor, original.half().to(original.dtype) if original.is_floating_point() else original
+        )
+    assert (recipe.architecture, recipe.feature) == ("resnet18", "global average pool")
+    assert recipe.preprocessing.identity()["crop"] == 32
+
+
+def test_a_file_without_a_students_description_is_a_sentence(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "demo.safetensors", {}, {"student": "resnet18", "image_size": "thirty"})
+    with pytest.raises(PipelineError, match=r"demo\.safetensors does not say which student"):
+        student_recipe(tmp_path / "demo.safetensors")
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(2)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return path
+
+
+def test_torchvision_weights_load_and_their_head_is_left_over(resnet_file: Path) -> None:
+    teacher = load_teacher("torchvision/resnet18", resnet_file, image_size=64)
+    whole = torchvision.models.resnet18(weights=None).eval()
+    whole.load_state_dict(torch.load(resnet_file, weights_only=True))
+    whole.fc = nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(teacher.module(images), whole(images))
+    assert teacher.dim == 512
+    assert teacher.weights_sha256 == weights_sha256(whole)
+    assert not teacher.module.training
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
+    assert teacher.preprocessing.identity() == IMAGENET.at(64).identity()
+
+
+def test_timm_weights_come_with_timms_preprocessing(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    whole = timm.create_model("resnet10t", pretrained=False).eval()
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "w.pt")
+    teacher = load_teacher("timm/resnet10t", tmp_path / "w.pt")
+    images = torch.rand(1, 3, 176, 176)
+    with torch.inference_mode():
+        expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
+        assert torch.equal(teacher.module(images), expected)
+    assert teacher.dim == 512
+    assert teacher.preprocessing.identity() == {
+        "resize": 201,  # 176 / 0.875
+        "crop": 176,
+        "interpolation": "bicubic",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+
+
+def test_the_files_published_name_decides_the_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr(
+        "pipeline.teachers.registry.check_sha256", checked.append
+    )  # these files hold other values
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.url.rpartition("/")[2]
+    for name, resize in (("own.pth", 256), (second, 232)):
+        torch.save(state, tmp_path / name)
+        assert (
+            load_teacher("torchvision/resnet50", tmp_path / name).preprocessing.identity()["resize"] == resize
+        )
+    assert checked == [tmp_path / second]
+
+
+def test_a_file_that_is_not_what_its_published_name_says_is_refused(
+    tmp_path: Path, resnet_file: Path
+) -> None:
+    name = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    (tmp_path / name).symlink_to(resnet_file)
+    with pytest.raises(PipelineError, match="is not the published file"):
+        load_teacher("torchvision/resnet18", tmp_path / name)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    state["encoder.extra"] = state.pop("conv1.weight")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(PipelineError) as caught:
+        load_teacher("torchvision/resnet18", tmp_path / "w.pt", image_size=64)
+    assert "missing: conv1.weight; unexpected: encoder.extra" in str(caught.value)
+    with pytest.raises(PipelineError, match=r"missing: features\.0\.weight.*unexpected: conv1\.weight"):
+        load_teacher("torchvision/alexnet", resnet_file, image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pixel", "did you mean 'pixels'"),
+        ("zebra", "known are demo, pixels, .*timm/NAME"),
+        ("torchvision/resnet18", "nothing without trained weights"),
+        ("timm/resnet18", "nothing without trained weights"),
+        ("tests.support.tiny_teacher:with_typo", "did you mean 'interpolation'"),
+        ("tests.support.tiny_teacher:with_lambda", "has no lasting name"),
+        ("tests.support.tiny_teacher:broken", "RuntimeError: the moon is full"),
+        ("tests.support.tiny_teacher:nothing", "returned a str"),
+        ("tests.support.tiny_teacher:unpooled", "pool and flatten"),
+        ("tests.support.tiny_teacher:no_such", "has no function 'no_such'"),
+    ],
+)
+def test_a_wrong_teacher_is_a_sentence(name: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        load_teacher(name)
+
+
+def test_wrong_flags_are_sentences(tmp_path: Path, resnet_file: Path) -> None:
+    with pytest.raises(WrongUse, match="takes no weights file"):
+        load_teacher("pixels", resnet_file)
+    with pytest.raises(WrongUse, match="does not exist"):
+        load_teacher("torchvision/resnet18", tmp_path / "absent.pt")
+    with pytest.raises(WrongUse, match="decides the image size"):
+        load_teacher("tests.support.tiny_teacher:with_callable", image_size=64)
+
+
+def test_a_function_gives_module_and_preprocessing() -> None:
+    bare = load_teacher("tests.support.tiny_teacher:convolutional")
+    assert bare.preprocessing == IMAGENET
+    assert bare.dim == 8
+    mapped = load_teacher("tests.support.tiny_teacher:with_mapping")
+    assert mapped.preprocessing.identity()["crop"] == 16
+    assert mapped.weights_sha256 == bare.weights_sha256
+    own = load_teacher("tests.support.tiny_teacher:with_callable")
+    assert own.preprocessing.identity() == {"callable": "tests.support.tiny_teacher.brightness"}
+    assert np.isnan(own.preprocessing.box(20, 10)).all()
+    assert own.preprocessing.transform(Image.new("RGB", (9, 9), "white")).unique().tolist() == [1.0]
+
+
+def test_a_functions_weights_may_come_from_a_file(tmp_path: Path) -> None:
+    state = {
+        "0.weight": torch.full((8, 3, 3, 3), 0.5),
+        "0.bias": torch.zeros(8),
+        "fc.weight": torch.zeros(2, 8),
+        "fc.bias": torch.zeros(2),
+    }
+    torch.save(state, tmp_path / "w.pt")
+    teacher = load_teacher("tests.support.tiny_teacher:convolutional", tmp_path / "w.pt")
+    with torch.inference_mode():
+        assert torch.equal(teacher.module(torch.ones(1, 3, 8, 8)), torch.full((1, 8), 13.5))
+    torch.save({**state, "fc.2.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(PipelineError, match=r"unexpected: fc\.2\.weight;"):
+        load_teacher("tests.support.tiny_teacher:convolutional", tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda image: 3, "returned no float tensor"),
+        (lambda image: image.no_such, "failed with AttributeError"),
+    ],
+)
+def test_a_failing_preprocessing_is_a_sentence(function: object, message: str) -> None:
+    class Named:
+        def __call__(self, image: Image.Image) -> object:
+            return function(image)
+
+        def __repr__(self) -> str:
+            return "Named(3)"
+
+    with pytest.raises(PipelineError, match=rf"preprocessing Named\(3\) {message}"):
+        OwnPreprocessing(Named()).transform(Image.new("RGB", (2, 2)))
+
+
+@pytest.mark.parametrize(("image_size", "resize"), [(32, 32), (128, 146)])
+def test_a_runs_student_comes_back(tmp_path: Path, image_size: int, resize: int) -> None:
+    student = build_student("resnet18", image_size=image_size, seed=4).eval()
+    save_student(tmp_path, student, {})
+    backbone = load_run_student(tmp_path)
+    images = torch.rand(2, 3, image_size, image_size)
+    with torch.inference_mode():
+        assert torch.equal(backbone.module(images), student(images))
+    assert (backbone.architecture, backbone.dim, backbone.feature) == ("resnet18", 512, "global average pool")
+    assert backbone.preprocessing == Preprocessing(
+        resize=resize, crop=image_size, mean=IMAGENET.mean, std=IMAGENET.std
+    )
+
+
+def test_a_run_without_student_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=r"run folder .* does not exist"):
+        load_run_student(tmp_path / "absent")
+    with pytest.raises(PipelineError, match=r"student\.safetensors does not exist"):
+        load_run_student(tmp_path)
+    save_safetensors(tmp_path / "student.safetensors", {"w": torch.ones(1)}, {})
+    with pytest.raises(PipelineError, match="does not say which student it holds"):
+        load_run_student(tmp_path)
+
+
+def test_every_entry_says_what_a_person_must_know() -> None:
+    for entry in TEACHERS.values():
+        assert all((entry.description, entry.licence, entry.input, entry.dim))
+    for name in ("demo", "pixels"):
+        assert load_teacher(name).dim == TEACHERS[name].dim

@@ -1,0 +1,95 @@
+"""The command line: light help, one sentence and the right exit code for wrong use, settings files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+from pipeline.settings.commands import DistillConfig
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "cli.py", *map(str, arguments)], capture_output=True, text=True)
+
+
+def invoke(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = cli.run_cli([str(argument) for argument in arguments])
+    return code, capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-X", "importtime", "cli.py", "--help"], capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in listed.stderr.splitlines()}
+    assert imported.isdisjoint({"torch", "numpy", "zarr", "ffcv", "faiss", "dask", "pyarrow", "PIL", "rich"})
+    assert "cache-teacher" in listed.stdout
+
+
+@pytest.mark.parametrize("name", list(cli.main.commands))
+def test_every_command_explains_itself(name: str) -> None:
+    result: Result = CliRunner().invoke(cli.main, [name, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.split("Options:")[0].split()) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["destill"], 2, "no command 'destill'; did you mean 'distill'?"),
+        (["distill", "a"], 2, "Missing argument 'CACHE'"),
+        (["distill", "a", "b", "c", "--epoch", "3"], 2, "Did you mean"),
+        (["distill", "a", "b", "c", "--epochs", "x"], 2, "not a valid integer"),
+        (["pack", "nowhere", "out"], 2, "nowhere"),
+        (["cache-teacher", "nowhere", "c.zarr"], 2, "there is no dataset nowhere"),
+        (["distill", "nowhere", "c.zarr", "run"], 2, "there is no dataset nowhere"),
+        (["cache", "info", "nowhere.zarr"], 1, "nowhere.zarr"),
+        (["report", "run", "--out", "report.txt"], 2, "ends in .md"),
+        (["export", "run", "out.safetensors"], 1, "does not exist"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    arguments: list[str],
+    code: int,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, text = invoke(*arguments, capsys=capsys)
+    assert found == code
+    assert sentence in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_a_process_it_exits_with_the_code_and_no_traceback(tmp_path: Path) -> None:
+    done = run("pack", tmp_path / "nowhere", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mistyped_student_names_the_nearest(
+    packed: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = invoke("distill", packed, cached, tmp_path / "run", "--student", "resnet81", capsys=capsys)
+    assert code == 2
+    assert "did you mean 'resnet18'" in text
+
+
+def test_flags_win_over_the_settings_file_and_that_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[DistillConfig] = []
+    monkeypatch.setattr("pipeline.training.distill.distill", seen.append)
+    settings = tmp_path / "settings.toml"
+    settings.write_text("epochs = 7\nlr = 0.5\ncrop-scale = [0.3, 1]\n")
+    arguments = ["distill", "d", "c", "r", "--config", str(settings), "--lr", "0.25"]
+    assert cli.run_cli(arguments) == 0
+    (config,) = seen
+    assert (config.epochs, config.lr, config.crop_scale, config.tau) == (7, 0.25, (0.3, 1.0), 0)
