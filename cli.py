@@ -142,7 +142,7 @@ def pack(config: configs.PackConfig) -> None:
     DATA is a folder with train/ and val/, a folder of class folders, a flat folder of images, or a folder of
     parquet files as Hugging Face writes them. An unreadable image keeps its row and is left out of training.
     """
-    from pipeline.images.dataset import pack
+    from pipeline.images.pack import pack
 
     pack(config)
 
@@ -215,7 +215,7 @@ def distill(*runs: configs.DistillConfig) -> None:
 @command("embed", configs.EmbedConfig)
 def embed(config: configs.EmbedConfig) -> None:
     """Embed images with a run's student or with a teacher."""
-    from pipeline.embedding.cache_teacher import embed_any
+    from pipeline.embedding.embed_command import embed_any
 
     embed_any(config)
 

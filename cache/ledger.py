@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.columns import CHECKSUM_BYTES, Column, chunk_columns, row_columns
-from cache.layout import ChunkKey, SplitShape, canonical_json
+from cache.identity import canonical_json
+from cache.layout import ChunkKey, SplitShape
 
 CHUNK_LEDGER = "checksum"
 ROW_LEDGER = "row_checksum"

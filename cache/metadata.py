@@ -15,7 +15,8 @@ from zarr.storage import MemoryStore
 
 from cache.columns import Column, chunk_columns, row_columns
 from cache.errors import CorruptStore, FormatMismatch, NotAStore, StoreError
-from cache.layout import FORMAT, SplitShape, identity_id
+from cache.identity import identity_id
+from cache.layout import FORMAT, SplitShape
 from cache.ledger import chunk_ledger, row_ledger
 
 ATTRIBUTE = "anchorage"

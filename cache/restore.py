@@ -11,7 +11,8 @@ from typing import Any
 from cache.columns import decode
 from cache.durable import write_file
 from cache.errors import IdentityMismatch, StoreError
-from cache.layout import ChunkKey, SplitShape, identity_id
+from cache.identity import identity_id
+from cache.layout import ChunkKey, SplitShape
 from cache.ledger import mark, row_ledger
 from cache.metadata import read_split, read_store, said, split_metadata, split_names, store_metadata
 

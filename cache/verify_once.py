@@ -14,7 +14,7 @@ from cache.chunkfile import read_chunk
 from cache.columns import Column
 from cache.durable import write_file
 from cache.errors import CorruptStore, StoreError
-from cache.layout import canonical_json
+from cache.identity import canonical_json
 from cache.threads import over_threads
 
 MOST_NAMED = 5

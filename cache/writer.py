@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cache.columns import chunk_columns, encode, row_columns
 from cache.durable import place_folder, remove_leftovers_beside, remove_leftovers_within, write_file
 from cache.errors import IdentityMismatch
-from cache.layout import ChunkKey, SplitShape, Status, identity_difference
+from cache.identity import identity_difference
+from cache.layout import ChunkKey, SplitShape, Status
 from cache.ledger import ROW_LEDGER, chunk_ledger, entry, has_ledger, mark, row_ledger
 from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
 from cache.restore import restore_store

@@ -5,7 +5,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.shortlist import pays, shortlisted_knn
 
 CHECKED_ROWS = 65_536
 GPU_VECTORS_BYTES = 4 * 2**30
@@ -19,8 +18,7 @@ def knn(
 
     train (n, D) and query (m, D), float32 or float16; with unit rows the inner product is the cosine.
     Returns similarity (m, k) float32, descending, and index (m, k) int64 into train.
-    A "cuda" device is used where faiss was built for GPUs; elsewhere the search runs on the CPU, by a short list
-    where the processor multiplies bfloat16: the same neighbours, sooner (pipeline/shortlist.py).
+    A "cuda" device is used where faiss was built for GPUs; elsewhere the search runs on the CPU.
 
     Raises:
         PipelineError: rows that are not finite, unequal widths, or k outside 1..n.
@@ -31,10 +29,6 @@ def knn(
             f"asked for {k} neighbours among {len(train)} rows; choose k between 1 and {len(train)}"
         )
     _require_equal_widths(query, train)
-    if not _on_gpu(device) and pays(len(train), len(query), k):
-        found = shortlisted_knn(train, query, k)
-        if found is not None:
-            return found
     return _search(query, train, k, faiss.METRIC_INNER_PRODUCT, device)
 
 

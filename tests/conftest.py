@@ -37,7 +37,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of `pictures`."""
-    from pipeline.images.dataset import pack
+    from pipeline.images.pack import pack
     from pipeline.settings.commands import PackConfig
 
     out = tmp_path_factory.mktemp("packed") / "dataset"

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cache.durable import write_file
-from pipeline.embedding.extract import BackboneSpec, Settings, extract, move
+from pipeline.embedding.extract import Settings, extract, move
 from pipeline.errors import WrongUse
 from pipeline.images.decode import UnreadableImage
 from pipeline.images.sources import Source, escape
+from pipeline.models.backbone import Backbone
 from pipeline.runtime.distributed import resolve_device
-from pipeline.teachers.registry import Backbone
+from pipeline.teachers.backbone_spec import BackboneSpec
 
 SUFFIXES = (".npy", ".parquet")
 ROWS_AT_ONCE = 1024

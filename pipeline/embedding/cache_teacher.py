@@ -3,31 +3,27 @@
 Chunks that are there are left alone, so a command that is run again goes on where it stopped.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cache.layout import FORMAT, SplitShape
 from cache.lock import sole_writer
 from cache.writer import absent_chunks, create_split, create_store
-from pipeline.embedding.array_files import SUFFIXES, embed_images
-from pipeline.embedding.dask_workers import open_client
+from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
-from pipeline.embedding.extract import BackboneSpec, Chunk, Job, Settings
+from pipeline.embedding.extract import Settings
+from pipeline.embedding.tasks import Chunk, Job
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.images.dataset import DESCRIPTION, Dataset, open_dataset
-from pipeline.images.sources import open_sources
+from pipeline.images.dataset import Dataset, open_dataset
+from pipeline.models.backbone import Backbone
 from pipeline.runtime.distributed import resolve_device
 from pipeline.runtime.out_of_memory import memory_in_words
-from pipeline.settings.commands import CacheTeacherConfig, EmbedConfig
+from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
-from pipeline.teachers.registry import Backbone
 
-MOST_CPU_WORKERS = 4
 FAILURES_SHOWN = 5
 
 
@@ -50,32 +46,6 @@ def cache_teacher(config: CacheTeacherConfig) -> None:
         progress=True,
     )
     print(f"{config.cache}: {report}")
-
-
-@memory_in_words("--batch-size", "--image-size")
-def embed_any(config: EmbedConfig) -> None:
-    """Run `embed`: a run's student or a teacher over a dataset or a plain folder, into a store or a file."""
-    spec = _spec(config)
-    is_dataset = (config.data / DESCRIPTION).exists()
-    options: dict[str, Any] = {
-        "device": config.device,
-        "precision": config.amp_dtype,
-        "batch_size": config.batch_size,
-        "progress": True,
-    }
-    if config.out.suffix in SUFFIXES:
-        dataset = open_dataset(config.data) if is_dataset else None
-        sources = {name: split.source for name, split in dataset.splits.items()} if dataset else None
-        rows, unreadable = embed_images(spec, sources or open_sources(config.data), config.out, **options)
-        print(f"{config.out}: {rows} rows, {unreadable} of them unreadable")
-    elif is_dataset:
-        report = embed(spec, open_dataset(config.data), config.out, workers=config.workers, **options)
-        print(f"{config.out}: {report}")
-    else:
-        raise WrongUse(
-            f"{config.data} is no dataset, and a store has a dataset's rows; let OUT end in "
-            f"{' or '.join(SUFFIXES)}, or `python cli.py pack {config.data} DATASET` first"
-        )
 
 
 def embed(
@@ -138,37 +108,6 @@ def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> 
         "views_seed": 0,
         "format": FORMAT,
     }
-
-
-def share_of_machine(workers: int, device: str, dataset: Dataset, dim: int) -> tuple[int, int]:
-    """Worker processes, and the threads of each.
-
-    Threads decide bits, so they follow from machine, flag and whole dataset, not from what is still to do.
-    """
-    chunks = sum(SplitShape(rows=split.rows, views=1, dim=dim).chunks for split in dataset.splits.values())
-    return machine_share(workers, device, chunks=chunks)
-
-
-def machine_share(workers: int, device: str, *, chunks: int) -> tuple[int, int]:
-    """Worker processes for so many chunks (`workers` 0: as many as the machine has room for), threads of each."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
-    count = min(wanted, chunks)
-    return count, max(1, cores // count)
-
-
-def _spec(config: EmbedConfig) -> BackboneSpec:
-    if (config.run is None) == (config.teacher is None):
-        raise WrongUse("give either --run RUN or --teacher NAME")
-    if config.run is not None and config.weights is not None:
-        raise WrongUse("--weights belongs to --teacher; a run has its own")
-    return BackboneSpec(
-        kind="teacher" if config.run is None else "run",
-        name=config.teacher or "",
-        weights=config.weights,
-        image_size=config.image_size or None,
-        run=config.run,
-    )
 
 
 def _chosen_splits(dataset: Dataset, splits: Sequence[str]) -> list[str]:

@@ -8,9 +8,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
+import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
+from cache.layout import SplitShape
 from pipeline.errors import WrongUse
+from pipeline.images.dataset import Dataset
 from pipeline.runtime.signals import children_deaf_to_interrupts, terminated_as_interrupted, uninterrupted
 
 SECONDS_TO_CONNECT = 30
@@ -106,3 +109,23 @@ def _quiet() -> Iterator[None]:
     finally:
         with uninterrupted():
             logger.setLevel(before)
+
+
+MOST_CPU_WORKERS = 4
+
+
+def share_of_machine(workers: int, device: str, dataset: Dataset, dim: int) -> tuple[int, int]:
+    """Worker processes, and the threads of each.
+
+    Threads decide bits, so they follow from machine, flag and whole dataset, not from what is still to do.
+    """
+    chunks = sum(SplitShape(rows=split.rows, views=1, dim=dim).chunks for split in dataset.splits.values())
+    return machine_share(workers, device, chunks=chunks)
+
+
+def machine_share(workers: int, device: str, *, chunks: int) -> tuple[int, int]:
+    """Worker processes for so many chunks (`workers` 0: as many as the machine has room for), threads of each."""
+    cores = len(os.sched_getaffinity(0))
+    wanted = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
+    count = min(wanted, chunks)
+    return count, max(1, cores // count)

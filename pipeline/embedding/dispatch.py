@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cache.errors import StoreError
 from cache.layout import Status
-from pipeline.embedding.extract import Chunk, Job, embed_chunk
+from pipeline.embedding.tasks import Chunk, Job, embed_chunk
 from pipeline.errors import PipelineError
 from pipeline.runtime.out_of_memory import first_words, is_out_of_memory
 

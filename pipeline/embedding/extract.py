@@ -3,59 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.layout import ChunkKey, Status
-from cache.writer import ChunkRows, normalise, write_chunk
-from pipeline.errors import PipelineError
-from pipeline.images.dataset import DatasetSplit, open_dataset
+from cache.layout import Status
+from cache.writer import ChunkRows, normalise
+from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import Box, Transform
-from pipeline.models.layer_features import at_layer
-from pipeline.teachers.registry import Backbone, load_run_student, load_teacher
+from pipeline.models.backbone import Backbone
 
 BATCHES_AHEAD = 2
 Input = tuple[Tensor, Box]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """Which backbone a worker loads: a teacher by name, or the student of a run folder; or a layer inside it."""
-
-    kind: Literal["teacher", "run"]
-    name: str = ""
-    weights: Path | None = None
-    image_size: int | None = None
-    run: Path | None = None
-    layer: str = ""
-
-    def resolve(self) -> "BackboneSpec":
-        """The same with absolute paths, for processes that run elsewhere."""
-        weights, run = self.weights and self.weights.resolve(), self.run and self.run.resolve()
-        return replace(self, weights=weights, run=run)
-
-    def origin(self) -> dict[str, str]:
-        """What a person called the backbone: for lineages, since an identity knows hashes only."""
-        if self.run is not None:
-            return {"run": self.run.name}
-        return {"name": self.name} | ({"file": self.weights.name} if self.weights else {})
-
-    def load(self) -> Backbone:
-        """The backbone on the CPU. Raises WrongUse or PipelineError."""
-        if self.kind == "run":
-            assert self.run is not None
-            backbone = load_run_student(self.run, image_size=self.image_size)
-        else:
-            backbone = load_teacher(self.name, self.weights, image_size=self.image_size)
-        return at_layer(backbone, self.layer) if self.layer else backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,28 +38,6 @@ class Features:
     feature: NDArray[np.float32]
     crop: NDArray[np.float32]
     readable: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every chunk of one extraction shares."""
-
-    spec: BackboneSpec
-    weights_sha256: str
-    store: Path
-    settings: Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """One task: a chunk of one split; images is the hash of the split's dataset identity."""
-
-    dataset: Path
-    data: Path
-    split: str
-    images: str
-    key: ChunkKey
-    rows: range
 
 
 def extract(
@@ -135,16 +76,6 @@ def forward(backbone: Backbone, images: Tensor, settings: Settings) -> NDArray[n
     bf16 = settings.precision == "bf16"
     with torch.inference_mode(), torch.autocast(settings.device, torch.bfloat16, enabled=bf16):
         return backbone.module(images.to(settings.device)).float().cpu().numpy()
-
-
-def embed_chunk(job: Job, chunk: Chunk, report: Callable[[int], None]) -> ChunkRows:
-    """Compute one chunk and write it into the store; what was written comes back."""
-    backbone = _load_backbone(job.spec, job.weights_sha256, job.settings.device)
-    split = _open_split(chunk.dataset, chunk.data, chunk.split, chunk.images)
-    features = extract(backbone, reader(split), chunk.rows, job.settings, report)
-    rows = as_rows(features)
-    write_chunk(job.store, chunk.split, chunk.key, rows)
-    return rows
 
 
 def as_rows(features: Features) -> ChunkRows:
@@ -189,18 +120,6 @@ def reader(split: DatasetSplit) -> Callable[[int], bytes]:
     return read
 
 
-@lru_cache(maxsize=1)
-def _load_backbone(spec: BackboneSpec, weights_sha256: str, device: str) -> Backbone:
-    backbone = spec.load()
-    if backbone.weights_sha256 != weights_sha256:
-        raise PipelineError(
-            f"the weights of {backbone.name} changed meanwhile, or differ between machines: "
-            f"expected sha256 {weights_sha256[:12]}, found {backbone.weights_sha256[:12]}"
-        )
-    move(backbone, device)
-    return backbone
-
-
 def move(backbone: Backbone, device: str) -> None:
     """Put a backbone where it is to run, its convolutions with channels last: a ResNet-50 takes 0.67 of the time.
 
@@ -209,11 +128,3 @@ def move(backbone: Backbone, device: str) -> None:
     backbone.module.to(device)
     if ":" not in backbone.name:
         backbone.module.to(memory_format=torch.channels_last)
-
-
-@lru_cache(maxsize=8)
-def _open_split(dataset: Path, data: Path, split: str, images: str) -> DatasetSplit:
-    opened = open_dataset(dataset, data).splits[split]
-    if opened.identity["images"] != images:
-        raise PipelineError(f"the dataset {dataset} changed meanwhile; run the command again")
-    return opened

@@ -11,7 +11,8 @@ from cache.audit import Audit, Fault, audit, remove
 from cache.columns import chunk_columns
 from cache.durable import write_file
 from cache.errors import CorruptStore, IdentityMismatch
-from cache.layout import ChunkKey, Status, identity_difference
+from cache.identity import identity_difference
+from cache.layout import ChunkKey, Status
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
@@ -20,9 +21,9 @@ from pipeline.embedding.cache_teacher import embed
 from pipeline.embedding.extract import Settings, as_rows, extract, move, reader
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
+from pipeline.models.backbone import Backbone
 from pipeline.runtime.distributed import resolve_device
 from pipeline.settings.commands import RepairConfig, VerifyConfig
-from pipeline.teachers.registry import Backbone
 from pipeline.teachers.teacher_of_cache import open_maker
 
 LOWEST_COSINE = 0.999

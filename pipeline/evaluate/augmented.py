@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.evaluate.linear import EpochBatches
 from pipeline.images.dataset import Dataset
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
+from pipeline.results.run_record import read_config
 from pipeline.settings.commands import EvalConfig
-from pipeline.training.run_log import read_config
+from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def augmented_batches(

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import IdentityMismatch
-from cache.layout import identity_difference, identity_id
+from cache.identity import identity_difference, identity_id
 from cache.reader import Store, open_store
 from pipeline.embedding.cache_teacher import embed, teacher_identity
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.images.beton_check import require_same_images
 from pipeline.images.dataset import Dataset
+from pipeline.results.run_record import read_config
 from pipeline.settings.commands import EvalConfig
-from pipeline.training.run_log import read_config
+from pipeline.teachers.backbone_spec import BackboneSpec
 
 SPLITS = ("train", "val")
 EMBEDDING: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part of a store's identity

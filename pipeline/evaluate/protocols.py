@@ -13,9 +13,9 @@ from pipeline.evaluate.embedded_runs import embedded, is_own
 from pipeline.evaluate.features import Features, features_of
 from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
+from pipeline.models.student_file import load_run_student
 from pipeline.runtime.distributed import resolve_device
 from pipeline.settings.commands import EvalConfig
-from pipeline.teachers.registry import load_run_student
 
 PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")
 

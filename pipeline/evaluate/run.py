@@ -1,8 +1,6 @@
 """Evaluate runs and caches: embed what is missing, score the stores, write metrics.json, show one table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,25 +14,14 @@ from pipeline.evaluate.voc.data import folder_id
 from pipeline.evaluate.voc.detection import evaluate_detection
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.results.metrics_file import Evaluation, is_recorded, record
-from pipeline.results.table import TITLES, Result, terminal_table
+from pipeline.results.records import Result
+from pipeline.results.table import TITLES, terminal_table
+from pipeline.results.targets import Target, target_of
 from pipeline.runtime.distributed import use_every_core
 from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import EvalConfig
-from pipeline.training.run_log import read_config
 
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What is evaluated: a run folder, or a teacher's cache where `run` is None."""
-
-    name: str
-    role: str
-    store: Path
-    metrics: Path
-    seed: int | None = None
-    run: Path | None = None
 
 
 def evaluate_targets(config: EvalConfig) -> None:
@@ -94,44 +81,6 @@ def evaluate_on_voc(target: Target, images: str, config: EvalConfig) -> Result:
         metrics |= VOC_PROTOCOLS[name](target.run, config.dataset, config)
     place = f"@{config.dataset.resolve().name}"
     return written(target, metrics, place, dataset=images, store=network_id(target.run))
-
-
-def target_of(path: Path) -> Target:
-    """Look at what a path holds, and name it for the table."""
-    if (path / "config.json").exists():
-        return run_target(path)
-    store = open_store(path)
-    pixels = store.teacher["architecture"].startswith("pixels")
-    return Target(
-        name="raw pixels" if pixels else f"teacher {store.teacher['architecture']}",
-        role="pixels" if pixels else "teacher",
-        store=path,
-        metrics=path.with_suffix(".metrics.json"),
-    )
-
-
-def run_target(run: Path) -> Target:
-    """A run by what made it: distilled, from scratch, or, after no epoch at all, untrained."""
-    record = read_config(run)
-    config = record["config"]
-    if lacking := [name for name in ("student", "epochs", "seed") if name not in config]:
-        raise PipelineError(
-            f"the settings of the run {run} lack {', '.join(lacking)}: its config.json was edited, name another run"
-        )
-    if config["epochs"] == 0:
-        role = kind = "untrained"
-    elif record["command"] == "pretrain":
-        role, kind = "scratch", "from scratch (SimCLR)"
-    else:
-        role, kind = "student", config["objective"]
-    return Target(
-        name=f"{config['student']} {kind}",
-        role=role,
-        store=run / "embeddings.zarr",
-        metrics=run / "metrics.json",
-        seed=config["seed"],
-        run=run,
-    )
 
 
 def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Result:

@@ -8,10 +8,10 @@ from pipeline.errors import WrongUse
 from pipeline.export.model_card import Exported, model_card
 from pipeline.export.onnx import onnx_model
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
+from pipeline.models.student_file import load_run_student
+from pipeline.results.run_record import read_config
 from pipeline.settings.commands import EXPORT_FORMATS, ExportConfig
 from pipeline.teachers.licences import teacher_licence, teacher_name
-from pipeline.teachers.registry import load_run_student
-from pipeline.training.run_log import read_config
 
 
 def export_student(config: ExportConfig) -> None:

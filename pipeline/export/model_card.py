@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.export.usage_example import usage_example
-from pipeline.report.lineage import plain
 from pipeline.results.metrics_file import Evaluation, read
+from pipeline.results.plain_text import plain
+from pipeline.results.run_record import FREE_SETTINGS
 from pipeline.teachers.licences import NONE, NOT_RECORDED, licence_identifier, licence_terms
-from pipeline.training.run_log import FREE_SETTINGS
 
 SHORT = 16  # digits of an id that tell it from all others
 TAGS = ("self-supervised-learning", "knowledge-distillation", "compress")

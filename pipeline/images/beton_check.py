@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from cache.reader import Split
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import Beton, open_beton

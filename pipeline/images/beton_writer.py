@@ -1,7 +1,6 @@
 """Writing one .beton with FFCV, whose writer must be watched: it waits for ever for a worker that died."""
 
 import hashlib
-import io
 import math
 import multiprocessing
 import os
@@ -96,7 +95,7 @@ def write_beton(
     context = multiprocessing.get_context("forkserver")
     # numba's other pool, TBB's, waits for ever when the fork server ends on one core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    context.set_forkserver_preload(["pipeline.loading.quick_ffcv", "ffcv.writer"])
+    context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
     done = context.Value("q", 0)
     rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
@@ -158,11 +157,12 @@ def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: in
     multiprocessing.set_start_method("fork", force=True)  # or each of FFCV's workers would import FFCV anew
     writer = None
     try:
-        from ffcv import memory_allocator
+        # isort: split
         from ffcv.fields import IntField, RGBImageField
         from ffcv.writer import DatasetWriter
 
-        memory_allocator.open = open_for_whole_writes
+        import pipeline.ffcv_patches  # noqa: F401  before FFCV
+
         fields = {"image": RGBImageField(**field), "row": IntField(), "label": IntField()}
         writer = DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
         signal.signal(signal.SIGCHLD, _require_success)
@@ -174,21 +174,6 @@ def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: in
         if isinstance(memory := getattr(writer, "metadata_sm", None), SharedMemory):
             memory.unlink()
         os._exit(1)  # an ordinary exit would wait for the workers
-
-
-class WholeWrites(io.FileIO):
-    """A file of which each write puts down everything, or fails: a disk that is nearly full takes a part."""
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        left = memoryview(data)
-        while left:
-            left = left[super().write(left) :]
-        return len(data)
-
-
-def open_for_whole_writes(path: str, mode: str, buffering: int) -> WholeWrites:
-    """`open` as FFCV calls it for its pages, of which it would lose what a write left over."""
-    return WholeWrites(path, mode)
 
 
 class WorkerFailed(Exception):

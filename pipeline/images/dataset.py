@@ -6,7 +6,6 @@ are text as `sources.escape` gives it.
 """
 
 import json
-import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cache.layout import identity_difference
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.pack_split import (
-    clear_leftovers,
-    current_identity,
     hashes_of,
-    pack_split,
-    sole_writer,
-    temporary,
 )
-from pipeline.images.sources import RecordedSource, Source, escape, open_sources, reopen, unescape
-from pipeline.settings.commands import PackConfig
+from pipeline.images.sources import RecordedSource, Source, reopen, unescape
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
-LARGEST = 16384  # a picture of this side fits into FFCV's largest page
 # what dataset.json tells of each split
 KINDS = {"rows": int, "classes": list, "identity": dict, "place": dict, "bytes": dict}
 COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
@@ -130,14 +121,14 @@ def open_dataset(path: Path, data: Path | None = None) -> Dataset:
 
     Raises WrongUse when there is no whole dataset of this format.
     """
-    description = _describe(path)
+    description = read_description(path)
     if description is None:
         if not path.is_dir():
             raise WrongUse(f"there is no dataset {path}; write it with `python cli.py pack DATA {path}`")
         if any(path.glob("*.beton")) or any(path.glob(".*.tmp")) or any(path.glob("*.parquet")):
             raise WrongUse(f"{path} is half-written; go on with `python cli.py pack DATA {path}`")
         raise WrongUse(f"{path} is no dataset (no {DESCRIPTION}); `python cli.py pack {path} OUT` writes one")
-    for file, fault in _faults(path, description).items():
+    for file, fault in damaged_files(path, description).items():
         raise WrongUse(f"{file} {fault}; write it again with `python cli.py pack DATA {path}`")
     data = data or Path(unescape(description["data"]))
     return Dataset(
@@ -158,7 +149,7 @@ def open_dataset(path: Path, data: Path | None = None) -> Dataset:
     )
 
 
-def _describe(path: Path) -> dict[str, Any] | None:
+def read_description(path: Path) -> dict[str, Any] | None:
     """dataset.json, None if there is none."""
     file = path / DESCRIPTION
     try:
@@ -192,7 +183,7 @@ def _is_described(description: dict[str, Any]) -> bool:
     )
 
 
-def _faults(path: Path, description: dict[str, Any]) -> dict[Path, str]:
+def damaged_files(path: Path, description: dict[str, Any]) -> dict[Path, str]:
     """The files that are missing or not of the size they were written with."""
     faults = {}
     for split, known in description["splits"].items():
@@ -202,67 +193,3 @@ def _faults(path: Path, description: dict[str, Any]) -> dict[Path, str]:
             if found != expected:
                 faults[file] = "is missing" if found is None else f"has {found} bytes, expected {expected}"
     return faults
-
-
-def pack(config: PackConfig) -> Dataset:
-    """Write the dataset folder config.out from the images in config.data, and open it.
-
-    Every image is decoded before the .beton is written; one that cannot be keeps its row, as a gray picture.
-    A pack that was cut short is gone on with. A dataset that is there already is compared with the images by
-    their content: if they are the same, only what is damaged is written again, and where they are now.
-
-    Raises WrongUse when config.out holds a dataset of other images or settings, or something else.
-    """
-    data, out = config.data, config.out
-    if data.resolve() == out.resolve():
-        raise WrongUse(f"images and dataset are the same folder, {data}; choose another for the dataset")
-    place = escape(str(data.resolve()))
-    settings = _settings(config)
-    workers = config.workers or len(os.sched_getaffinity(0))
-    sources = open_sources(data)
-    with sole_writer(out):
-        description = _describe(out)
-        if description is None:
-            clear_leftovers(out, sources)
-        else:
-            _require_same(out, description, settings, sources, workers)
-            faults = _faults(out, description)
-            if not faults and description["data"] == place:
-                print(f"{out} holds these images already; nothing was written")
-                return open_dataset(out)
-            for damaged in faults:
-                damaged.unlink(missing_ok=True)
-        splits = {name: pack_split(out, name, source, settings, workers) for name, source in sources.items()}
-        description = {"format": FORMAT, "data": place, "settings": settings, "splits": splits}
-        with temporary(out / DESCRIPTION) as partial:
-            partial.write_text(json.dumps(description, ensure_ascii=False, indent=2) + "\n", "utf-8")
-    return open_dataset(out)
-
-
-def _settings(config: PackConfig) -> dict[str, Any]:
-    if not 1 <= config.max_resolution <= LARGEST:
-        raise WrongUse(f"max_resolution: expected 1 to {LARGEST} pixels, found {config.max_resolution}")
-    if not 1 <= config.jpeg_quality <= 100:
-        raise WrongUse(f"jpeg_quality: expected 1 to 100, found {config.jpeg_quality}")
-    if config.workers < 0:
-        raise WrongUse(f"workers: expected 0 or more, found {config.workers}")
-    return {
-        "max_resolution": config.max_resolution,
-        "jpeg_quality": config.jpeg_quality,
-        "write_mode": config.write_mode,
-    }
-
-
-def _require_same(
-    out: Path, description: dict[str, Any], settings: dict[str, Any], sources: dict[str, Source], workers: int
-) -> None:
-    """WrongUse unless the dataset in `out` is made of these images with these settings."""
-    expected = {"settings": settings, "splits": list(sources)}
-    found = {"settings": description["settings"], "splits": list(description["splits"])}
-    for split, source in sources.items():
-        if found == expected:
-            expected[split] = current_identity(split, source, workers)
-            found[split] = description["splits"][split]["identity"]
-    if found != expected:
-        differences = "; ".join(identity_difference(expected, found))
-        raise WrongUse(f"{out} is made of other images or settings ({differences}); choose another folder")

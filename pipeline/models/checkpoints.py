@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from cache.durable import write_file
 from pipeline.errors import PipelineError
-from pipeline.images.preprocessing import IMAGENET
-from pipeline.models.students import Student
 
 METADATA_KEY = "anchorage"
 PLACES = ("state_dict", "model", "teacher")
@@ -160,22 +158,6 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(f"{name} {str(own.dtype).removeprefix('torch.')} {tuple(own.shape)}\n".encode())
         digest.update(own.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def save_student(run: Path, student: Student, metadata: Mapping[str, str]) -> None:
-    """Write RUN/student.safetensors: the student without head, under its architecture's own names.
-
-    Beside the caller's metadata it says the student's name, image size, width, feature, mean and std.
-    """
-    own = {
-        "student": student.name,
-        "image_size": str(student.image_size),
-        "dim": str(student.dim),
-        "feature": student.feature,
-        "mean": json.dumps(IMAGENET.mean),
-        "std": json.dumps(IMAGENET.std),
-    }
-    save_safetensors(run / "student.safetensors", student.network.state_dict(), {**metadata, **own})
 
 
 def save_resume(path: Path, state: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torchvision.models import AlexNet
 
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.models.architectures import describe
-from pipeline.teachers.registry import Backbone
+from pipeline.models.backbone import Backbone
 
 MOST_NUMBERS = 9_600
 # after each ReLU, as in the papers that probe these layers

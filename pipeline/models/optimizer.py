@@ -2,6 +2,11 @@
 
 import math
 
+import torch
+from torch import nn
+
+from pipeline.settings.commands import DistillConfig, PretrainConfig
+
 STEPS_AT = (90 / 130, 120 / 130)
 STEP_FACTOR = 0.2
 
@@ -17,3 +22,13 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup: int, schedule: 
     if schedule == "step":
         return peak * STEP_FACTOR ** sum(step >= share * steps for share in STEPS_AT)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+MOMENTUM = 0.9
+
+
+def build_optimizer(config: DistillConfig | PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, the paper's, or AdamW; the rate is set at every step."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.wd)
+    return torch.optim.SGD(network.parameters(), config.lr, momentum=MOMENTUM, weight_decay=config.wd)

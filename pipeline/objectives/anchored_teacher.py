@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.objectives.bank import AnchorRing
-from pipeline.objectives.objective import Batch
 from pipeline.objectives.streamed import TeacherSide, divergence, teacher_side
 
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
 from pipeline.objectives.bank import EMPTY, fetch
-from pipeline.objectives.objective import Batch, Objective
-from pipeline.runtime.ranks import from_first_rank, is_first_rank
+from pipeline.objectives.objective import Objective
+from pipeline.runtime.distributed import from_first_rank, is_first_rank
 
 
 class ClusterFit(Objective):

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
 from pipeline.objectives.bank import AnchorBank
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.objective import Objective
 from pipeline.objectives.streamed import streamed_kl
-from pipeline.runtime.ranks import gather_ranks
+from pipeline.runtime.distributed import gather_ranks
 
 
 class Compress1q(Objective):

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import teacher_of, unit
-from pipeline.objectives.objective import Batch, Objective
-from pipeline.runtime.ranks import gather_ranks
+from pipeline.objectives.objective import Objective
+from pipeline.runtime.distributed import gather_ranks
 
 NEGATIVES_STREAM = 1 << 21  # far from the epochs, whose orders are drawn from (seed, epoch)
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import teacher_of, unit
-from pipeline.objectives.objective import Batch, Objective
-from pipeline.runtime.ranks import gather_ranks
+from pipeline.objectives.objective import Objective
+from pipeline.runtime.distributed import gather_ranks
 
 
 class Regression(Objective):

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
+from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
 from pipeline.objectives.compress import unit
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.objective import Objective
 
 DEFAULT_ANCHORS = 65_536
 

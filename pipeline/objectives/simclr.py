@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.objectives.objective import Batch, Objective
-from pipeline.runtime.ranks import gather_ranks
+from pipeline.loading.batch import Batch
+from pipeline.objectives.objective import Objective
+from pipeline.runtime.distributed import gather_ranks
 
 
 def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.errors import WrongUse
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.loading.batch import Batch
+from pipeline.objectives.objective import Objective
 
 
 class Supervised(Objective):

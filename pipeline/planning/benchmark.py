@@ -11,22 +11,23 @@ import torch
 from distributed import wait
 from torch import Tensor, nn
 
-from pipeline.embedding.cache_teacher import machine_share
-from pipeline.embedding.dask_workers import open_client
+from pipeline.embedding.dask_workers import machine_share, open_client
 from pipeline.embedding.extract import Settings, extract, forward, move, reader
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
+from pipeline.models.backbone import Backbone
+from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
 from pipeline.objectives.streamed import streamed_kl
 from pipeline.planning.inputs import Images, chunk_count
+from pipeline.planning.network_cost import Costs, head, teacher_shape
 from pipeline.planning.rates import Rates
-from pipeline.planning.stage_costs import Costs, head, teacher_shape
 from pipeline.runtime.distributed import resolve_device, use_every_core
 from pipeline.settings.commands import DistillConfig, PlanConfig
-from pipeline.teachers.registry import Backbone, untrained_teacher
-from pipeline.training.student_run import build_optimizer
+from pipeline.teachers.registry import untrained_teacher
 
 SECONDS = 4.0  # that each measurement takes at least
 SMALLEST_BATCH = 4

@@ -7,12 +7,11 @@ from cache.footprint import Footprint, split_footprint, store_footprint
 from cache.layout import SplitShape
 from pipeline.embedding.cache_teacher import teacher_identity
 from pipeline.embedding.extract import BATCHES_AHEAD as TEACHER_BATCHES_AHEAD
+from pipeline.models.backbone import Backbone
 from pipeline.planning.inputs import Images, busiest, shapes
-from pipeline.planning.network_cost import parameter_bytes
+from pipeline.planning.network_cost import Costs, parameter_bytes, teacher_shape
 from pipeline.planning.rates import Rates
-from pipeline.planning.stage_costs import Costs, teacher_shape
 from pipeline.settings.commands import PlanConfig
-from pipeline.teachers.registry import Backbone
 
 # What a process takes with its libraries, log and loader, in bytes, as measured without CUDA's; and what the largest
 # moment of loading weights, and of writing a checkpoint, takes besides, in multiples of the network's parameters.

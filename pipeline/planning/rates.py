@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from pipeline.errors import WrongUse
-from pipeline.planning.stage_costs import Costs
+from pipeline.planning.network_cost import Costs
 from pipeline.settings.commands import PlanConfig
 
 RESNET50_STEP_FLOPS = 24.3e9  # an image of 224 px forward and backward, as `cost` counts it

@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.embedding.cache_teacher import machine_share
+from pipeline.embedding.dask_workers import machine_share
 from pipeline.planning.inputs import chunk_count, planned_images
+from pipeline.planning.network_cost import network_costs, open_teacher
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.rates import given_rates, is_told
-from pipeline.planning.stage_costs import network_costs, open_teacher
-from pipeline.report.stores import human_bytes
-from pipeline.results.table import write_into
+from pipeline.results.markdown_file import write_into
+from pipeline.results.plain_text import human_bytes
 from pipeline.settings.commands import PlanConfig
 
 UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pipeline.errors import PipelineError
 from pipeline.report import paper
 from pipeline.report.systems import System, teacher_store
-from pipeline.results.table import MISSING, TITLES, Result, layout, markdown_table
+from pipeline.results.records import Result
+from pipeline.results.table import MISSING, TITLES, layout, markdown_table
 
 IMAGENET, IMAGENET_ROWS = "ImageNet-1k", 1_281_167
 PAPER_TITLES = {

@@ -1,21 +1,35 @@
 """What the embeddings bring together, in pictures: random images of random clusters, and nearest neighbours."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from cache.reader import Store
-from pipeline.images.dataset import Dataset
+from pipeline.images.dataset import Dataset, DatasetSplit
+from pipeline.images.decode import decode
 from pipeline.neighbours import kmeans
-from pipeline.report.pictures import Picture, picture
 from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
 
 CLUSTERS, IMAGES = 8, 10  # shown
 CLUSTERED_ROWS = 20_000
 UNLABELLED_CLUSTERS = 50
 QUERIES, NEIGHBOURS = 8, 5
+
+SIDE = 96  # pixels; a smaller image keeps its own size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A square picture: its data URI, the class of the image ("" if none), and the name of its file."""
+
+    uri: str
+    label: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +111,25 @@ def strips(stores: Mapping[str, Store], dataset: Dataset, seed: int) -> list[Str
         )
         for number, row in enumerate(queries)
     ]
+
+
+def picture(split: DatasetSplit, row: int) -> Picture:
+    """The centre square of a readable row's original image.
+
+    Raises WrongUse when the images are no longer where they were, PipelineError when this one is another.
+    """
+    label = int(split.labels[row])
+    return Picture(
+        uri=data_uri(decode(split.source.read(row))),
+        label=split.classes[label] if label >= 0 else "",
+        name=split.names[row],
+    )
+
+
+def data_uri(image: Image.Image) -> str:
+    """The centre square as a JPEG of at most SIDE pixels."""
+    side = min(*image.size, SIDE)
+    written = io.BytesIO()
+    square = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    square.save(written, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")

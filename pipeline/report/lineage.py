@@ -7,6 +7,7 @@ from typing import Any
 from cache.reader import Store
 from pipeline.images.dataset import Dataset
 from pipeline.report.systems import System, teacher_store
+from pipeline.results.plain_text import plain
 
 Facts = dict[str, str]  # what is told of a thing -> as text
 SHORT = 16  # digits of an id that tell it from all others
@@ -76,12 +77,3 @@ def system_facts(system: System) -> Facts:
 def origin(provenance: Mapping[str, Any]) -> Facts:
     """Command, commit, date, machine, versions and what else stands in a record's provenance."""
     return {key: plain(value) for key, value in provenance.items() if value is not None}
-
-
-def plain(value: Any) -> str:
-    """A value of a JSON record as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return " ".join(plain(inner) for inner in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

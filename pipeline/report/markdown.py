@@ -4,14 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.results.table import (
-    Result,
-    load_metrics,
-    markdown_table,
-    metrics_of,
-    provenance_lines,
-    write_into,
-)
+from pipeline.results.markdown_file import write_into
+from pipeline.results.records import Result, load_metrics, metrics_of
+from pipeline.results.table import markdown_table, provenance_lines
 from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 
 

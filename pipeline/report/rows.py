@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from cache.reader import Split, Store
 from pipeline.images.dataset import DatasetSplit
 from pipeline.neighbours import knn

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from cache.reader import Store
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset

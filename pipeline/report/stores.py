@@ -1,6 +1,5 @@
 """What a store holds, on the terminal."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from cache.layout import Status
 from cache.reader import Split, Store, open_store
+from pipeline.results.plain_text import human_bytes
 
 
 def print_store(path: Path) -> None:
@@ -53,10 +53,3 @@ def split_table(splits: list[Split]) -> Table:
 def folder_bytes(split: Split) -> int:
     """Bytes on disk of a split's files."""
     return sum(file.stat().st_size for file in (split.path / split.name).rglob("*") if file.is_file())
-
-
-def human_bytes(count: int) -> str:
-    """1536 -> "1.5 KiB"."""
-    power = min(int(math.log(count, 1024)), 4) if count else 0
-    unit = ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
-    return f"{count / 1024**power:.1f} {unit}" if power else f"{count} bytes"

@@ -9,14 +9,14 @@ from typing import Any
 from cache.errors import StoreError
 from cache.reader import Store, open_store
 from pipeline.errors import WrongUse
-from pipeline.evaluate.run import target_of
 from pipeline.report.markdown import record_of
 from pipeline.results.metrics_file import Evaluation, read
-from pipeline.results.table import Result, load_metrics, metrics_of
+from pipeline.results.records import Result, load_metrics, metrics_of
+from pipeline.results.run_record import FREE_SETTINGS, read_config
+from pipeline.results.targets import target_of
 from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.settings.field import defaults
 from pipeline.sweeps.recipe import read_recipe
-from pipeline.training.run_log import FREE_SETTINGS, read_config
 
 CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 UNTOLD = (*FREE_SETTINGS, "seed")  # settings that do not make another system

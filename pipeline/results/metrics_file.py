@@ -11,7 +11,7 @@ from typing import Any
 
 from cache.durable import write_file
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.results.table import FORMAT, load_metrics
+from pipeline.results.records import FORMAT, load_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

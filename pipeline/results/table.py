@@ -1,37 +1,21 @@
 """Results as tables: metrics.json files in, a terminal or Markdown table out. No number is typed by hand."""
 
-import json
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from cache.durable import write_file
-from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.errors import PipelineError
+from pipeline.results.records import Result
 
-FORMAT = 1
-ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
 TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
 GAP = "gap closed"
 MISSING = "-"
 PENDING = "pending"
 SMALLEST_GAP = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One evaluated system: accuracies as fractions, and where they come from."""
-
-    name: str
-    role: str = "student"
-    metrics: Mapping[str, float]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,44 +29,6 @@ class _Row:
     name: str
     role: str
     cells: dict[str, _Cell]  # by title
-
-
-def load_metrics(path: Path) -> Result:
-    """The result that a metrics.json holds.
-
-    Raises:
-        WrongUse: there is no such file.
-        PipelineError: it is not a result of format 1.
-    """
-    if not path.is_file():
-        raise WrongUse(f"there is no {path}; run `python cli.py eval` on that run or cache first")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PipelineError(f"{path} is not JSON ({error}); evaluate again to write it anew") from None
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise PipelineError(
-            f"{path} has format {version!r}, expected {FORMAT}; evaluate again to write it anew"
-        )
-    name, metrics = found.get("name"), found.get("metrics")
-    if not isinstance(name, str) or not isinstance(metrics, dict):
-        raise PipelineError(f"{path} has no name or no metrics; evaluate again to write it anew")
-    for metric, value in metrics.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise PipelineError(
-                f"{path} has {value!r} for {metric}, expected a finite number; evaluate again"
-            )
-    role = found.get("role", "student")
-    if role not in ROLES:
-        known = ", ".join(ROLES)
-        raise PipelineError(f"{path} has role {role!r}, expected one of {known}{suggest(str(role), ROLES)}")
-    provenance = found.get("provenance", {})
-    if not isinstance(provenance, dict):
-        raise PipelineError(
-            f"{path} does not say where its numbers come from; evaluate again to write it anew"
-        )
-    return Result(name=name, role=role, metrics=metrics, provenance=provenance)
 
 
 def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)) -> Table:
@@ -143,28 +89,6 @@ def provenance_lines(results: Sequence[Result]) -> list[str]:
 
 def _fields(values: Mapping[str, str]) -> str:
     return "; ".join(f"{key} {value}" for key, value in values.items())
-
-
-def write_into(markdown_file: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, atomically.
-
-    Raises:
-        WrongUse: the file is missing, or it does not hold these markers once each and in this order.
-    """
-    if not markdown_file.is_file():
-        raise WrongUse(f"there is no {markdown_file} to write the results into")
-    opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    # Bytes, so that the line endings outside the markers stay as they are.
-    found = markdown_file.read_bytes().decode()
-    before, _, rest = found.partition(opening)
-    _, _, after = rest.partition(closing)
-    if found.count(opening) != 1 or found.count(closing) != 1 or closing not in rest:
-        raise WrongUse(
-            f"{markdown_file} needs one {opening} and after it one {closing}; "
-            "put these two lines where the results belong"
-        )
-    # Resolved, or the rename would replace a symbolic link instead of the file.
-    write_file(markdown_file.resolve(), f"{before}{opening}\n{text.strip()}\n{closing}{after}".encode())
 
 
 def layout(
@@ -254,10 +178,3 @@ def _told(values: Iterable[object]) -> Iterator[str]:
             yield " ".join(f"{key} {inner}" for key, inner in value.items())
         elif value is not None:
             yield str(value)
-
-
-def metrics_of(target: Path) -> Path:
-    """Where a run, a cache or a metrics file has its metrics."""
-    if target.suffix == ".json":
-        return target
-    return target.with_suffix(".metrics.json") if target.suffix == ".zarr" else target / "metrics.json"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cache.durable import write_file
 from cache.lock import held
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.results.table import metrics_of
+from pipeline.results.records import metrics_of
 from pipeline.settings.commands import SweepConfig
 from pipeline.sweeps.recipe import SweepRecipe, Trial, flags, read_recipe
 

@@ -6,24 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.images.preprocessing import IMAGENET, Preprocessing, Transform
-from pipeline.models.state_dict_layout import Layout, plain
+from pipeline.images.preprocessing import IMAGENET, Preprocessing
+from pipeline.models.backbone import Recipe
+from pipeline.models.state_dict_layout import Layout
 
 POOLED = "global average pool"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a backbone is made: its module, its preprocessing, and how a weights file becomes its state dict.
-
-    layouts: of the files that it can be loaded from; the names in the file decide which.
-    """
-
-    module: nn.Module
-    architecture: str
-    feature: str
-    preprocessing: Transform
-    layouts: tuple[Layout, ...] = (plain(),)
 
 
 @dataclass(frozen=True, kw_only=True)

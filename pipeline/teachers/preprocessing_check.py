@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from pipeline.teachers.registry import TEACHERS
 
 # A published weights file's name, with which the registry's words on where it is begin, and the teacher it is of.

@@ -8,7 +8,9 @@ from torch import nn
 
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.models.architectures import torchvision_network
-from pipeline.models.state_dict_layout import (
+from pipeline.models.state_dict_layout import Layout, plain
+from pipeline.models.wide_resnet import WideResNet50
+from pipeline.teachers.checkpoint_layouts import (
     COMPRESS_BARE_ALEXNET,
     DINO,
     DINO_FULL,
@@ -17,11 +19,8 @@ from pipeline.models.state_dict_layout import (
     MOCO,
     SIMCLR_FLAT,
     SWAV,
-    Layout,
     compress,
-    plain,
 )
-from pipeline.models.wide_resnet import WideResNet50
 from pipeline.teachers.entry import POOLED, TeacherEntry, published
 
 BICUBIC = replace(IMAGENET, interpolation="bicubic")

@@ -1,74 +1,24 @@
 """Teachers: frozen backbones with their preprocessing, built by name and loaded strictly."""
 
-import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torchvision
-from PIL import Image
 from torch import nn
 
-from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.images.preprocessing import IMAGENET, Preprocessing, Transform, as_transform
-from pipeline.models.architectures import Network, feature_width, open_network
+from pipeline.errors import WrongUse, suggest
+from pipeline.images.preprocessing import IMAGENET, Preprocessing, as_transform
+from pipeline.models.architectures import Network, open_network
+from pipeline.models.backbone import Backbone, Recipe, freeze, load_weights
 from pipeline.models.checkpoints import (
     check_sha256,
-    load_safetensors,
-    load_state,
-    load_strictly,
-    weights_sha256,
 )
-from pipeline.models.state_dict_layout import Layout, choose, plain
-from pipeline.models.students import build_student
-from pipeline.teachers.entry import Recipe, TeacherEntry
+from pipeline.models.state_dict_layout import Layout, plain
+from pipeline.models.student_file import student_recipe
+from pipeline.teachers.entry import TeacherEntry
 from pipeline.teachers.published import PUBLISHED
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "assets" / "demo-teacher.safetensors"
-NO_WEIGHTS = "0" * 64  # as long as a sha256
 AS_THEY_ARE = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A frozen network in eval mode: images (B, 3, H, W) -> features (B, dim), not normalised."""
-
-    name: str
-    module: nn.Module
-    dim: int
-    preprocessing: Transform
-    architecture: str
-    weights_sha256: str
-    feature: str
-
-    def identity(self) -> dict[str, Any]:
-        """What it is, as plain JSON values: a part of the identity of every store that it makes."""
-        return {
-            "architecture": self.architecture,
-            "weights": self.weights_sha256,
-            "feature": self.feature,
-            "dim": self.dim,
-            "preprocessing": self.preprocessing.identity(),
-        }
-
-
-def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
-    """A network that this project trained, from the safetensors file of its run or its export.
-
-    Its input is that of its evaluation, at the size it was trained at or another; half precision becomes single.
-    """
-    state, metadata = load_safetensors(path)
-    try:
-        name, trained_at = metadata["student"], int(metadata["image_size"])
-        mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
-        feature = metadata["feature"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
-    size = image_size or trained_at
-    module = build_student(name, image_size=size, seed=0).network
-    load_strictly(module, state, str(path))
-    preprocessing = replace(IMAGENET, mean=mean, std=std).at(size)
-    return Recipe(module=module, architecture=name, feature=feature, preprocessing=preprocessing)
 
 
 def demo_recipe() -> Recipe:
@@ -112,8 +62,8 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
         raise WrongUse(f"the weights file {weights} does not exist")
     recipe = _find_recipe(name, weights, image_size)
     if weights is not None:
-        _load_weights(recipe, weights, name)
-    return _freeze(recipe, name, image_size)
+        load_weights(recipe, weights, name)
+    return freeze(recipe, name, image_size)
 
 
 def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
@@ -127,18 +77,7 @@ def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
         recipe = _library(name, Path(), image_size)
     else:
         recipe = _find_recipe(name, None, image_size)
-    return _freeze(recipe, name, image_size, device="meta")
-
-
-def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
-    """The student of a run folder, or of a .safetensors that `export` wrote, as it is evaluated.
-
-    image_size: another than its own, in px. Raises WrongUse where there is neither.
-    """
-    if not run.is_dir() and run.suffix != ".safetensors":
-        raise WrongUse(f"the run folder {run} does not exist; give one, or a .safetensors of `export`")
-    recipe = student_recipe(run / "student.safetensors" if run.is_dir() else run, image_size)
-    return _freeze(recipe, recipe.architecture)
+    return freeze(recipe, name, image_size, device="meta")
 
 
 def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Recipe:
@@ -230,37 +169,3 @@ def own_names(network: Network) -> tuple[Layout]:
     """The layout of a network's own files, which may still hold the layers that were left out."""
     own = network.module.state_dict()
     return (plain(*(head for head in network.heads if f"{head}.weight" not in own)),)
-
-
-def _load_weights(recipe: Recipe, weights: Path, name: str) -> None:
-    _give_memory(recipe.module)
-    state = load_state(weights)
-    layout = choose(recipe.layouts, state, recipe.module.state_dict())
-    try:
-        load_strictly(recipe.module, layout.read(state), f"{name} in {weights}")
-    except PipelineError as error:
-        raise PipelineError(f"{error}; `teachers --check {weights}` tells what it holds") from error
-
-
-def _give_memory(module: nn.Module) -> None:
-    """Put a module that was built on the meta device on the CPU; what a file need not hold is what it is at first."""
-    if any(tensor.is_meta for tensor in module.state_dict().values()):
-        module.to_empty(device="cpu")
-        for name, buffer in module.named_buffers():
-            if name.endswith("num_batches_tracked"):
-                buffer.zero_()
-
-
-def _freeze(recipe: Recipe, name: str, image_size: int | None = None, *, device: str = "cpu") -> Backbone:
-    preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
-    module = recipe.module.eval().requires_grad_(False).to(device)
-    example = preprocessing.transform(Image.new("RGB", (256, 256))).to(device)
-    return Backbone(
-        name=name,
-        module=module,
-        dim=feature_width(module, example[None], name),
-        preprocessing=preprocessing,
-        architecture=recipe.architecture,
-        weights_sha256=weights_sha256(module) if device == "cpu" else NO_WEIGHTS,
-        feature=recipe.feature,
-    )

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from cache.errors import IdentityMismatch
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from cache.reader import Store
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.errors import WrongUse
-from pipeline.teachers.registry import Backbone
+from pipeline.models.backbone import Backbone
+from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def open_maker(store: Store, teacher: str = "", weights: Path | None = None) -> tuple[BackboneSpec, Backbone]:

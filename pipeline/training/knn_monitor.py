@@ -6,7 +6,8 @@ import torch
 from pipeline.evaluate.features import Features
 from pipeline.evaluate.knn import evaluate
 from pipeline.images.dataset import Dataset, DatasetSplit
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.models.students import Student
 from pipeline.settings.commands import DistillConfig, PretrainConfig
 

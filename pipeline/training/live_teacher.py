@@ -11,9 +11,9 @@ from torchvision.transforms.v2.functional import resize
 from cache.reader import Store
 from pipeline.errors import WrongUse
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
-from pipeline.objectives.objective import Batch
+from pipeline.loading.batch import Batch
+from pipeline.models.backbone import Backbone
 from pipeline.settings.commands import DistillConfig
-from pipeline.teachers.registry import Backbone
 from pipeline.teachers.teacher_of_cache import open_maker
 
 

@@ -15,16 +15,17 @@ from cache.reader import Split
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
 from pipeline.loading.color_jitter import ColourJitter
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.optimizer import learning_rate
+from pipeline.results.run_record import open_run
 from pipeline.runtime.distributed import World, agreed, leave, peers_in_words
 from pipeline.runtime.out_of_memory import give_back
 from pipeline.runtime.signals import StopRequest
 from pipeline.settings.field import as_json, defaults
 from pipeline.training.knn_monitor import NearestMonitor
 from pipeline.training.live_teacher import LiveTeacher
-from pipeline.training.run_log import open_run
 from pipeline.training.student_run import StudentRun
 
 LOG_EVERY = 10

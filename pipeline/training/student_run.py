@@ -8,20 +8,16 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cache.layout import identity_difference
+from cache.identity import identity_difference
 from cache.sigbus import require_sizes
 from pipeline.errors import PipelineError
+from pipeline.loading.batch import Batch
 from pipeline.loading.random_crop import stream
-from pipeline.models.checkpoints import (
-    first_line,
-    load_optimizer,
-    load_resume,
-    load_strictly,
-    save_resume,
-    save_student,
-)
+from pipeline.models.checkpoints import first_line, load_optimizer, load_resume, load_strictly, save_resume
+from pipeline.models.optimizer import build_optimizer
+from pipeline.models.student_file import save_student
 from pipeline.models.students import Student
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.objective import Objective
 from pipeline.runtime.distributed import World, agreed
 from pipeline.runtime.provenance import versions
 from pipeline.settings.commands import DistillConfig, PretrainConfig
@@ -29,7 +25,6 @@ from pipeline.training.health import Watch, non_finite_weights
 from pipeline.training.knn_monitor import NearestMonitor
 from pipeline.training.run_log import RunLog
 
-MOMENTUM = 0.9
 DROPOUT_STREAM = 1 << 20  # far from the streams of views, which count from 0
 STUDENT_FILE = "student.safetensors"
 RESUME_FILE = "resume.pt"
@@ -196,10 +191,3 @@ class StudentRun:
     def close(self) -> None:
         if self.log:
             self.log.close()
-
-
-def build_optimizer(config: DistillConfig | PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, the paper's, or AdamW; the rate is set at every step."""
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.wd)
-    return torch.optim.SGD(network.parameters(), config.lr, momentum=MOMENTUM, weight_decay=config.wd)

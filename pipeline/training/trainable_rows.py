@@ -15,8 +15,8 @@ from cache.errors import IncompleteStore
 from cache.layout import Status
 from cache.reader import Split
 from pipeline.errors import PipelineError
+from pipeline.results.run_record import read_config
 from pipeline.runtime.distributed import World
-from pipeline.training.run_log import read_config
 
 
 def require_whole(split: Split) -> None:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.results.table import write_into
+from pipeline.results.markdown_file import write_into
 from tests.benchmarks.figure import RESULTS, Figure, read_figure, write_figure
 
 # Each is a module bench_NAME with `measure(folder) -> Iterator[Figure]`; the folder is a scratch one of its own.

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from pipeline.images.dataset import pack
+from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.settings.commands import PackConfig
 from tests.benchmarks.figure import Figure, interleaved, ratio

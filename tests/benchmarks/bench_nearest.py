@@ -1,9 +1,8 @@
-"""Nearest-neighbour evaluation, in float32 and by a short list, against scikit-learn and the bare product."""
+"""Nearest-neighbour evaluation against scikit-learn and the bare product."""
 
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -20,66 +19,49 @@ CENTRES = 2_000
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Rows in many small crowds, as a network leaves them; and once more much alike, as one does that is untrained."""
-    train, val = crowds(shift=0.0)
-    alike = crowds(shift=3.0)
+    """Rows in many small crowds, as a network leaves them."""
+    train, val = crowds()
     a, b = torch.from_numpy(val.embedding), torch.from_numpy(train.embedding)
     seconds = interleaved(
         {
-            "short list": lambda: dict(nearest.evaluate(train, val)),
-            "float32": lambda: in_float32(train, val),
+            "here": lambda: dict(nearest.evaluate(train, val)),
             "scikit-learn, cosine": lambda: by_scikit_learn(train, val, "cosine"),
             "scikit-learn, euclidean": lambda: by_scikit_learn(train, val, "euclidean"),
-            "float32 product": lambda: a @ b.T,
-            "bfloat16 product": lambda: a.bfloat16() @ b.bfloat16().T,
-            "short list, rows much alike": lambda: dict(nearest.evaluate(*alike)),
+            "product": lambda: a @ b.T,
         }
     )
     middle = {name: statistics.median(of) for name, of in seconds.items()}
     peer = min((name for name in seconds if name.startswith("scikit")), key=middle.__getitem__)
     exact = exact_neighbours(train.embedding, val.embedding)
     found = knn(train.embedding, val.embedding, K)[1]
-    with patch("pipeline.neighbours.pays", return_value=False):
-        single = knn(train.embedding, val.embedding, K)[1]
-    details = {
-        "seconds": middle,
-        "mean cosine": mean_cosine(train),
-        "mean cosine of rows much alike": mean_cosine(alike[0]),
-        "of 50,000 neighbours, other than float64's": {
-            "short list": int((found != exact).sum()),
-            "float32": int((single != exact).sum()),
+    flops = 2 * ROWS * QUERIES * DIM
+    yield Figure(
+        name="nearest",
+        what=f"nn evaluation, {ROWS:,} x {DIM} against {QUERIES:,}, k = {K}",
+        against=f"{peer}, the faster of its two",
+        ratio=ratio(seconds, peer, "here"),
+        unit="x its speed",
+        at_least=1.2,
+        seconds=seconds,
+        bound=(
+            f"arithmetic: the bare float32 product takes {middle['product']:.2f} s "
+            f"({flops / middle['product'] / 1e9:.0f} GFLOP/s) of {middle['here']:.2f} s; "
+            f"the ceiling with torch's product is {middle[peer] / middle['product']:.1f} x"
+        ),
+        details={
+            "seconds": middle,
+            "mean cosine": mean_cosine(train),
+            "of 50,000 neighbours, other than float64's": int((found != exact).sum()),
+            "scikit-learn's accuracy": by_scikit_learn(train, val, "euclidean"),
+            "accuracy": dict(nearest.evaluate(train, val))["nn20"],
         },
-        "scikit-learn's accuracy": by_scikit_learn(train, val, "euclidean"),
-        "accuracy": dict(nearest.evaluate(train, val))["nn20"],
-    }
-    shape = f"nn evaluation, {ROWS:,} x {DIM} against {QUERIES:,}, k = {K}"
-    assert np.array_equal(found, exact), "the short list lost a neighbour"
-    for name, side, product, bar in (
-        ("nearest-fp32", "float32", "float32 product", 1.2),
-        ("nearest", "short list", "bfloat16 product", 3.0),
-    ):
-        flops = 2 * ROWS * QUERIES * DIM
-        yield Figure(
-            name=name,
-            what=f"{shape}, {side}",
-            against=f"{peer}, the faster of its two",
-            ratio=ratio(seconds, peer, side),
-            unit="x its speed",
-            at_least=bar,
-            seconds=seconds,
-            bound=(
-                f"arithmetic: the bare {product} takes {middle[product]:.2f} s "
-                f"({flops / middle[product] / 1e9:.0f} GFLOP/s) of {middle[side]:.2f} s; "
-                f"the ceiling with torch's product is {middle[peer] / middle[product]:.1f} x"
-            ),
-            details=details,
-        )
+    )
 
 
-def crowds(shift: float) -> tuple[Features, Features]:
+def crowds() -> tuple[Features, Features]:
     """Unit rows after a ReLU, around 2,000 centres, 20 a class."""
     draws = np.random.default_rng(0)
-    centres = draws.standard_normal((CENTRES, DIM), dtype=np.float32) + shift
+    centres = draws.standard_normal((CENTRES, DIM), dtype=np.float32)
     found = []
     for count in (ROWS, QUERIES):
         centre = draws.integers(0, CENTRES, count)
@@ -88,12 +70,6 @@ def crowds(shift: float) -> tuple[Features, Features]:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         found.append(Features(rows, centre % CLASSES, CLASSES))
     return found[0], found[1]
-
-
-def in_float32(train: Features, val: Features) -> dict[str, float]:
-    """The evaluation as a processor without bfloat16 does it."""
-    with patch("pipeline.neighbours.pays", return_value=False):
-        return dict(nearest.evaluate(train, val))
 
 
 def by_scikit_learn(train: Features, val: Features, metric: str) -> float:

@@ -18,10 +18,11 @@ from torchvision.datasets import ImageFolder
 from cache.reader import open_store
 from pipeline.embedding.cache_teacher import embed
 from pipeline.embedding.dask_workers import open_client
-from pipeline.embedding.extract import BackboneSpec
-from pipeline.images.dataset import Dataset, open_dataset, pack
+from pipeline.images.dataset import Dataset, open_dataset
+from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.settings.commands import PackConfig
+from pipeline.teachers.backbone_spec import BackboneSpec
 from tests.benchmarks.figure import Figure, ratio
 from tests.benchmarks.photographs import write_photographs
 

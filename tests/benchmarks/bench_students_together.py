@@ -10,10 +10,11 @@ import numpy as np
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
-from pipeline.images.dataset import Dataset, open_dataset, pack
+from pipeline.images.dataset import Dataset, open_dataset
+from pipeline.images.pack import pack
+from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
-from pipeline.objectives.objective import Batch
 from pipeline.objectives.streamed import teacher_side
 from pipeline.runtime.distributed import World, use_every_core
 from pipeline.settings.commands import DistillConfig, PackConfig

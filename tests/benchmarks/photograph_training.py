@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from cache.anchors import AnchorWindow
-from pipeline.images.dataset import pack
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.images.pack import pack
+from pipeline.loading.batch import Batch
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
-from pipeline.objectives.objective import Batch
 from pipeline.runtime.distributed import World, use_every_core
 from pipeline.settings.commands import DistillConfig, PackConfig
 from pipeline.training.student_run import StudentRun

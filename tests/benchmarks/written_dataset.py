@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.images.beton_format import FIELD, FIELDS, HEADER, IMAGE, RAW, SAMPLE, STORED
-from pipeline.images.dataset import DatasetSplit, open_dataset, pack
+from pipeline.images.dataset import DatasetSplit, open_dataset
+from pipeline.images.pack import pack
 from pipeline.settings.commands import PackConfig
 
 SIDE = 8

@@ -10,11 +10,12 @@ import torch
 from cache.reader import Split, open_store
 from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.images.decode import decode
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.models.checkpoints import load_resume
-from pipeline.results.table import load_metrics
-from pipeline.teachers.registry import load_run_student
-from pipeline.training.run_log import read_config
+from pipeline.models.student_file import load_run_student
+from pipeline.results.records import load_metrics
+from pipeline.results.run_record import read_config
 
 COLUMNS = ("status", "norm", "crop", "label", "thumb")
 

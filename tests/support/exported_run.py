@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from pipeline.models.checkpoints import save_student
+from pipeline.models.student_file import save_student
 from pipeline.models.students import Student, build_student
+from pipeline.results.run_record import open_run
 from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.settings.field import as_json
-from pipeline.training.run_log import open_run
 
 DATASET = {"split": "train", "rows": 45000, "classes": ["cat", "dog"], "images": "1a" * 32}
 TEACHER = {

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.loading.batch import Batch
+from pipeline.objectives.objective import Objective
 
 
 def one_step(

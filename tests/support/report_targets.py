@@ -11,7 +11,8 @@ from PIL import Image
 from cache.layout import ChunkKey
 from cache.reader import open_store
 from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
-from pipeline.images.dataset import Dataset, pack
+from pipeline.images.dataset import Dataset
+from pipeline.images.pack import pack
 from pipeline.settings.commands import PackConfig
 
 EVIL = ('<b>"bold"</b>', "it's\nnew", "<img src=x onerror=alert(1)>", "$x_1$ & {{ 7 * 7 }}")

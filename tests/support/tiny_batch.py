@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.reader import Split
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.loading.batch import Batch
+from pipeline.objectives.objective import Objective
 
 STUDENT_DIM = 5
 

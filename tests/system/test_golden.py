@@ -11,7 +11,8 @@ from cache.layout import ChunkKey
 from cache.reader import open_store
 from cache.writer import ChunkRows, create_split, create_store, write_chunk
 from pipeline.images.beton_writer import check_beton
-from pipeline.images.dataset import open_dataset, pack
+from pipeline.images.dataset import open_dataset
+from pipeline.images.pack import pack
 from pipeline.settings.commands import DistillConfig, PackConfig
 from pipeline.training.distill import distill
 from tests.golden.values import values

@@ -22,7 +22,7 @@ from cache.durable import write_file
 from cache.errors import StoreError
 from pipeline.embedding.cache_teacher import cache_teacher
 from pipeline.embedding.verify_repair import find, repair_cache
-from pipeline.images.dataset import pack
+from pipeline.images.pack import pack
 from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
 from tests.support.squares import draw_squares

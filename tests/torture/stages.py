@@ -130,7 +130,7 @@ def opened_store(path: Path) -> dict[str, bytes]:
 def opened_run(path: Path) -> dict[str, bytes]:
     """config.json if it is there; the student and the state are looked into, as they are those of some step."""
     from pipeline.models.checkpoints import load_resume, load_safetensors
-    from pipeline.training.run_log import read_config
+    from pipeline.results.run_record import read_config
 
     if (path / "config.json").exists():
         read_config(path)

@@ -22,9 +22,7 @@ def make_materials(shim: Shim, folder: Path) -> tuple[Materials, dict[str, list[
     materials = Materials(folder=folder)
     if not materials.images.exists():
         make_images(materials.images)
-    import_all(
-        ["pipeline.loading.quick_ffcv", "pipeline.loading.image_loader", "ffcv.writer"]
-    )  # as the fork server of `pack` does
+    import_all(["pipeline.loading.image_loader", "ffcv.writer"])  # as the fork server of `pack` does
     for stale in folder.glob("whole-*"):
         shutil.rmtree(stale)
     calls, seconds = {}, {}

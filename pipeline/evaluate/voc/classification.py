@@ -27,9 +27,10 @@ from pipeline.evaluate.voc.average_precision import (
     mean,
 )
 from pipeline.evaluate.voc.data import SPLITS, VocSplit, read_split
+from pipeline.models.backbone import Backbone
+from pipeline.models.student_file import load_run_student
 from pipeline.runtime.distributed import resolve_device
 from pipeline.settings.commands import EvalConfig
-from pipeline.teachers.registry import Backbone, load_run_student
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.layout import identity_id
+from cache.identity import identity_id
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate.voc.average_precision import IGNORED, NEGATIVE, POSITIVE, Truth
 from pipeline.images.decode import UnreadableImage, decode

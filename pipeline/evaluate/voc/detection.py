@@ -18,7 +18,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
-from cache.layout import identity_id
+from cache.identity import identity_id
 from pipeline.errors import PipelineError
 from pipeline.evaluate.voc.average_precision import AveragePrecision, average_precision, match, mean
 from pipeline.evaluate.voc.batches import IMAGES_AHEAD, batches
@@ -27,10 +27,10 @@ from pipeline.evaluate.voc.detector import DetectorShape, build_detector
 from pipeline.loading.random_crop import stream
 from pipeline.models.checkpoints import load_resume, save_resume
 from pipeline.models.optimizer import learning_rate
+from pipeline.models.student_file import load_run_student
 from pipeline.runtime.distributed import resolve_device
 from pipeline.runtime.prefetch import ahead
 from pipeline.settings.commands import EvalConfig
-from pipeline.teachers.registry import load_run_student
 
 LEARNING_RATE_IMAGES = 16
 MOMENTUM = 0.9

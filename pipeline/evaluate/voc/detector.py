@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 
 from pipeline.errors import PipelineError
-from pipeline.teachers.registry import Backbone
+from pipeline.models.backbone import Backbone
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 MAPS = ["0", "1", "2", "3"]

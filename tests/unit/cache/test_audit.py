@@ -12,7 +12,8 @@ import pytest
 from cache.audit import Fault, audit, remove
 from cache.durable import write_file
 from cache.errors import CorruptStore, FormatMismatch, NotAStore
-from cache.layout import ChunkKey, identity_id
+from cache.identity import identity_id
+from cache.layout import ChunkKey
 from cache.writer import absent_chunks, write_chunk
 from tests.support import tiny_store
 from tests.support.damage import extend, flip, truncate, zero

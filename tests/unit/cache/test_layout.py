@@ -4,14 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.columns import Column, chunk_columns, decode, encode, row_columns
-from cache.layout import (
-    ChunkKey,
-    SplitShape,
-    canonical_json,
-    chunk_rows,
-    identity_difference,
-    identity_id,
-)
+from cache.identity import canonical_json, identity_difference, identity_id
+from cache.layout import ChunkKey, SplitShape, chunk_rows
 
 EXAMPLES = settings(deadline=None, max_examples=50)
 

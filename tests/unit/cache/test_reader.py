@@ -8,7 +8,8 @@ import pytest
 import zarr
 
 from cache.errors import CorruptStore, FormatMismatch, IncompleteStore, NotAStore
-from cache.layout import ChunkKey, Status, identity_id
+from cache.identity import identity_id
+from cache.layout import ChunkKey, Status
 from cache.reader import open_store
 from cache.writer import absent_chunks, create_store
 from tests.support import tiny_store

@@ -22,15 +22,19 @@ from cache.reader import open_store
 from pipeline.embedding import cache_teacher as embedding
 from pipeline.embedding import extract as extraction
 from pipeline.embedding.array_files import export_embeddings
-from pipeline.embedding.cache_teacher import embed, embed_any, share_of_machine
-from pipeline.embedding.dask_workers import open_client, visible_device
+from pipeline.embedding.cache_teacher import embed
+from pipeline.embedding.dask_workers import open_client, share_of_machine, visible_device
 from pipeline.embedding.dispatch import RowsBar
-from pipeline.embedding.extract import BackboneSpec, Chunk, Settings, as_rows, extract
+from pipeline.embedding.embed_command import embed_any
+from pipeline.embedding.extract import Settings, as_rows, extract
+from pipeline.embedding.tasks import Chunk
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images.dataset import Dataset, open_dataset, pack
+from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.decode import UnreadableImage
+from pipeline.images.pack import pack
 from pipeline.images.sources import open_sources
 from pipeline.settings.commands import EmbedConfig, PackConfig
+from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.registry import load_teacher
 
 UNREADABLE, BLACK = 70, 3

@@ -5,7 +5,7 @@ from torch import nn
 
 from pipeline.embedding.extract import Settings, forward, move
 from pipeline.images.preprocessing import IMAGENET
-from pipeline.teachers.registry import Backbone
+from pipeline.models.backbone import Backbone
 
 SETTINGS = Settings(device="cpu", precision="fp32", batch_size=4, threads=1)
 

@@ -19,7 +19,7 @@ from pipeline.embedding import verify_repair as audit
 from pipeline.embedding.cache_teacher import cache_teacher
 from pipeline.embedding.verify_repair import repair_cache, verify_cache
 from pipeline.errors import WrongUse
-from pipeline.images.dataset import pack
+from pipeline.images.pack import pack
 from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
 from tests.support import tiny_store
 from tests.support.squares import draw_squares

@@ -14,10 +14,12 @@ from pipeline.errors import WrongUse
 from pipeline.evaluate import knn as nearest
 from pipeline.evaluate.augmented import augmented_batches
 from pipeline.evaluate.features import features_of
-from pipeline.evaluate.run import evaluate_targets, target_of
-from pipeline.images.dataset import open_dataset, pack
+from pipeline.evaluate.run import evaluate_targets
+from pipeline.images.dataset import open_dataset
+from pipeline.images.pack import pack
 from pipeline.report.markdown import write_report
-from pipeline.results.table import load_metrics, metrics_of
+from pipeline.results.records import load_metrics, metrics_of
+from pipeline.results.targets import target_of
 from pipeline.settings.commands import EvalConfig, PackConfig
 from tests.support.tiny_store import contents
 from tests.support.training_runs import untrained_run

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cache.reader import open_store
-from pipeline.embedding.cache_teacher import embed_any
+from pipeline.embedding.embed_command import embed_any
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.export.export import export_student
+from pipeline.models.student_file import load_run_student
 from pipeline.settings.commands import EmbedConfig, ExportConfig
-from pipeline.teachers.registry import load_run_student
 from pipeline.training.distill import distill
 from tests.support.exported_run import calibrated, distilled
 from tests.support.training_runs import settings

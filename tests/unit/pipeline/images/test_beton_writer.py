@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.images.beton_writer import open_for_whole_writes
+from pipeline.ffcv_patches import open_for_whole_writes
 
 LIMIT = 100  # bytes of a file: of a write across it the system takes a part, and refuses the next
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.beton_writer import PLACEHOLDER, check_beton, page_size, reduced, write_beton
-from pipeline.images.dataset import open_dataset, pack
+from pipeline.images.dataset import open_dataset
+from pipeline.images.pack import pack
 from pipeline.images.pack_split import identity_of, sole_writer, temporary
 from pipeline.images.scan import content_hash, examine, over_rows
 from pipeline.images.sources import FolderSource, open_sources

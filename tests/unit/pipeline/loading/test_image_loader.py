@@ -12,12 +12,15 @@ from PIL import Image
 
 from cache.reader import Split, open_store
 from pipeline.errors import PipelineError
-from pipeline.images.dataset import DatasetSplit, open_dataset, pack
+from pipeline.ffcv_patches import MappedReader
+from pipeline.images.dataset import DatasetSplit, open_dataset
+from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
+from pipeline.loading.batch import Batch
 from pipeline.loading.color_jitter import ColourJitter
-from pipeline.loading.image_loader import ImageLoader, MappedReader, Order
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
-from pipeline.objectives.objective import Batch
 from pipeline.settings.commands import PackConfig
 
 

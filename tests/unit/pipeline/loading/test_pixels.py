@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.images.preprocessing import IMAGENET
-from pipeline.loading.pixels import imagenet_table, look_up
+from pipeline.loading.image_loader import imagenet_table, look_up
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 16, 16, 3)])

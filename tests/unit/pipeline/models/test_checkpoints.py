@@ -24,9 +24,9 @@ from pipeline.models.checkpoints import (
     open_weights,
     save_resume,
     save_safetensors,
-    save_student,
     weights_sha256,
 )
+from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.models.backbone import Recipe
 from pipeline.models.checkpoints import misfits, open_weights
-from pipeline.models.state_dict_layout import COMPRESS_BARE_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES, choose
-from pipeline.teachers.entry import Recipe
+from pipeline.models.state_dict_layout import choose
+from pipeline.teachers.checkpoint_layouts import COMPRESS_BARE_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
 from pipeline.teachers.published import PUBLISHED
 from tests.support.published_files import CASES, Held, State
 

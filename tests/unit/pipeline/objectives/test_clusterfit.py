@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from cache.layout import ChunkKey, SplitShape
 from cache.reader import Split, open_store
 from cache.writer import ChunkRows, normalise, write_chunk
+from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
 from pipeline.objectives import clusterfit
 from pipeline.objectives.clusterfit import ClusterFit
-from pipeline.objectives.objective import Batch
 from tests.support.one_step import one_step
 from tests.support.tiny_store import create, written
 from tests.support.two_ranks import on_two_ranks

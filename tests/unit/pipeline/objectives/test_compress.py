@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from cache.anchors import AnchorWindow
 from cache.layout import SplitShape
 from cache.reader import Split, open_store
+from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import Compress1q, Compress2q
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.objective import Objective
 from pipeline.objectives.streamed import streamed_kl
 from tests.support.tiny_store import written
 from tests.support.two_ranks import on_two_ranks

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cache.layout import SplitShape
 from cache.reader import Split, open_store
+from pipeline.loading.batch import Batch
 from pipeline.objectives.crd import CRD, nce
-from pipeline.objectives.objective import Batch
 from tests.support.one_step import one_step
 from tests.support.tiny_store import written
 from tests.support.two_ranks import on_two_ranks

@@ -10,9 +10,9 @@ import pytest
 from pipeline.errors import WrongUse
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report.registries import defaults_of
+from pipeline.results.run_record import read_config
 from pipeline.settings.commands import DistillConfig
 from pipeline.training.distill import distill
-from pipeline.training.run_log import read_config
 from tests.support import training_runs
 
 PLACES = {name: Path(name) for name in ("dataset", "cache", "run")}

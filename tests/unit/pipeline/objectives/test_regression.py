@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cache.layout import SplitShape
 from cache.reader import Split, open_store
-from pipeline.objectives.objective import Batch
+from pipeline.loading.batch import Batch
 from pipeline.objectives.regression import Regression, RegressionBN
 from tests.support.tiny_batch import STUDENT_DIM, eligible_batch, gradient_of, losses_of_descent, slope
 from tests.support.tiny_store import written

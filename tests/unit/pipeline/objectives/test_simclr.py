@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.objectives.objective import Batch
+from pipeline.loading.batch import Batch
 from pipeline.objectives.simclr import SimCLR, nt_xent
-from pipeline.runtime.ranks import gather_ranks
+from pipeline.runtime.distributed import gather_ranks
 from tests.support.two_ranks import on_two_ranks
 
 

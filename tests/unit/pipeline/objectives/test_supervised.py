@@ -8,7 +8,7 @@ import torch
 from cache.layout import SplitShape
 from cache.reader import Split
 from pipeline.errors import WrongUse
-from pipeline.objectives.objective import Batch
+from pipeline.loading.batch import Batch
 from pipeline.objectives.supervised import Supervised, labelled_classes
 from tests.support.tiny_batch import STUDENT_DIM, gradient_of, losses_of_descent
 from tests.support.tiny_store import written

@@ -12,7 +12,6 @@ from torch import nn
 import cli
 from cache.layout import SplitShape
 from pipeline.embedding.cache_teacher import embed
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.errors import WrongUse
 from pipeline.images.beton_format import beton_bytes, open_beton
 from pipeline.images.beton_writer import SMALLEST_PAGE
@@ -20,13 +19,13 @@ from pipeline.images.dataset import open_dataset
 from pipeline.models.students import build_student
 from pipeline.planning import benchmark as measuring
 from pipeline.planning.inputs import busiest, packed_images, planned_images
-from pipeline.planning.network_cost import LiveTensors, forward_cost, parameter_bytes, step_cost
+from pipeline.planning.network_cost import LiveTensors, forward_cost, open_teacher, parameter_bytes, step_cost
 from pipeline.planning.plan import STAGE_TWO_PROCESS, Plan, cache_footprint
 from pipeline.planning.rates import RESNET50_STEP_FLOPS
-from pipeline.planning.stage_costs import open_teacher
 from pipeline.planning.table import human_time, markdown, planned
 from pipeline.settings.commands import PlanConfig
 from pipeline.settings.toml_file import from_toml
+from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def sgd(module: nn.Module) -> torch.optim.Optimizer:

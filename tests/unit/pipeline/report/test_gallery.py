@@ -10,8 +10,17 @@ from report_targets import PLAIN, dataset_of, write_store
 from cache.reader import open_store
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset
-from pipeline.report.gallery import IMAGES, NEIGHBOURS, QUERIES, clustering, majority, strips
-from pipeline.report.pictures import SIDE, data_uri, picture
+from pipeline.report.gallery import (
+    IMAGES,
+    NEIGHBOURS,
+    QUERIES,
+    SIDE,
+    clustering,
+    data_uri,
+    majority,
+    picture,
+    strips,
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from report_targets import write_run, write_store
 
 from cache.reader import open_store
 from pipeline.images.dataset import open_dataset
-from pipeline.report.lineage import lineage, plain
+from pipeline.report.lineage import lineage
 from pipeline.report.systems import load_systems
+from pipeline.results.plain_text import plain
 
 
 def test_every_id_from_the_dataset_to_the_metrics_is_told(tmp_path: Path, packed: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.results.metrics_file import Evaluation, is_recorded, read, record
-from pipeline.results.table import load_metrics
+from pipeline.results.records import load_metrics
 
 OWN, BIRDS = "0" * 16, "b" * 16
 

@@ -8,15 +8,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.results.table import (
-    Result,
-    gap_closed,
-    load_metrics,
-    markdown_table,
-    provenance_lines,
-    terminal_table,
-    write_into,
-)
+from pipeline.results.markdown_file import write_into
+from pipeline.results.records import Result, load_metrics
+from pipeline.results.table import gap_closed, markdown_table, provenance_lines, terminal_table
 
 
 def result(

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pipeline.embedding.cache_teacher import embed
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.runtime.out_of_memory import give_back, memory_in_words
+from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.training.distill import distill
 from pipeline.training.student_run import StudentRun
 from tests.support.training_runs import settings

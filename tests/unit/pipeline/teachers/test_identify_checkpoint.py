@@ -10,7 +10,8 @@ import torchvision
 
 import cli
 from pipeline.errors import PipelineError
-from pipeline.models.checkpoints import open_weights, save_student
+from pipeline.models.checkpoints import open_weights
+from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
 from pipeline.teachers.identify_checkpoint import Fit, recognise
 from pipeline.teachers.published import PUBLISHED

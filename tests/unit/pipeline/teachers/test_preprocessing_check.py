@@ -9,9 +9,9 @@ import torch
 
 from cache.writer import create_store
 from pipeline.embedding.cache_teacher import embed
-from pipeline.embedding.extract import BackboneSpec
 from pipeline.images.dataset import open_dataset
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
+from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import (
     known_teacher,
     preprocessing_differences,

@@ -11,9 +11,10 @@ from torch import nn
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.export.export import halved
 from pipeline.images.preprocessing import IMAGENET, OwnPreprocessing, Preprocessing, from_mapping
-from pipeline.models.checkpoints import load_safetensors, save_safetensors, save_student, weights_sha256
+from pipeline.models.checkpoints import load_safetensors, save_safetensors, weights_sha256
+from pipeline.models.student_file import load_run_student, save_student, student_recipe
 from pipeline.models.students import build_student
-from pipeline.teachers.registry import TEACHERS, load_run_student, load_teacher, student_recipe
+from pipeline.teachers.registry import TEACHERS, load_teacher
 
 PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

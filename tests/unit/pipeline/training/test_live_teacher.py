@@ -20,9 +20,10 @@ from pipeline.embedding.cache_teacher import cache_teacher
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
-from pipeline.loading.image_loader import ImageLoader, Order
+from pipeline.loading.batch import Batch
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 from pipeline.models.checkpoints import load_resume, save_safetensors
-from pipeline.objectives.objective import Batch
 from pipeline.objectives.regression import RegressionBN
 from pipeline.settings.commands import CacheTeacherConfig, DistillConfig
 from pipeline.teachers.registry import load_teacher

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.training.run_log import RunLog, open_run, read_config
+from pipeline.results.run_record import open_run, read_config
+from pipeline.training.run_log import RunLog
 
 
 def test_lines_after_the_checkpoint_and_a_torn_one_are_dropped(tmp_path: Path) -> None:

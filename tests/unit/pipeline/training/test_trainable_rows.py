@@ -14,9 +14,9 @@ from cache.reader import open_store
 from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
+from pipeline.results.run_record import read_config
 from pipeline.runtime.distributed import World
 from pipeline.training.distill import distill
-from pipeline.training.run_log import read_config
 from pipeline.training.student_run import StudentRun
 from pipeline.training.trainable_rows import chunks_of_run, chunks_there, left_out, usable_rows
 from tests.support.tiny_store import create, write

@@ -18,7 +18,7 @@ from pipeline.evaluate.voc.classification import (
     fit,
     scores,
 )
-from pipeline.models.checkpoints import save_student
+from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
 from pipeline.settings.commands import EvalConfig
 from tests.support.voc_folder import draw_voc

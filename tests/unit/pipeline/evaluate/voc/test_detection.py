@@ -20,10 +20,9 @@ from pipeline.evaluate.voc.detection import (
     precision_of,
 )
 from pipeline.evaluate.voc.detector import DetectorShape, build_detector
-from pipeline.models.checkpoints import save_student
+from pipeline.models.student_file import load_run_student, save_student
 from pipeline.models.students import build_student
 from pipeline.settings.commands import EvalConfig
-from pipeline.teachers.registry import load_run_student
 from tests.support.voc_folder import COLOURS, draw_voc
 
 SHAPE = DetectorShape(image_size=128, proposals=200, regions=32, head=128, pyramid=16)

@@ -7,9 +7,9 @@ import pytest
 from pipeline.errors import WrongUse
 from pipeline.evaluate.run import evaluate_targets
 from pipeline.models.checkpoints import weights_sha256
-from pipeline.results.table import load_metrics
+from pipeline.models.student_file import load_run_student
+from pipeline.results.records import load_metrics
 from pipeline.settings.commands import EvalConfig, PretrainConfig
-from pipeline.teachers.registry import load_run_student
 from pipeline.training.pretrain import pretrain
 from tests.support.voc_folder import draw_voc
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.ffcv_patches import MappedReader
 from pipeline.images.dataset import open_dataset
-from pipeline.loading.image_loader import MappedReader
 
 
 def test_the_tables_are_those_that_ffcv_reads(packed: Path) -> None:

@@ -1,0 +1,52 @@
+"""`embed`: a student or a teacher over a dataset or a plain folder of images."""
+
+from typing import Any
+
+from pipeline.embedding.array_files import SUFFIXES, embed_images
+from pipeline.embedding.cache_teacher import embed
+from pipeline.errors import WrongUse
+from pipeline.images.dataset import DESCRIPTION, open_dataset
+from pipeline.images.sources import open_sources
+from pipeline.runtime.out_of_memory import memory_in_words
+from pipeline.settings.commands import EmbedConfig
+from pipeline.teachers.backbone_spec import BackboneSpec
+
+
+@memory_in_words("--batch-size", "--image-size")
+def embed_any(config: EmbedConfig) -> None:
+    """Run `embed`: a run's student or a teacher over a dataset or a plain folder, into a store or a file."""
+    spec = _spec(config)
+    is_dataset = (config.data / DESCRIPTION).exists()
+    options: dict[str, Any] = {
+        "device": config.device,
+        "precision": config.amp_dtype,
+        "batch_size": config.batch_size,
+        "progress": True,
+    }
+    if config.out.suffix in SUFFIXES:
+        dataset = open_dataset(config.data) if is_dataset else None
+        sources = {name: split.source for name, split in dataset.splits.items()} if dataset else None
+        rows, unreadable = embed_images(spec, sources or open_sources(config.data), config.out, **options)
+        print(f"{config.out}: {rows} rows, {unreadable} of them unreadable")
+    elif is_dataset:
+        report = embed(spec, open_dataset(config.data), config.out, workers=config.workers, **options)
+        print(f"{config.out}: {report}")
+    else:
+        raise WrongUse(
+            f"{config.data} is no dataset, and a store has a dataset's rows; let OUT end in "
+            f"{' or '.join(SUFFIXES)}, or `python cli.py pack {config.data} DATASET` first"
+        )
+
+
+def _spec(config: EmbedConfig) -> BackboneSpec:
+    if (config.run is None) == (config.teacher is None):
+        raise WrongUse("give either --run RUN or --teacher NAME")
+    if config.run is not None and config.weights is not None:
+        raise WrongUse("--weights belongs to --teacher; a run has its own")
+    return BackboneSpec(
+        kind="teacher" if config.run is None else "run",
+        name=config.teacher or "",
+        weights=config.weights,
+        image_size=config.image_size or None,
+        run=config.run,
+    )
