@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.models.backbone import Backbone
 from pipeline.runtime.distributed import resolve_device
-from pipeline.runtime.out_of_memory import memory_in_words
+from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import CacheTeacherConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
@@ -27,7 +27,7 @@ from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 FAILURES_SHOWN = 5
 
 
-@memory_in_words("--batch-size", "--image-size")
+@explain_out_of_memory("--batch-size", "--image-size")
 def cache_teacher(config: CacheTeacherConfig) -> None:
     """Run `cache-teacher`: a teacher over a dataset into config.cache."""
     spec = BackboneSpec(

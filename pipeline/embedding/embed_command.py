@@ -7,12 +7,12 @@ from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import DESCRIPTION, open_dataset
 from pipeline.images.sources import open_sources
-from pipeline.runtime.out_of_memory import memory_in_words
+from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import EmbedConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
-@memory_in_words("--batch-size", "--image-size")
+@explain_out_of_memory("--batch-size", "--image-size")
 def embed_any(config: EmbedConfig) -> None:
     """Run `embed`: a run's student or a teacher over a dataset or a plain folder, into a store or a file."""
     spec = _spec(config)

@@ -24,7 +24,7 @@ from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
 from pipeline.runtime.distributed import resolve_device
 from pipeline.settings.commands import RepairConfig, VerifyConfig
-from pipeline.teachers.teacher_of_cache import open_maker
+from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 LOWEST_COSINE = 0.999
 MOST_SHOWN = 50
@@ -113,7 +113,7 @@ def mend(config: RepairConfig, faults: list[Fault]) -> None:
     """Delete the chunks at fault and extract them again, once it is known that this can be done."""
     store, dataset = open_store(config.cache), open_dataset(config.dataset)
     require_same(store, dataset)
-    spec, _ = open_maker(store, config.teacher, config.weights)
+    spec, _ = open_teacher_of_cache(store, config.teacher, config.weights)
     for fault in faults[:MOST_SHOWN]:
         print(f"repairing: {fault}", file=sys.stderr)
     with sole_writer(config.cache):
@@ -158,7 +158,7 @@ def joins(split: Split, dataset: DatasetSplit) -> Iterator[Fault]:
 
 def meaning(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fault]:
     """The chunks of view 0 with rows, of the random ones of all splits, that the teacher does not say again."""
-    _, backbone = open_maker(store, config.teacher, config.weights)
+    _, backbone = open_teacher_of_cache(store, config.teacher, config.weights)
     splits = [store.split(name) for name in store.splits]
     ends = np.cumsum([split.shape.rows for split in splits])
     draws = np.random.default_rng(config.seed)

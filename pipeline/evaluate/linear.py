@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import Features, require_comparable
-from pipeline.runtime.prefetch import ahead
+from pipeline.runtime.prefetch import prefetch
 
 EPOCHS = 40
 BATCH_ROWS = 256
@@ -105,7 +105,7 @@ def cached_batches(train: Features, seed: int) -> EpochBatches:
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(labels)))
-        for several in ahead(gathered, order.split(BATCH_ROWS * BATCHES_AHEAD), threads=1, most=1):
+        for several in prefetch(gathered, order.split(BATCH_ROWS * BATCHES_AHEAD), threads=1, most=1):
             yield from zip(*(part.split(BATCH_ROWS) for part in several), strict=True)
 
     return batches

@@ -67,7 +67,9 @@ def brightness_steps(image: Image.Image) -> NDArray[np.int16]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise UnreadableImage("floating-point pixels have no agreed range; convert the file to 8 or 16 bits")
+        raise UnreadableImage(
+            "floating-point pixels have no any_rank range; convert the file to 8 or 16 bits"
+        )
     if image.mode.startswith("I"):
         return _from_16_bits(image).convert("RGB")
     if image.has_transparency_data:

@@ -9,7 +9,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColourJitter:
+class ColorJitter:
     """Brightness, contrast and saturation by factors within 1 +- strength, and grayscale with a probability.
 
     SimCLR's jitter (Chen et al. 2020, appendix A) without its hue.

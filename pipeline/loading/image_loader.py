@@ -25,7 +25,7 @@ from cache.unmapped_rows import require_read
 from pipeline.errors import PipelineError
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
-from pipeline.loading.color_jitter import ColourJitter
+from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.ffcv_operations import ResumableOrder, pipelines
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, stream
@@ -51,7 +51,7 @@ class ImageLoader:
         crops: tuple[RandomCrop | None, ...] = (None,),
         seed: int = 0,
         teacher: Split | None = None,
-        colour: ColourJitter | None = None,
+        colour: ColorJitter | None = None,
         workers: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:

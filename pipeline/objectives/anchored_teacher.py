@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.bank import AnchorRing
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.streamed import TeacherSide, divergence, teacher_side
 
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -31,7 +31,7 @@ class AnchoredTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.product_dtype = PRODUCT_DTYPES[precision]
-        self.ring = AnchorRing(split, window, centred=precision == "bf16")
+        self.ring = AnchorQueue(split, window, centred=precision == "bf16")
         self.tau, self.own_anchor = tau, own_anchor
         self.known: tuple[int, Tensor, TeacherSide] | None = None
 

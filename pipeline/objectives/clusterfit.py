@@ -12,8 +12,8 @@ from tqdm import tqdm
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
-from pipeline.objectives.bank import EMPTY, fetch
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.runtime.distributed import from_first_rank, is_first_rank
 
 

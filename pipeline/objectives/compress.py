@@ -11,8 +11,8 @@ from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
-from pipeline.objectives.bank import AnchorBank
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.queues import KeyQueue
 from pipeline.objectives.streamed import streamed_kl
 from pipeline.runtime.distributed import gather_ranks
 
@@ -50,7 +50,7 @@ class Compress1q(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.divergence(unit(embeddings[0]), batch, step, tau=self.tau)
+        return self.teacher.divergence(l2_normalize(embeddings[0]), batch, step, tau=self.tau)
 
 
 class Compress2q(Objective):
@@ -80,7 +80,7 @@ class Compress2q(Objective):
         self.head_dim = head_dim
         self.momentum = momentum
         self.tau = tau
-        self.bank = AnchorBank(split, anchors, head_dim or student_dim, live=live)
+        self.bank = KeyQueue(split, anchors, head_dim or student_dim, live=live)
         self.key_encoder: nn.Module | None = None
 
     def describe(self) -> str:
@@ -94,7 +94,7 @@ class Compress2q(Objective):
             self.key_encoder = deepcopy(network).requires_grad_(False).train()
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        query, teacher, bank = unit(embeddings[0]), teacher_of(batch), self.bank
+        query, teacher, bank = l2_normalize(embeddings[0]), teacher_of(batch), self.bank
         own = bank.slots_of(batch.rows)
         return streamed_kl(query, teacher, bank.keys, bank.teacher, tau=self.tau, own=own, filled=bank.filled)
 
@@ -102,12 +102,14 @@ class Compress2q(Objective):
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
         keys = embeddings[0]
         if self.key_encoder is not None:
-            follow(self.key_encoder, network, self.momentum)
+            ema_update(self.key_encoder, network, self.momentum)
             keys = self.key_encoder(batch.images[0])
-        self.bank.enqueue(*map(gather_ranks, (batch.rows.to(keys.device), unit(keys), teacher_of(batch))))
+        self.bank.enqueue(
+            *map(gather_ranks, (batch.rows.to(keys.device), l2_normalize(keys), teacher_of(batch)))
+        )
 
 
-def unit(embedding: Tensor) -> Tensor:
+def l2_normalize(embedding: Tensor) -> Tensor:
     """The rows of (B, D) at length 1, in float32."""
     return F.normalize(embedding.float(), dim=1)
 
@@ -118,7 +120,7 @@ def teacher_of(batch: Batch) -> Tensor:
     return batch.teacher
 
 
-def follow(average: nn.Module, network: nn.Module, momentum: float) -> None:
+def ema_update(average: nn.Module, network: nn.Module, momentum: float) -> None:
     """Move the parameters of `average` to momentum * average + (1 - momentum) * network, in place."""
     for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, 1 - momentum)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress import teacher_of, unit
+from pipeline.objectives.compress import l2_normalize, teacher_of
 from pipeline.objectives.objective import Objective
 from pipeline.runtime.distributed import gather_ranks
 
@@ -97,7 +97,7 @@ class CRD(Objective):
         return head
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        queries = unit(embeddings[0]), self.projected_teacher(batch)
+        queries = l2_normalize(embeddings[0]), self.projected_teacher(batch)
         places = self.places(batch.rows)
         drawn = self.drawn(step)
         with torch.autocast(places.device.type, enabled=False):
@@ -113,15 +113,15 @@ class CRD(Objective):
     @torch.no_grad()
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
         places = gather_ranks(self.places(batch.rows))
-        sides = unit(embeddings[0]), self.projected_teacher(batch)
+        sides = l2_normalize(embeddings[0]), self.projected_teacher(batch)
         for memory, projections in zip((self.student_memory, self.teacher_memory), sides, strict=True):
             average = memory[places].float().lerp(gather_ranks(projections), 1 - self.momentum)
-            memory[places] = unit(average).half()
+            memory[places] = l2_normalize(average).half()
 
     def projected_teacher(self, batch: Batch) -> Tensor:
         """The unit projections (B, 128) float32 of the teacher's rows."""
         (head,) = self.projections
-        return unit(head.teacher(teacher_of(batch).float()))
+        return l2_normalize(head.teacher(teacher_of(batch).float()))
 
     def places(self, rows: Tensor) -> Tensor:
         """Where rows (B,) stand in the memories."""

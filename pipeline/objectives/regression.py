@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress import teacher_of, unit
+from pipeline.objectives.compress import l2_normalize, teacher_of
 from pipeline.objectives.objective import Objective
 from pipeline.runtime.distributed import gather_ranks
 
@@ -31,7 +31,7 @@ class Regression(Objective):
         return nn.Linear(self.student_dim, self.teacher_dim)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return (unit(embeddings[0]) - unit(teacher_of(batch))).square().sum(1).mean()
+        return (l2_normalize(embeddings[0]) - l2_normalize(teacher_of(batch))).square().sum(1).mean()
 
 
 class RegressionBN(Objective):

@@ -8,7 +8,7 @@ from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
-from pipeline.objectives.compress import unit
+from pipeline.objectives.compress import l2_normalize
 from pipeline.objectives.objective import Objective
 
 DEFAULT_ANCHORS = 65_536
@@ -60,4 +60,4 @@ class Seed(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.divergence(unit(embeddings[0]), batch, step, tau=self.student_tau)
+        return self.teacher.divergence(l2_normalize(embeddings[0]), batch, step, tau=self.student_tau)

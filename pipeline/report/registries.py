@@ -10,7 +10,7 @@ from rich.text import Text
 from pipeline.models.checkpoints import listed, open_weights
 from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, ObjectiveEntry
-from pipeline.teachers.identify_checkpoint import recognise
+from pipeline.teachers.identify_checkpoint import identify
 from pipeline.teachers.registry import TEACHERS
 
 
@@ -58,7 +58,7 @@ def print_check(path: Path) -> None:
         print(f"a student of this project, {file.metadata['student']}")
         print(f"use it: python cli.py embed DATASET OUT.zarr --run {quoted}")
         return
-    fits = recognise(file, path)
+    fits = identify(file, path)
     if len(fits) > 1:
         print(
             "its names alone leave several possible; they differ in input, so choose by where the file is from"

@@ -51,7 +51,7 @@ def join(device: str) -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     if not dist.is_initialized():
-        with peers_in_words():
+        with explain_lost_rank():
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
 
@@ -63,7 +63,7 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def peers_in_words() -> Iterator[None]:
+def explain_lost_rank() -> Iterator[None]:
     """While open, a rank that died or hangs is a PipelineError on the others, which wait for it."""
     try:
         yield
@@ -78,7 +78,7 @@ def peers_in_words() -> Iterator[None]:
         ) from error
 
 
-def agreed(wish: bool, world: World, device: str) -> bool:
+def any_rank(wish: bool, world: World, device: str) -> bool:
     """Whether any rank wishes it, so that all ranks do the same at the same step."""
     if world.size == 1:
         return wish

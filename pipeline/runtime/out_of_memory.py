@@ -21,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_in_words(*flags: str) -> Iterator[None]:
+def explain_out_of_memory(*flags: str) -> Iterator[None]:
     """While open, running out of memory is a PipelineError that names the flags that need less."""
     try:
         yield

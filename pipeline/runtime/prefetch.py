@@ -9,7 +9,9 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(prepare: Callable[[Item], Made], items: Iterable[Item], threads: int, most: int) -> Iterator[Made]:
+def prefetch(
+    prepare: Callable[[Item], Made], items: Iterable[Item], threads: int, most: int
+) -> Iterator[Made]:
     """prepare(item) for each item in order; at most so many of the next ones are made or waiting."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads) as pool:

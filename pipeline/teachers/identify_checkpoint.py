@@ -41,7 +41,7 @@ class Fit:
     left_over: tuple[str, ...]
 
 
-def recognise(file: WeightsFile, path: Path) -> list[Fit]:
+def identify(file: WeightsFile, path: Path) -> list[Fit]:
     """The teachers that a file fits: those whose layout has a mark that the file bears, else all.
 
     Raises PipelineError with the file's first keys, or with what keeps it from the nearest teacher.

@@ -10,7 +10,9 @@ from pipeline.models.backbone import Backbone
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
-def open_maker(store: Store, teacher: str = "", weights: Path | None = None) -> tuple[BackboneSpec, Backbone]:
+def open_teacher_of_cache(
+    store: Store, teacher: str = "", weights: Path | None = None
+) -> tuple[BackboneSpec, Backbone]:
     """A store's backbone, and how a worker loads it. teacher, weights: what the store does not tell.
 
     A student's store lies in its run folder, which says the rest. Raises WrongUse when nothing tells which backbone

@@ -10,7 +10,7 @@ from pipeline.models.students import build_student
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objectives, resolved
 from pipeline.runtime.distributed import join, resolve_device, use_every_core
-from pipeline.runtime.out_of_memory import memory_in_words
+from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
@@ -19,7 +19,7 @@ from pipeline.training.student_run import StudentRun
 from pipeline.training.trainable_rows import chunks_of_run, chunks_there, left_out, require_whole, usable_rows
 
 
-@memory_in_words("--batch-size", "--image-size", "--anchors")
+@explain_out_of_memory("--batch-size", "--image-size", "--anchors")
 def distill(*configs: DistillConfig) -> None:
     """Train a student from a cache into a run folder, going on where an interrupted run stopped.
 

@@ -14,7 +14,7 @@ from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.loading.batch import Batch
 from pipeline.models.backbone import Backbone
 from pipeline.settings.commands import DistillConfig
-from pipeline.teachers.teacher_of_cache import open_maker
+from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 
 class LiveTeacher:
@@ -72,5 +72,5 @@ def open_live_teacher(config: DistillConfig, cache: Store, device: str) -> LiveT
             f"the teacher of {cache.path} has a preprocessing of its own, which cannot be fed with a student's crop; "
             "leave --live-teacher out"
         )
-    _, backbone = open_maker(cache, config.teacher, config.weights)
+    _, backbone = open_teacher_of_cache(cache, config.teacher, config.weights)
     return LiveTeacher(backbone, precision=made_by["precision"], device=device)

@@ -14,13 +14,13 @@ from cache.lock import sole_writer
 from cache.reader import Split
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
-from pipeline.loading.color_jitter import ColourJitter
+from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.optimizer import learning_rate
 from pipeline.results.run_record import open_run
-from pipeline.runtime.distributed import World, agreed, leave, peers_in_words
+from pipeline.runtime.distributed import World, any_rank, explain_lost_rank, leave
 from pipeline.runtime.out_of_memory import give_back
 from pipeline.runtime.signals import StopRequest
 from pipeline.settings.field import as_json, defaults
@@ -52,7 +52,7 @@ class Training:
     left_out: str = ""
     teacher: Split | None = None
     live: LiveTeacher | None = None
-    colour: ColourJitter | None = None
+    colour: ColorJitter | None = None
 
     def __post_init__(self) -> None:
         self.config, self.objective = self.runs[0].config, self.runs[0].objective
@@ -91,7 +91,7 @@ class Training:
         """
         with contextlib.ExitStack() as held:
             held.callback(leave)
-            held.enter_context(peers_in_words())
+            held.enter_context(explain_lost_rank())
             if self.world.is_first:
                 for run in self.runs:
                     self.claim(run, held)
@@ -155,7 +155,7 @@ class Training:
                     # before the checkpoint that a run cut short goes on from, or its line would be missing
                     if monitor and self.world.is_first and not within and epochs % config.eval_every == 0:
                         self.each(runs, partial(StudentRun.evaluate, monitor=monitor))
-                    if agreed(stop.wanted, self.world, self.device):
+                    if any_rank(stop.wanted, self.world, self.device):
                         self.each(runs, StudentRun.save)
                         raise KeyboardInterrupt
                     if step % config.save_every == 0 or not within:

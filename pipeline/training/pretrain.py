@@ -5,17 +5,17 @@ import numpy as np
 from cache.rows import compact
 from pipeline.images.dataset import open_dataset
 from pipeline.images.subset import subset
-from pipeline.loading.color_jitter import ColourJitter
+from pipeline.loading.color_jitter import ColorJitter
 from pipeline.models.students import build_student
 from pipeline.objectives.simclr import SimCLR
 from pipeline.runtime.distributed import join, resolve_device, use_every_core
-from pipeline.runtime.out_of_memory import memory_in_words
+from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import PretrainConfig
 from pipeline.training.loop import Training
 from pipeline.training.student_run import StudentRun
 
 
-@memory_in_words("--batch-size", "--image-size")
+@explain_out_of_memory("--batch-size", "--image-size")
 def pretrain(*configs: PretrainConfig) -> None:
     """Train a network by SimCLR into a run folder, going on where an interrupted run stopped.
 
@@ -43,7 +43,7 @@ def pretrain(*configs: PretrainConfig) -> None:
             )
             for each, student in zip(configs, students, strict=True)
         ],
-        colour=ColourJitter(strength=config.jitter, grayscale=config.grayscale),
+        colour=ColorJitter(strength=config.jitter, grayscale=config.grayscale),
         made_of={"dataset": split.identity},
         left_out=f"{unreadable:,} unreadable" if unreadable else "",
         world=world,

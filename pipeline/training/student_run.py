@@ -18,7 +18,7 @@ from pipeline.models.optimizer import build_optimizer
 from pipeline.models.student_file import save_student
 from pipeline.models.students import Student
 from pipeline.objectives.objective import Objective
-from pipeline.runtime.distributed import World, agreed
+from pipeline.runtime.distributed import World, any_rank
 from pipeline.runtime.provenance import versions
 from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.training.health import Watch, non_finite_weights
@@ -121,7 +121,7 @@ class StudentRun:
         problem = self.watch.problem()
         if weights and not problem:
             problem = non_finite_weights(self.network, self.step)
-        if not agreed(problem is not None, self.world, self.device):
+        if not any_rank(problem is not None, self.world, self.device):
             return
         kept = f"the last good checkpoint in {self.folder} is of step {self.saved_step}"
         raise PipelineError(

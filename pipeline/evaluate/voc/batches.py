@@ -10,7 +10,7 @@ from torchvision.transforms.functional import to_tensor
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.voc.data import VocSplit
-from pipeline.runtime.prefetch import ahead
+from pipeline.runtime.prefetch import prefetch
 
 IMAGES_AHEAD = 16
 
@@ -27,7 +27,7 @@ def batches(
         return example(train, row, numbers, bool(flipped[row]))
 
     images, targets = [], []
-    for image, target in ahead(prepare, order.tolist(), torch.get_num_threads(), IMAGES_AHEAD):
+    for image, target in prefetch(prepare, order.tolist(), torch.get_num_threads(), IMAGES_AHEAD):
         images.append(image)
         targets.append(target)
         if len(images) == batch_size:

@@ -29,7 +29,7 @@ from pipeline.models.checkpoints import load_resume, save_resume
 from pipeline.models.optimizer import learning_rate
 from pipeline.models.student_file import load_run_student
 from pipeline.runtime.distributed import resolve_device
-from pipeline.runtime.prefetch import ahead
+from pipeline.runtime.prefetch import prefetch
 from pipeline.settings.commands import EvalConfig
 
 LEARNING_RATE_IMAGES = 16
@@ -171,7 +171,7 @@ def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -
     detector.eval()
     parts: list[tuple[NDArray, ...]] = []
     rows = range(len(split.images))
-    images = ahead(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
+    images = prefetch(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         for row, image in enumerate(tqdm(images, desc="detect", total=len(rows), dynamic_ncols=True)):
             (found,) = detector([image.to(device)])

@@ -3,7 +3,7 @@
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.loading.color_jitter import ColourJitter, blend, luma
+from pipeline.loading.color_jitter import ColorJitter, blend, luma
 
 
 def images(count: int = 4) -> torch.Tensor:
@@ -11,14 +11,12 @@ def images(count: int = 4) -> torch.Tensor:
 
 
 def test_nothing_happens_at_strength_zero() -> None:
-    jitter = ColourJitter(strength=0, grayscale=0)
+    jitter = ColorJitter(strength=0, grayscale=0)
     torch.testing.assert_close(jitter(images(), torch.Generator().manual_seed(1)), images())
 
 
 def test_the_same_draws_give_the_same_colours_and_others_do_not() -> None:
-    first, again, other = (
-        ColourJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (ColorJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.min() >= 0
@@ -26,7 +24,7 @@ def test_the_same_draws_give_the_same_colours_and_others_do_not() -> None:
 
 
 def test_grayscale_makes_the_channels_equal() -> None:
-    gray = ColourJitter(strength=0, grayscale=1)(images(), torch.Generator())
+    gray = ColorJitter(strength=0, grayscale=1)(images(), torch.Generator())
     torch.testing.assert_close(gray[:, 0], gray[:, 1])
     torch.testing.assert_close(gray[:, :1], luma(images()))
 

@@ -17,7 +17,7 @@ from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
-from pipeline.loading.color_jitter import ColourJitter
+from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
@@ -48,7 +48,7 @@ def open_loader(split: DatasetSplit, teacher: Split, workers: int) -> ImageLoade
         crops=(RandomCrop(), RandomCrop()),
         seed=3,
         teacher=teacher,
-        colour=ColourJitter(),
+        colour=ColorJitter(),
         workers=workers,
     )
 

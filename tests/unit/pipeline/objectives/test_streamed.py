@@ -11,7 +11,7 @@ from pipeline.objectives.streamed import streamed_kl
 TAUS = [0.01, 0.02, 0.04, 0.07, 1.0]
 
 
-def unit(rows: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def l2_normalize(rows: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(rows, dim, generator=generator, dtype=torch.float64), dim=1).to(dtype)
 
@@ -76,33 +76,35 @@ def assert_equals_naive(inputs: tuple[Tensor, Tensor, Tensor, Tensor], tau: floa
 @pytest.mark.parametrize("anchors", [1, 4, 11])
 @pytest.mark.parametrize("queries", [1, 3])
 def test_equals_the_loss_term_by_term(queries: int, anchors: int, tau: float) -> None:
-    one_space = unit(anchors, 5, 2)
+    one_space = l2_normalize(anchors, 5, 2)
     own = torch.tensor([0, -1, 9][:queries])
-    teacher_query, query = unit(queries, 5, 0), unit(queries, 5, 1)
+    teacher_query, query = l2_normalize(queries, 5, 0), l2_normalize(queries, 5, 1)
     assert_equals_naive((query, teacher_query, one_space, one_space), tau, own=own)
-    assert_equals_naive((query, unit(queries, 7, 3), one_space, unit(anchors, 7, 4)), tau, own=own)
+    assert_equals_naive(
+        (query, l2_normalize(queries, 7, 3), one_space, l2_normalize(anchors, 7, 4)), tau, own=own
+    )
 
 
 @pytest.mark.parametrize("filled", [0, 1, 4, 6, 8])
 def test_only_filled_slots_are_anchors(filled: int) -> None:
-    anchors, teacher_anchors = unit(9, 5, 0), unit(9, 7, 1)
+    anchors, teacher_anchors = l2_normalize(9, 5, 0), l2_normalize(9, 7, 1)
     anchors[filled:] = teacher_anchors[filled:] = torch.nan
-    inputs = (unit(4, 5, 2), unit(4, 7, 3), anchors, teacher_anchors)
+    inputs = (l2_normalize(4, 5, 2), l2_normalize(4, 7, 3), anchors, teacher_anchors)
     assert_equals_naive(inputs, 0.04, filled=filled, own=torch.tensor([0, 5, 8, -1]))
-    assert_equals_naive((inputs[0], unit(4, 5, 3), anchors, anchors), 0.01, filled=filled)
+    assert_equals_naive((inputs[0], l2_normalize(4, 5, 3), anchors, anchors), 0.01, filled=filled)
 
 
 @pytest.mark.parametrize(("tau", "teacher_tau"), [(0.2, 0.01), (0.01, 0.2), (0.07, 0.04)])
 def test_the_teacher_may_have_its_own_temperature(tau: float, teacher_tau: float) -> None:
-    inputs = (unit(3, 5, 0), unit(3, 7, 1), unit(10, 5, 2), unit(10, 7, 3))
+    inputs = (l2_normalize(3, 5, 0), l2_normalize(3, 7, 1), l2_normalize(10, 5, 2), l2_normalize(10, 7, 3))
     assert_equals_naive(inputs, tau, teacher_tau=teacher_tau)
 
 
 @pytest.mark.parametrize("anchors", [0, 1, 9])
 @pytest.mark.parametrize(("tau", "teacher_tau"), [(0.2, 0.01), (0.04, 0.04)])
 def test_a_positive_is_an_anchor_of_its_query_alone(anchors: int, tau: float, teacher_tau: float) -> None:
-    query, teacher, positive = unit(3, 5, 0), unit(3, 5, 1), unit(3, 5, 2)
-    space, own = unit(anchors, 5, 3), torch.tensor([0, -1, 8])
+    query, teacher, positive = l2_normalize(3, 5, 0), l2_normalize(3, 5, 1), l2_normalize(3, 5, 2)
+    space, own = l2_normalize(anchors, 5, 3), torch.tensor([0, -1, 8])
     options = {"tau": tau, "teacher_tau": teacher_tau, "block": 4}
     loss, gradient = loss_and_gradient(query, teacher, space, space, own=own, positive=positive, **options)
     total = 0.0
@@ -120,7 +122,7 @@ def test_a_positive_is_an_anchor_of_its_query_alone(anchors: int, tau: float, te
 
 @pytest.mark.parametrize("tau", TAUS)
 def test_opposed_and_identical_anchors(tau: float) -> None:
-    query, teacher_query = unit(2, 5, 0), unit(2, 5, 1)
+    query, teacher_query = l2_normalize(2, 5, 0), l2_normalize(2, 5, 1)
     anchors = torch.cat([-query, query, -teacher_query, teacher_query, -query])
     assert_equals_naive((query, teacher_query, anchors, anchors), tau)
     assert_equals_naive((query, -query, anchors, anchors), tau)
@@ -129,8 +131,8 @@ def test_opposed_and_identical_anchors(tau: float) -> None:
 
 @pytest.mark.parametrize("tau", TAUS)
 def test_float32_survives_anchors_that_are_all_opposed(tau: float) -> None:
-    query, teacher_query = unit(2, 5, 0), unit(2, 5, 1)
-    anchors = F.normalize(-query[:1] + 0.1 * unit(9, 5, 2), dim=1)
+    query, teacher_query = l2_normalize(2, 5, 0), l2_normalize(2, 5, 1)
+    anchors = F.normalize(-query[:1] + 0.1 * l2_normalize(9, 5, 2), dim=1)
     inputs = (query[:1], teacher_query[:1], anchors, anchors)
     expected_loss, expected = naive(*inputs, tau, tau, [-1], 9)
     single = tuple(tensor.float() for tensor in inputs)
@@ -141,7 +143,7 @@ def test_float32_survives_anchors_that_are_all_opposed(tau: float) -> None:
 
 @pytest.mark.parametrize("tau", TAUS)
 def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(tau: float) -> None:
-    query, anchors = unit(6, 16, 0, torch.float32), unit(50, 16, 1, torch.float32)
+    query, anchors = l2_normalize(6, 16, 0, torch.float32), l2_normalize(50, 16, 1, torch.float32)
     loss, gradient = loss_and_gradient(query, query, anchors, anchors, tau=tau, block=8)
     # float32 rounding of logits of 1/tau, which differs between rows of one product.
     assert abs(loss.item()) < 1e-6 / tau
@@ -160,9 +162,9 @@ def test_value_by_hand() -> None:
 @pytest.mark.parametrize("tau", [0.01, 0.04])
 @pytest.mark.parametrize("teacher_tau", [None, 0.07])
 def test_queries_that_are_the_only_anchor_cost_nothing(tau: float, teacher_tau: float | None) -> None:
-    anchors, query = unit(1, 4, 0), unit(2, 4, 1)
+    anchors, query = l2_normalize(1, 4, 0), l2_normalize(2, 4, 1)
     options = {"tau": tau, "teacher_tau": teacher_tau, "own": torch.tensor([0, -1])}
-    loss, gradient = loss_and_gradient(query, unit(2, 4, 2), anchors, anchors, **options)
+    loss, gradient = loss_and_gradient(query, l2_normalize(2, 4, 2), anchors, anchors, **options)
     assert loss.item() == pytest.approx(0, abs=1e-12)  # of one anchor both distributions are 1
     assert torch.equal(gradient[0], torch.zeros(4, dtype=torch.float64))
     assert torch.isfinite(gradient).all()
@@ -170,18 +172,20 @@ def test_queries_that_are_the_only_anchor_cost_nothing(tau: float, teacher_tau: 
 
 @pytest.mark.parametrize("tau", [0.01, 0.07])
 def test_gradient_agrees_with_finite_differences(tau: float) -> None:
-    anchors, teacher_anchors = unit(9, 4, 1), unit(9, 5, 2)
+    anchors, teacher_anchors = l2_normalize(9, 4, 1), l2_normalize(9, 5, 2)
     own = torch.tensor([2, -1, 8])
 
     def loss(query: Tensor) -> Tensor:
-        return 3 * streamed_kl(query, unit(3, 5, 0), anchors, teacher_anchors, tau=tau, own=own, block=4)
+        return 3 * streamed_kl(
+            query, l2_normalize(3, 5, 0), anchors, teacher_anchors, tau=tau, own=own, block=4
+        )
 
-    assert torch.autograd.gradcheck(loss, unit(3, 4, 3).requires_grad_(), atol=1e-4)
+    assert torch.autograd.gradcheck(loss, l2_normalize(3, 4, 3).requires_grad_(), atol=1e-4)
 
 
 @pytest.mark.parametrize("tau", [0.01, 0.04])
 def test_the_block_size_does_not_matter(tau: float) -> None:
-    inputs = (unit(3, 8, 0), unit(3, 8, 1), *[unit(40, 8, 2)] * 2)
+    inputs = (l2_normalize(3, 8, 0), l2_normalize(3, 8, 1), *[l2_normalize(40, 8, 2)] * 2)
     whole, gradient = loss_and_gradient(*inputs, tau=tau, block=40)
     for block in (1, 7, 1000):
         loss, other = loss_and_gradient(*inputs, tau=tau, block=block)
@@ -214,7 +218,7 @@ def realistic(distance: float) -> tuple[Tensor, Tensor, Tensor]:
     cluster = torch.randint(20, (1032,), generator=generator)
     features = centres[cluster] + torch.randn(1032, 256, generator=generator, dtype=torch.float64)
     features = F.normalize(features.clamp_min(0), dim=1).half().double()
-    query = F.normalize(features[:32] + distance * unit(32, 256, 9), dim=1)
+    query = F.normalize(features[:32] + distance * l2_normalize(32, 256, 9), dim=1)
     return query, features[:32], features[32:]
 
 
@@ -266,7 +270,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
 
 
 def test_float16_products_are_refused() -> None:
-    half = unit(2, 4, 0, torch.float16)
+    half = l2_normalize(2, 4, 0, torch.float16)
     with pytest.raises(ValueError, match="use float32 or bfloat16 products"):
         streamed_kl(half, half, half, half, tau=0.04)
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.runtime import distributed
-from pipeline.runtime.distributed import agreed, join, leave, peers_in_words
+from pipeline.runtime.distributed import any_rank, explain_lost_rank, join, leave
 
 fork = multiprocessing.get_context("fork")
 
@@ -34,7 +34,7 @@ def other_rank(fate: int) -> None:
     """Joins, agrees once, and meets its fate."""
     os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
     world = join("cpu")
-    agreed(False, world, "cpu")
+    any_rank(False, world, "cpu")
     os.kill(os.getpid(), fate)
 
 
@@ -48,11 +48,11 @@ def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
     began = time.monotonic()
     try:
         world = join("cpu")
-        with peers_in_words():
-            assert not agreed(False, world, "cpu")
+        with explain_lost_rank():
+            assert not any_rank(False, world, "cpu")
             sentence = r"another rank died, or said nothing for .* minutes .* the same command goes on"
-            with pytest.raises(PipelineError, match=sentence), peers_in_words():
-                agreed(False, world, "cpu")
+            with pytest.raises(PipelineError, match=sentence), explain_lost_rank():
+                any_rank(False, world, "cpu")
     finally:
         other.kill()
         other.join()
@@ -60,5 +60,5 @@ def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), peers_in_words():
+    with pytest.raises(RuntimeError, match="shapes"), explain_lost_rank():
         raise RuntimeError("shapes do not fit")

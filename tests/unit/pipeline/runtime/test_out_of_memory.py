@@ -14,7 +14,7 @@ import torch
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
-from pipeline.runtime.out_of_memory import give_back, memory_in_words
+from pipeline.runtime.out_of_memory import explain_out_of_memory, give_back
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.training.distill import distill
 from pipeline.training.student_run import StudentRun
@@ -42,13 +42,13 @@ def on_a_gpu() -> None:
 def test_every_kind_is_one_sentence(allocate: Callable[[], Any], said: str) -> None:
     with (
         pytest.raises(PipelineError, match=rf"^out of memory \({said}[^\n]*\): give a smaller --a or --b$"),
-        memory_in_words("--a", "--b"),
+        explain_out_of_memory("--a", "--b"),
     ):
         allocate()
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match=r"^shapes$"), memory_in_words("--a"):
+    with pytest.raises(RuntimeError, match=r"^shapes$"), explain_out_of_memory("--a"):
         raise RuntimeError("shapes")
 
 

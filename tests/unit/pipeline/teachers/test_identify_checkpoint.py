@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.checkpoints import open_weights
 from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
-from pipeline.teachers.identify_checkpoint import Fit, recognise
+from pipeline.teachers.identify_checkpoint import Fit, identify
 from pipeline.teachers.published import PUBLISHED
 from pipeline.teachers.registry import identify_checkpoint as module
 from tests.support.published_files import CASES, Held, State, bare, compress, with_classifier
@@ -29,7 +29,7 @@ def built_once() -> Iterator[None]:
 
 def fits(held: Held, folder: Path) -> list[Fit]:
     torch.save(held, folder / "w.pth")
-    return recognise(open_weights(folder / "w.pth"), folder / "w.pth")
+    return identify(open_weights(folder / "w.pth"), folder / "w.pth")
 
 
 @cache
@@ -75,7 +75,7 @@ def test_a_file_of_no_known_layout_shows_its_first_keys(tmp_path: Path) -> None:
     with pytest.raises(
         PipelineError, match=r"no known layout; of its 9 tensors the first are encoder\.0\.kernel, .*4"
     ):
-        recognise(open_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
+        identify(open_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
 
 
 def test_the_command_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cache.anchors import AnchorWindow
 from cache.layout import SplitShape
 from cache.reader import Split
-from pipeline.objectives.bank import AnchorBank, AnchorRing, last_of_each
+from pipeline.objectives.queues import AnchorQueue, KeyQueue, last_of_each
 from tests.support.tiny_store import written
 
 ROWS, DIM, TEACHER_DIM = 60, 3, 8
@@ -26,14 +26,14 @@ def cached(split: Split, rows: Tensor) -> Tensor:
     return torch.from_numpy(split.gather(rows.numpy()))
 
 
-def enqueue(bank: AnchorBank, rows: list[int], start: float) -> Tensor:
+def enqueue(bank: KeyQueue, rows: list[int], start: float) -> Tensor:
     """Keys that tell every enqueued row apart: start, start + 1, ..."""
     keys = (start + torch.arange(len(rows)))[:, None].expand(-1, DIM)
     bank.enqueue(torch.tensor(rows), keys, cached(bank.split, torch.tensor(rows)))
     return keys
 
 
-def key_of_row(bank: AnchorBank) -> dict[int, float]:
+def key_of_row(bank: KeyQueue) -> dict[int, float]:
     return {int(row): bank.keys[slot, 0].item() for slot, row in enumerate(bank.rows) if row >= 0}
 
 
@@ -65,7 +65,7 @@ batches = st.lists(st.lists(st.integers(6, 30), min_size=1, max_size=12), min_si
 @settings(deadline=None, max_examples=60)
 @given(size=st.integers(1, 20), batches=batches)
 def test_a_bank_is_what_the_naive_one_is(split: Split, size: int, batches: list[list[int]]) -> None:
-    bank, naive, start = AnchorBank(split, size, DIM), NaiveBank(size), 1.0
+    bank, naive, start = KeyQueue(split, size, DIM), NaiveBank(size), 1.0
     for rows in batches:
         keys = enqueue(bank, rows, start)
         naive.enqueue(rows, keys[:, 0].tolist())
@@ -81,7 +81,7 @@ def test_a_bank_is_what_the_naive_one_is(split: Split, size: int, batches: list[
 
 
 def test_a_row_seen_again_keeps_its_slot_and_its_age(split: Split) -> None:
-    bank = AnchorBank(split, 3, DIM)
+    bank = KeyQueue(split, 3, DIM)
     enqueue(bank, [10, 11, 12], 0)
     enqueue(bank, [10], 100)
     assert bank.rows.tolist() == [10, 11, 12]
@@ -91,7 +91,7 @@ def test_a_row_seen_again_keeps_its_slot_and_its_age(split: Split) -> None:
 
 
 def test_a_bank_saved_and_loaded_goes_on_bit_for_bit(split: Split) -> None:
-    bank, other = AnchorBank(split, 7, DIM), AnchorBank(split, 7, DIM)
+    bank, other = KeyQueue(split, 7, DIM), KeyQueue(split, 7, DIM)
     enqueue(bank, [10, 11, 12, 13, 14, 15, 16, 17, 18], 0)
     enqueue(other, [40, 41], 7)
     state = {name: tensor.clone() for name, tensor in bank.state_dict().items()}
@@ -108,7 +108,7 @@ def test_a_bank_saved_and_loaded_goes_on_bit_for_bit(split: Split) -> None:
 
 
 def test_a_half_filled_bank_loads(split: Split) -> None:
-    bank, other = AnchorBank(split, 7, DIM), AnchorBank(split, 7, DIM)
+    bank, other = KeyQueue(split, 7, DIM), KeyQueue(split, 7, DIM)
     enqueue(bank, [10, 11], 0)
     other.load_state_dict(bank.state_dict())
     assert other.filled == 2
@@ -117,7 +117,7 @@ def test_a_half_filled_bank_loads(split: Split) -> None:
 
 
 def test_what_a_live_teacher_said_is_saved_and_not_fetched(split: Split) -> None:
-    bank, other = (AnchorBank(split, 7, DIM, live=True) for _ in range(2))
+    bank, other = (KeyQueue(split, 7, DIM, live=True) for _ in range(2))
     said = torch.arange(2 * TEACHER_DIM).reshape(2, TEACHER_DIM) / 32
     bank.enqueue(torch.tensor([10, 11]), torch.ones(2, DIM), said)
     assert set(bank.state_dict()) == {"rows", "keys", "teacher", "_extra_state"}
@@ -127,7 +127,7 @@ def test_what_a_live_teacher_said_is_saved_and_not_fetched(split: Split) -> None
 
 
 def test_keys_keep_the_dtype_of_the_bank(split: Split) -> None:
-    bank = AnchorBank(split, 4, DIM, dtype=torch.float16)
+    bank = KeyQueue(split, 4, DIM, dtype=torch.float16)
     bank.enqueue(torch.tensor([10]), torch.full((1, DIM), 0.1), torch.ones(1, TEACHER_DIM))
     assert (bank.keys.dtype, bank.teacher.dtype) == (torch.float16, torch.float16)
     assert bank.keys[0, 0] == torch.tensor(0.1, dtype=torch.float16)
@@ -153,13 +153,13 @@ class CountingSplit:
         return self.split.gather(rows)
 
 
-def ring_of(split: Split, size: int, batch: int) -> tuple[AnchorRing, CountingSplit]:
+def ring_of(split: Split, size: int, batch: int) -> tuple[AnchorQueue, CountingSplit]:
     counting = CountingSplit(split)
     window = AnchorWindow(split.eligible(), size, batch, seed=0)
-    return AnchorRing(counting, window), counting  # type: ignore[arg-type]
+    return AnchorQueue(counting, window), counting  # type: ignore[arg-type]
 
 
-def assert_holds(ring: AnchorRing, split: Split, step: int) -> None:
+def assert_holds(ring: AnchorQueue, split: Split, step: int) -> None:
     rows = torch.from_numpy(ring.window.rows_at(step))
     assert torch.equal(ring.rows, rows)
     assert torch.equal(ring.anchors, cached(split, rows))

@@ -40,7 +40,7 @@ class Slots(nn.Module):
         self.slot_of_row[rows] = slots.to(self.slot_of_row.dtype)
 
 
-class AnchorRing(Slots):
+class AnchorQueue(Slots):
     """The teacher's embeddings of an AnchorWindow, on the device. Nothing is saved: the step says it all.
 
     anchors: (K, Dt) float16 as cached, or, if `centred`, bfloat16 less `origin` (Dt,) float32, the mean of the first
@@ -76,7 +76,7 @@ class AnchorRing(Slots):
         self.step = step
 
 
-class AnchorBank(Slots):
+class KeyQueue(Slots):
     """The student's keys and, in the same slots, the teacher's embeddings of the same rows. It starts empty.
 
     keys: (K, D) float32, or `dtype`. teacher: (K, Dt) float16, not saved but fetched again from the cache, unless
@@ -97,7 +97,7 @@ class AnchorBank(Slots):
         self.register_buffer("keys", torch.zeros(size, dim, dtype=dtype))
         teacher = torch.zeros(size, split.shape.dim, dtype=torch.float16)
         self.register_buffer("teacher", teacher, persistent=live)
-        self.register_load_state_dict_post_hook(AnchorBank._derive)
+        self.register_load_state_dict_post_hook(KeyQueue._derive)
 
     @property
     def filled(self) -> int:
