@@ -1,9 +1,8 @@
-"""Anchorage's command line: options -> one frozen config -> one call. Imports of torch wait for their command."""
+"""Anchorage's command line: options -> a frozen config -> one call. Each command imports torch only when it runs."""
 
 import dataclasses
 import os
 import sys
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,16 @@ import click
 from cache.errors import StoreError
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.runtime.signals import terminated_as_interrupted
-from pipeline.settings import commands as configs
-from pipeline.settings.field import checked, options
+from pipeline.settings import commands, training
+from pipeline.settings.field import options
 from pipeline.settings.many_students import configs_of
-from pipeline.settings.toml_file import from_toml
+from pipeline.settings.toml_file import from_toml, without_none
 
 INTERRUPTED = 130
-# An interruption, with all that it holds: what a library had half made would complain when it is taken apart.
-half_made: list[BaseException] = []
 
 
 class Commands(click.Group):
-    """Commands in the order of their use; a mistyped one gets the nearest name."""
+    """A group that lists its commands in the order of use and suggests the nearest name for a mistyped one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -51,7 +48,7 @@ class CommaList(click.ParamType):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
-    """Distil small self-supervised vision models from a big one, which runs once.
+    """Distil a large self-supervised vision model into small ones, running the large one only once.
 
     \b
     python cli.py demo-data data/images          Fashion-MNIST as an image folder
@@ -60,24 +57,23 @@ def main() -> None:
     python cli.py distill data/dataset caches/demo.zarr runs/r18 --student resnet18
     python cli.py eval caches/demo.zarr runs/r18 --dataset data/dataset
 
-    A command that is run again goes on where it stopped.
+    A command that was interrupted resumes when it is run again.
     """
 
 
 def command(
     name: str, config: type, group: click.Group = main
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command whose options are the fields of `config` and whose body gets one of them, or one a student."""
+    """Make a command with the fields of `config` as its options; its body is called with one config per student."""
 
     def decorate(body: Callable[..., None]) -> click.Command:
         def run(**values: Any) -> None:
-            body(*map(checked, configs_of(config, merged(config, values))))
+            body(*configs_of(config, merged(config, values)))
 
-        parameters = [parameter(config, field) for field in options(config)]
-        parameters.append(
-            click.Option(["--config"], type=Path, metavar="FILE.toml", help="settings from a file; flags win")
-        )
-        made = click.Command(name, callback=run, params=parameters, help=body.__doc__ or config.__doc__)
+        file_help = "TOML file with settings; flags take precedence"
+        file_option = click.Option(["--config"], type=Path, metavar="FILE.toml", help=file_help)
+        parameters = [*(parameter(config, field) for field in options(config)), file_option]
+        made = click.Command(name, callback=run, params=parameters, help=body.__doc__)
         group.add_command(made)
         return made
 
@@ -85,7 +81,7 @@ def command(
 
 
 def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Flags over the settings file over the defaults."""
+    """Return the values of all options: flags take precedence over the settings file, and that over the defaults."""
     file = values.pop("config")
     given = {
         name: value
@@ -96,70 +92,68 @@ def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
-    """The click option or argument of one field."""
-    hint = typing.get_type_hints(config)[field.name]
+    """Return the click option or argument for a field."""
+    hint, required = typing.get_type_hints(config)[field.name], field.default is dataclasses.MISSING
     if field.metadata.get("argument"):
-        many, needed = typing.get_origin(hint) is tuple, field.default is dataclasses.MISSING
-        return click.Argument([field.name], type=Path, nargs=-1 if many else 1, required=needed)
+        nargs = -1 if typing.get_origin(hint) is tuple else 1
+        return click.Argument([field.name], type=Path, nargs=nargs, required=required)
     flag = f"--{field.name.replace('_', '-')}"
-    shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True}
-    if field.default is dataclasses.MISSING:
-        shared["required"] = True
-    else:
+    shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True, "required": required}
+    if not required:
         shared["default"] = field.default
-    if field.metadata["several"]:
+    if field.metadata["repeatable"]:
         return click.Option([flag], multiple=True, **{**shared, "default": (field.default,)})
     if hint is bool:
         return click.Option([flag], is_flag=True, **shared)
-    return click.Option([flag], **shared, **kind(hint, field))
+    return click.Option([flag], **shared, **click_type(hint, field))
 
 
-def kind(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """The click type for a field's annotation."""
+def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Return the click type for a field's annotation, with a metavar where it needs one."""
     if field.metadata["choices"]:
-        return {"type": click.Choice(field.metadata["choices"])}
-    if isinstance(hint, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is tuple:
-        if typing.get_args(hint)[0] is float:
-            return {"type": (float, float), "metavar": "LOW HIGH"}
-        return {"type": CommaList()}
-    return {"type": hint}
+        return {"metavar": f"[{'|'.join(field.metadata['choices'])}]"}
+    hint = without_none(hint)
+    if typing.get_origin(hint) is not tuple:
+        return {"type": hint}
+    is_range = typing.get_args(hint)[0] is float
+    return {"type": (float, float), "metavar": "LOW HIGH"} if is_range else {"type": CommaList()}
 
 
-@command("demo-data", configs.DemoDataConfig)
-def demo_data(config: configs.DemoDataConfig) -> None:
-    """Fashion-MNIST, 60,000 + 10,000 photographs (MIT licence), as an image folder."""
+@command("demo-data", commands.DemoDataConfig)
+def demo_data(config: commands.DemoDataConfig) -> None:
+    """Write Fashion-MNIST (MIT licence) as an image folder."""
     from pipeline.images.demo_data import demo_data
 
-    demo_data(config.out, train=config.train or None, val=config.val or None)
+    demo_data(config.out, train=config.train, val=config.val)
 
 
-@command("pack", configs.PackConfig)
-def pack(config: configs.PackConfig) -> None:
-    """Turn images into a dataset: ordered rows, an identity, one .beton a split.
+@command("pack", commands.PackConfig)
+def pack(config: commands.PackConfig) -> None:
+    """Pack images into a dataset that both stages read.
 
-    DATA is a folder with train/ and val/, a folder of class folders, a flat folder of images, or a folder of
-    parquet files as Hugging Face writes them. An unreadable image keeps its row and is left out of training.
+    A dataset has ordered rows, an identity and one .beton file per split. DATA is a folder with train/ and val/, a
+    folder of class folders, of images, or of parquet files as written by Hugging Face. An unreadable image keeps its
+    row and is left out of training.
     """
     from pipeline.images.pack import pack
 
     pack(config)
 
 
-@command("pretrain", configs.PretrainConfig)
-def pretrain(*runs: configs.PretrainConfig) -> None:
-    """Train a network from scratch by SimCLR, without labels and without a teacher."""
+@command("pretrain", training.PretrainConfig)
+def pretrain(*runs: training.PretrainConfig) -> None:
+    """Train a network with SimCLR, without labels or a teacher."""
     from pipeline.training.pretrain import pretrain
 
     pretrain(*runs)
 
 
-@command("cache-teacher", configs.CacheTeacherConfig)
-def cache_teacher(config: configs.CacheTeacherConfig) -> None:
-    """Stage one: run the teacher once over all images and keep its embeddings in CACHE, a Zarr store.
+@command("cache-teacher", commands.CacheTeacherConfig)
+def cache_teacher(config: commands.CacheTeacherConfig) -> None:
+    """Stage one: write a teacher's embeddings to a store.
 
-    Interrupted, it goes on with the chunks that are absent.
+    Runs the teacher once over all images of DATASET; CACHE is a Zarr store. After an interruption, only the missing
+    chunks are computed.
     """
     from pipeline.embedding.cache_teacher import cache_teacher
 
@@ -168,104 +162,111 @@ def cache_teacher(config: configs.CacheTeacherConfig) -> None:
 
 @main.group("cache", cls=Commands)
 def cache() -> None:
-    """Look at a store, verify it, repair it."""
+    """Inspect, verify or repair a store."""
 
 
 @cache.command("info")
 @click.argument("store", type=Path)
 def cache_info(store: Path) -> None:
-    """What a store was made of, its size, and how much of it is there."""
+    """Show a store's teacher, dataset, size and completeness."""
     from pipeline.report.stores import print_store
 
     print_store(store)
 
 
-@command("verify", configs.VerifyConfig, cache)
-def cache_verify(config: configs.VerifyConfig) -> None:
-    """Read every byte of a store and name the chunks that are not what was written.
+@command("verify", commands.VerifyConfig, cache)
+def cache_verify(config: commands.VerifyConfig) -> None:
+    """Read every byte of a store and list damaged chunks.
 
-    With --rows K and --dataset, K random rows are computed again by the teacher from their images; a cosine below
-    0.999 is a fault. The exit code is 0 for a sound store and 1 for any fault.
+    With --rows K and --dataset, the teacher also recomputes K random rows from their images; a cosine below 0.999
+    is a fault. The exit code is 0 for a sound store and 1 for any fault.
     """
     from pipeline.embedding.verify_repair import verify_cache
 
     verify_cache(config)
 
 
-@command("repair", configs.RepairConfig, cache)
-def cache_repair(config: configs.RepairConfig) -> None:
-    """Compute just the chunks anew that `cache verify` finds at fault, and verify again."""
+@command("repair", commands.RepairConfig, cache)
+def cache_repair(config: commands.RepairConfig) -> None:
+    """Recompute the damaged chunks of a store, then verify it."""
     from pipeline.embedding.verify_repair import repair_cache
 
     repair_cache(config)
 
 
-@command("distill", configs.DistillConfig)
-def distill(*runs: configs.DistillConfig) -> None:
-    """Stage two: train a student to have, for each image, its teacher's distribution over anchor points.
+@command("distill", training.DistillConfig)
+def distill(*runs: training.DistillConfig) -> None:
+    """Stage two: train a student from the teacher's store.
 
-    Several students, each by a --student of its own, share one pass over the images; RUN then holds a run of each,
-    with the very weights that it would have alone.
+    For each image, the student learns the teacher's distribution over anchor points, or another objective. Repeat
+    --student to train several students in one pass over the images; RUN then holds one run per student, with exactly
+    the weights it would have on its own.
     """
     from pipeline.training.distill import distill
 
     distill(*runs)
 
 
-@command("embed", configs.EmbedConfig)
-def embed(config: configs.EmbedConfig) -> None:
-    """Embed images with a run's student or with a teacher."""
+@command("embed", commands.EmbedConfig)
+def embed(config: commands.EmbedConfig) -> None:
+    """Embed images with a run's student or a teacher."""
     from pipeline.embedding.embed_command import embed_any
 
     embed_any(config)
 
 
-@command("eval", configs.EvalConfig)
-def evaluate(config: configs.EvalConfig) -> None:
-    """Evaluate runs and caches side by side: nearest neighbours, linear probe, cluster alignment."""
+@command("eval", commands.EvalConfig)
+def evaluate(config: commands.EvalConfig) -> None:
+    """Evaluate runs and caches, and compare them in a table.
+
+    Embeddings that are missing are computed first.
+    """
     from pipeline.evaluate.run import evaluate_targets
 
     evaluate_targets(config)
 
 
-@command("sweep", configs.SweepConfig)
-def sweep(config: configs.SweepConfig) -> None:
-    """Run a grid of trainings over one cache, and evaluate each.
+@command("sweep", commands.SweepConfig)
+def sweep(config: commands.SweepConfig) -> None:
+    """Train and evaluate a grid of runs over one cache.
 
-    What is done is skipped, what was interrupted goes on, and a trial that fails does not stop the others. Start
-    it several times, one a GPU, and the trials are shared.
+    Finished trials are skipped, interrupted ones resume, and a failing trial does not stop the others. Start the
+    command several times, once per GPU, to share the trials.
     """
     from pipeline.sweeps.sweep import sweep
 
     sweep(config)
 
 
-@command("report", configs.ReportConfig)
-def report(config: configs.ReportConfig) -> None:
-    """What runs and caches came to: one HTML page that holds its pictures, or a table in a Markdown file."""
+@command("report", commands.ReportConfig)
+def report(config: commands.ReportConfig) -> None:
+    """Report results as an HTML page or a Markdown table.
+
+    The page contains its images; the table is written between the markers of an existing file.
+    """
     from pipeline.report.page import report
 
     report(config)
 
 
-@command("export", configs.ExportConfig)
-def export(config: configs.ExportConfig) -> None:
-    """Write a run's student without its head, with a model card beside it.
+@command("export", commands.ExportConfig)
+def export(config: commands.ExportConfig) -> None:
+    """Export a student, without its head, with a model card.
 
-    As .safetensors under torchvision's or timm's own names, or as .onnx for any batch size.
+    OUT is a .safetensors file with torchvision's or timm's own names, or an .onnx file for any batch size.
     """
     from pipeline.export.export import export_student
 
     export_student(config)
 
 
-@command("plan", configs.PlanConfig)
-def plan(config: configs.PlanConfig) -> None:
-    """What both stages will take, before anything is spent: bytes, memory, hours, and when the cache has paid.
+@command("plan", commands.PlanConfig)
+def plan(config: commands.PlanConfig) -> None:
+    """Estimate storage, memory and time before running.
 
-    Of a packed DATASET, or of --images that are not there yet. Times come from a short measurement on this
-    machine, or from given rates: of a GPU that trains a ResNet-50 with --rate images a second, the rest follows by
-    counting operations.
+    Covers both stages and when the cache pays off, for a packed DATASET or a number of --images. Times come from a
+    short measurement on this machine, or from given rates: --rate is the speed at which a GPU trains a ResNet-50, and
+    the rest follows from operation counts.
     """
     from pipeline.planning.table import report_plan
 
@@ -273,9 +274,14 @@ def plan(config: configs.PlanConfig) -> None:
 
 
 @main.command("teachers")
-@click.option("--check", type=Path, metavar="FILE", help="say which known layout a weights file has")
+@click.option(
+    "--check", type=Path, metavar="FILE", help="weights file to identify: its layout and the teachers it fits"
+)
 def teachers(check: Path | None) -> None:
-    """The teachers that are known, with input, width, licence and where their weights come from."""
+    """List the registered teachers, or identify a weights file.
+
+    Shows each teacher's input, width, licence and where to get its weights.
+    """
     from pipeline.report.registries import print_check, print_teachers
 
     print_check(check) if check else print_teachers()
@@ -283,7 +289,7 @@ def teachers(check: Path | None) -> None:
 
 @main.command("students")
 def students() -> None:
-    """The students that are known, with width and smallest input."""
+    """List the named students with width and smallest input."""
     from pipeline.report.registries import print_students
 
     print_students()
@@ -291,14 +297,17 @@ def students() -> None:
 
 @main.command("objectives")
 def objectives() -> None:
-    """What a student can be trained with."""
+    """List the training objectives and their defaults."""
     from pipeline.report.registries import print_objectives
 
     print_objectives()
 
 
 def run_cli(arguments: list[str] | None = None) -> int:
-    """Run a command; what goes wrong ends in one sentence and an exit code: 1 a failure, 2 wrong use."""
+    """Run a command and return its exit code: 0 success, 1 failure, 2 wrong use, 130 interrupted.
+
+    An error is printed as one sentence. Without `arguments`, those of the process are used.
+    """
     try:
         with terminated_as_interrupted():
             main(arguments, standalone_mode=False)
@@ -307,30 +316,20 @@ def run_cli(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except WrongUse as error:
-        return complain(error, 2)
     except (PipelineError, StoreError) as error:
-        return complain(error, 1)
-    except (KeyboardInterrupt, click.Abort) as stop:
-        half_made.append(stop)
+        click.echo(f"error: {error}", err=True)
+        return 2 if isinstance(error, WrongUse) else 1
+    except (KeyboardInterrupt, click.Abort):
         click.echo("\ninterrupted; the same command goes on from here", err=True)
+        if arguments is None:
+            # Not sys.exit: destructors of objects that were being built would print errors, and a library's exit
+            # handler may wait for a lock that the interrupted code had taken.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         return INTERRUPTED
     return 0
 
 
-def complain(error: Exception, code: int) -> int:
-    click.echo(f"error: {error}", err=True)
-    return code
-
-
-def end(code: int) -> None:
-    """End the process. After an interruption at once: a library may have been within a lock that its end waits for."""
-    if code != INTERRUPTED:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    end(run_cli())
+    sys.exit(run_cli())

@@ -1,22 +1,18 @@
-"""What can go wrong in words. The command line prints the sentence and exits with the error's code."""
+"""Errors whose message is shown to the user: one sentence, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class PipelineError(Exception):
-    """A failure in words: what happened, what was expected and found, what to do."""
-
-    exit_code = 1
+    """A failure: the message says what happened, what was expected or found, and what to do. Exit code 1."""
 
 
 class WrongUse(PipelineError):
-    """The command was asked for something that cannot be: a missing folder, an unknown name, a bad value."""
-
-    exit_code = 2
+    """A command or setting that cannot work: a missing folder, an unknown name, a bad value. Exit code 2."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as the end of an error sentence, or nothing when none is near."""
+    """Return "; did you mean 'NEAREST'?" for the end of an error message, or "" if no known name is similar."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

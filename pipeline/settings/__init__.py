@@ -1,1 +1,4 @@
-"""Every command's settings: their defaults, help, bounds, and the TOML files that set them."""
+"""Settings of every command, one frozen dataclass each: the only place for defaults, bounds and help texts.
+
+The command line is generated from these fields, and a TOML file may set any of them.
+"""

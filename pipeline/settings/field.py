@@ -1,4 +1,4 @@
-"""What a field of a command's config says of itself: its default, its help, and what it may be."""
+"""Fields of a command's settings: default, help, choices and bounds, all checked when the settings are made."""
 
 import dataclasses
 import math
@@ -8,62 +8,84 @@ from typing import Any
 
 from pipeline.errors import WrongUse, suggest
 
+MAX_SEED = 2**32 - 1  # accepted by the generators of NumPy, PyTorch and faiss
+PRECISIONS = ("fp32", "bf16")
+# What meant None before it was the default; older command lines, recipes and run folders still say so.
+FORMERLY_NONE = (0, "", "own")
+
 
 def setting(
     default: Any = dataclasses.MISSING,
     help: str = "",
     choices: tuple[str, ...] = (),
-    least: float = -math.inf,
-    most: float = math.inf,
-    several: bool = False,
+    minimum: float = 0,
+    maximum: float = math.inf,
+    repeatable: bool = False,
 ) -> Any:
-    """A field that is an option of the command line, with its help and, where closed, its choices or bounds.
+    """Define a field that is an option of the command line.
 
-    several: the option may be given again and again, each for a run of its own in one pass.
+    minimum, maximum: bounds of a number, or of each number in a tuple. repeatable: the option may be given several
+    times; each value makes a run of its own.
     """
-    bounds = {"choices": choices, "least": least, "most": most}
-    return dataclasses.field(default=default, metadata={"help": help, "several": several, **bounds})
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "minimum": minimum,
+            "maximum": maximum,
+            "repeatable": repeatable,
+        },
+    )
 
 
 def argument(help: str = "", default: Any = dataclasses.MISSING) -> Any:
-    """A field that is a positional argument of the command line, which need not be given if it has a default."""
+    """Define a field that is a positional argument of the command line, optional if it has a default."""
     return dataclasses.field(default=default, metadata={"help": help, "argument": True})
 
 
+class CommandSettings:
+    """Base of all commands' settings: making one checks choices and bounds."""
+
+    def __post_init__(self) -> None:
+        for field in options(type(self)):
+            value = getattr(self, field.name)
+            if field.default is None and value in FORMERLY_NONE:
+                object.__setattr__(self, field.name, None)
+            elif not field.metadata.get("argument"):
+                check(value, field.metadata, f"--{field.name.replace('_', '-')}")
+        low, high = getattr(self, "crop_scale", (0.0, 1.0))
+        if low > high:
+            raise WrongUse(f"--crop-scale: expected the lower bound first, found {low} {high}")
+
+
 def options(config: type) -> list[dataclasses.Field[Any]]:
-    """The fields that a user can set, in order."""
+    """Return the fields that a user can set, in order."""
     return [field for field in dataclasses.fields(config) if field.metadata]
 
 
-def checked(config: Any) -> Any:
-    """The config itself, if each setting is one of its choices and a number within its bounds.
-
-    Raises WrongUse: a TOML file may say anything, and no flag may be infinite or NaN.
-    """
-    for field in options(type(config)):
-        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        choices = field.metadata.get("choices")
-        if choices and value is not None and value not in choices:
-            raise WrongUse(f"{flag} {value}: expected {', '.join(choices)}{suggest(str(value), choices)}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float):
-                require_within(number, field.metadata, flag)
-    low, high = getattr(config, "crop_scale", (0.0, 1.0))
-    if low > high:
-        raise WrongUse(f"--crop-scale {low} {high}: expected the lower share of the area first")
-    return config
+def check(value: Any, metadata: Mapping[str, Any], flag: str) -> None:
+    """Raise WrongUse if a value is not one of its field's choices, is out of bounds, infinite or NaN."""
+    choices = metadata["choices"]
+    if choices and value is not None and value not in choices:
+        expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise WrongUse(f"{flag}: expected {expected}, found {value!r}{suggest(str(value), choices)}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float):
+            check_number(number, metadata["minimum"], metadata["maximum"], flag)
 
 
-def require_within(number: float, bounds: Mapping[str, Any], flag: str) -> None:
-    """Raise WrongUse unless a number is finite and from bounds["least"] to bounds["most"]."""
-    least, most = bounds["least"], bounds["most"]
-    if not least <= number <= most or abs(number) == math.inf:
-        expected = [f"at least {least}"] * (least > -math.inf) + [f"at most {most}"] * (most < math.inf)
-        raise WrongUse(f"{flag} {number}: expected a number {' and '.join(expected) or 'that is finite'}")
+def check_number(number: float, minimum: float, maximum: float, flag: str) -> None:
+    """Raise WrongUse unless minimum <= number <= maximum and the number is finite."""
+    if minimum <= number <= maximum and math.isfinite(number):
+        return
+    kind = "number" if math.isfinite(number) else "finite number"
+    bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+    raise WrongUse(f"{flag}: expected a {kind} {bounds}, found {number}")
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A config as plain data, paths as strings, for the run folder."""
+    """Return settings as plain data for a run folder, with paths as strings."""
     return {
         field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
         for field in dataclasses.fields(config)
@@ -71,6 +93,9 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def defaults(config: type) -> dict[str, Any]:
-    """The settings of a command that need not be given, with what they are then."""
-    given = {field.name: field.default for field in dataclasses.fields(config)}
-    return {name: value for name, value in given.items() if value is not dataclasses.MISSING}
+    """Return the default of every field that has one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }

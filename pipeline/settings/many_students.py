@@ -1,4 +1,4 @@
-"""One command for several students: the settings of each, which are trained together in one pass over the images."""
+"""Several students in one command: one config each, trained together in one pass over the images."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from pipeline.errors import WrongUse
 
 
 def configs_of(config: type, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The settings that a command's values are: one config, or one for each of several students.
+    """Build a command's config from its values, or one config for each of several students.
 
-    values: by field; `student` may be a tuple of names. One student has the run folder itself, of several each has
-    RUN/STUDENT. Raises WrongUse for a student that is given twice and for a folder that is one student's already.
+    values: by field; `student` may be a tuple of names. A single student uses the run folder itself, several use
+    RUN/STUDENT each. Raises WrongUse for a student given twice, and for a run folder that already holds one run.
     """
     students = values.get("student")
     if not isinstance(students, tuple):
@@ -27,21 +27,21 @@ def configs_of(config: type, values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def run_folders(run: Path, students: tuple[str, ...]) -> list[Path]:
-    """The run folder of each of several students. WrongUse as `configs_of` says."""
+    """Return the run folder of each of several students. Raises WrongUse like `configs_of`."""
     folders = [run / folder_name(student) for student in students]
     for number, (student, folder) in enumerate(zip(students, folders, strict=True)):
         if folder in folders[:number]:
             raise WrongUse(
-                f"--student {student}: {folder} is to be the run folder of two students; give each once, or train "
-                "them by commands of their own"
+                f"--student {student}: two students would use the run folder {folder}; give each student once, or "
+                "train them with separate commands"
             )
     if (run / "config.json").exists():
         raise WrongUse(
-            f"{run} is the run of one student, and several need a folder to have theirs in: name another"
+            f"{run} is the run of a single student; several students need a folder without a run: choose another"
         )
     return folders
 
 
 def folder_name(student: str) -> str:
-    """A student's name as that of a folder: timm/vit_tiny -> timm-vit_tiny, package.module:build -> ...-build."""
+    """Return a student's name as a folder name: timm/vit_tiny -> timm-vit_tiny, module:build -> module-build."""
     return re.sub(r"[^\w.+-]+", "-", student)

@@ -1,4 +1,4 @@
-"""Settings that a TOML file says, with the types that a command's config asks for."""
+"""Settings from TOML: unknown keys and wrong types are refused."""
 
 import math
 import tomllib
@@ -11,23 +11,25 @@ from typing import Any
 from pipeline.errors import WrongUse, suggest
 from pipeline.settings.field import options
 
+NAMES = {bool: "true or false", int: "an integer", float: "a finite number", str: "a string", Path: "a path"}
+
 
 def from_toml(config: type, path: Path) -> dict[str, Any]:
-    """The settings in a TOML file for a command's config, as Python values.
+    """Return the settings in a TOML file, converted to the types of a command's settings.
 
-    Raises WrongUse on a file that is missing or not TOML, an unknown key (naming the nearest) or a wrong type.
+    Raises WrongUse for a file that is missing or not TOML, an unknown key (naming the nearest) or a wrong type.
     """
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # not TOML, or not even text
+    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
         raise WrongUse(f"cannot read the settings in {path}: {error}") from error
     return from_values(config, values, str(path))
 
 
 def from_values(config: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as TOML has them, for a command's config; `where` they stand begins what is refused.
+    """Convert parsed TOML to the types of a command's settings. `where` starts every error message.
 
-    Raises WrongUse on an unknown key (naming the nearest) or a wrong type.
+    Raises WrongUse for an unknown key (naming the nearest) or a wrong type.
     """
     hints = typing.get_type_hints(config)
     settable = {field.name for field in options(config)}
@@ -36,14 +38,19 @@ def from_values(config: type, values: Mapping[str, Any], where: str) -> dict[str
         name = key.replace("-", "_")
         if name not in settable:
             raise WrongUse(f"{where}: unknown setting {key!r}{suggest(name, settable)}")
-        converted[name] = convert(value, hints[name], f"{where}: {key}")
+        converted[name] = convert(value, without_none(hints[name]), f"{where}: {key}")
     return converted
 
 
-def convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type that a field asks for; WrongUse when it is of another kind."""
+def without_none(hint: Any) -> Any:
+    """Return the type T of a hint T or T | None."""
     if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return hint
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """Convert a TOML value to a field's type. Raises WrongUse for a value of another type."""
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if not isinstance(value, list):
@@ -53,9 +60,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return tuple(convert(item, kinds[0], where) for item in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) in (int, float):
-        if math.isfinite(value):
-            return float(value)
-    elif type(value) is hint:
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint is not float and type(value) is hint:
         return value
-    raise WrongUse(f"{where}: expected {hint.__name__}, found {value!r}")
+    raise WrongUse(f"{where}: expected {NAMES[hint]}, found {value!r}")

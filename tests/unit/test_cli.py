@@ -1,14 +1,17 @@
-"""The command line: light help, one sentence and the right exit code for wrong use, settings files."""
+"""The command line: fast help, one-sentence errors with the right exit code, settings files."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
-from pipeline.settings.commands import DistillConfig
+from pipeline.settings.training import DistillConfig
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -29,11 +32,38 @@ def test_help_imports_nothing_heavy() -> None:
     assert "cache-teacher" in listed.stdout
 
 
-@pytest.mark.parametrize("name", list(cli.main.commands))
-def test_every_command_explains_itself(name: str) -> None:
-    result: Result = CliRunner().invoke(cli.main, [name, "--help"])
+COMMANDS: dict[str, click.Command] = {
+    **{name: command for name, command in cli.main.commands.items() if command is not cli.cache},
+    **{f"cache {name}": command for name, command in cli.cache.commands.items()},
+}
+
+
+@pytest.mark.parametrize("group", [cli.main, cli.cache])
+def test_the_help_lists_every_command_with_a_description(group: click.Group) -> None:
+    text = CliRunner().invoke(group, ["--help"]).output
+    for name, command in group.commands.items():
+        assert re.search(rf"^  {name} +\w.*\w", text, re.MULTILINE)
+        assert (command.help or "").partition("\n")[0].endswith(".")
+    assert "..." not in text.partition("Commands:")[2]  # click cuts long ones
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_explains_itself(name: str) -> None:
+    result: Result = CliRunner().invoke(cli.main, [*name.split(), "--help"])
     assert result.exit_code == 0
-    assert len(result.output.split("Options:")[0].split()) > 5
+    description = (COMMANDS[name].help or "").partition("\n\n")[0]
+    assert " ".join(description.split()) in " ".join(result.output.split())
+    for option in COMMANDS[name].params:
+        if isinstance(option, click.Option):
+            assert option.opts[0] in result.output
+            assert len((option.help or "").split()) > 1, option.opts
+
+
+def test_the_examples_in_the_help_parse() -> None:
+    examples = re.findall(r"python cli.py (\S+) ([^\n]*?)(?:  +.*)?$", cli.main.help or "", re.MULTILINE)
+    assert len(examples) == 5
+    for name, arguments in examples:
+        COMMANDS[name].make_context(name, shlex.split(arguments))
 
 
 @pytest.mark.parametrize(
@@ -92,4 +122,4 @@ def test_flags_win_over_the_settings_file_and_that_over_defaults(
     arguments = ["distill", "d", "c", "r", "--config", str(settings), "--lr", "0.25"]
     assert cli.run_cli(arguments) == 0
     (config,) = seen
-    assert (config.epochs, config.lr, config.crop_scale, config.tau) == (7, 0.25, (0.3, 1.0), 0)
+    assert (config.epochs, config.lr, config.crop_scale, config.tau) == (7, 0.25, (0.3, 1.0), None)

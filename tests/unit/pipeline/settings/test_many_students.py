@@ -16,14 +16,14 @@ from cache.errors import InUse
 from cache.lock import sole_writer
 from cli import run_cli
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.objectives import anchored_teacher, clusterfit
-from pipeline.settings.commands import DistillConfig, PretrainConfig
+from pipeline.objectives import clusterfit
+from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.settings.many_students import configs_of, folder_name
+from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.distill import distill
 from pipeline.training.pretrain import pretrain
 from pipeline.training.student_run import RESUME_FILE, StudentRun
-from tests.support.training_runs import STUDENT, Death, assert_same_run, losses, settings, weights
-from tests.support.two_ranks import on_two_ranks
+from tests.support.training_runs import STUDENT, Crash, assert_same_run, losses, settings, weights
 
 PLAIN = "tests.support.tiny_student:plain"
 STAGED = "tests.support.tiny_student:staged"  # of another width than the others
@@ -94,32 +94,32 @@ def test_a_pass_that_died_between_two_checkpoints_goes_on_with_each_run_from_its
 
     def die(self: StudentRun) -> None:
         if self.step == 9 and self.config.student == PLAIN:
-            raise Death
+            raise Crash
         save(self)
 
-    assert_goes_on(runs, tmp_path / "alone", monkeypatch, ("save", die, Death), [9, 8, 8])
+    assert_goes_on(runs, tmp_path / "alone", monkeypatch, ("save", die, Crash), [9, 8, 8])
 
 
 def test_ctrl_c_saves_every_student_and_the_same_command_goes_on(
     packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = together(settings(packed, cached, tmp_path / "together"))
-    learn = StudentRun.learn
+    train_step = StudentRun.train_step
 
     def interrupted(self: StudentRun, *arguments: Any) -> None:
-        learn(self, *arguments)
+        train_step(self, *arguments)
         if self.config.student == STUDENT and self.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
 
-    replaced = ("learn", interrupted, KeyboardInterrupt)
+    replaced = ("train_step", interrupted, KeyboardInterrupt)
     assert_goes_on(runs, tmp_path / "alone", monkeypatch, replaced, [7, 7, 7])
 
 
 @pytest.mark.parametrize(
-    ("objective", "module", "function", "times"),
+    ("objective", "owner", "function", "times"),
     [
-        ("1q", anchored_teacher, "teacher_side", 12),
-        ("seed", anchored_teacher, "teacher_side", 12),
+        ("1q", SimilarityLoss, "teacher_side", 12),
+        ("seed", SimilarityLoss, "teacher_side", 12),
         ("cc", clusterfit, "kmeans", 1),
     ],
 )
@@ -129,17 +129,17 @@ def test_what_is_the_teachers_is_found_once_for_all_students(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     objective: str,
-    module: ModuleType,
+    owner: type | ModuleType,
     function: str,
     times: int,
 ) -> None:
-    found, find = [], getattr(module, function)
+    found, find = [], getattr(owner, function)
 
     def counted(*arguments: Any, **options: Any) -> Any:
         found.append(1)
         return find(*arguments, **options)
 
-    monkeypatch.setattr(module, function, counted)
+    monkeypatch.setattr(owner, function, counted)
     distill(*together(settings(packed, cached, tmp_path, objective=objective, clusters=8)))
     assert len(found) == times
 
@@ -164,19 +164,19 @@ def test_a_student_that_diverges_leaves_and_the_others_end_as_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runs = together(settings(packed, cached, tmp_path / "together"))
-    learn = StudentRun.learn
+    train_step = StudentRun.train_step
 
     def poisoned(self: StudentRun, *arguments: Any) -> None:
-        learn(self, *arguments)
+        train_step(self, *arguments)
         if self.config.student == STUDENT and self.step == 5:
             with torch.no_grad():
                 next(self.network.parameters()).fill_(torch.nan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StudentRun, "learn", poisoned)
+        patch.setattr(StudentRun, "train_step", poisoned)
         with pytest.raises(PipelineError, match="features are not finite at step 6"):
             distill(*runs)
-    assert f"{runs[0].run} goes no further: the student's features are not" in capsys.readouterr().out
+    assert f"{runs[0].run} stops here: the student's features are not" in capsys.readouterr().out
     assert torch.load(runs[0].run / RESUME_FILE)["step"] == 4
     assert_as_alone(runs[1:], tmp_path / "alone")
     assert len(losses(runs[0].run)) == 5
@@ -192,24 +192,6 @@ def test_pretraining_takes_several_too(packed: Path, tmp_path: Path) -> None:
         own = replace(run, run=tmp_path / "alone" / run.run.name)
         pretrain(own)
         assert_same_run(own.run, run.run)
-
-
-def two_passes(rank: int, alone: list[DistillConfig], together: list[DistillConfig]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.training.loop.LOG_EVERY", 1)  # the fixture is not in the other process
-        patch.setenv("WORLD_SIZE", "2")
-        patch.setenv("LOCAL_RANK", str(rank))
-        patch.setattr("pipeline.training.loop.leave", lambda: None)  # the second pass needs the ranks too
-        distill(*alone)
-        distill(*together)
-
-
-def test_two_ranks_train_several_as_they_train_one(packed: Path, cached: Path, tmp_path: Path) -> None:
-    runs = together(settings(packed, cached, tmp_path / "together"), (STUDENT, STAGED))
-    alone = replace(runs[1], run=tmp_path / "alone")
-    on_two_ranks(two_passes, tmp_path, [alone], runs)
-    assert_same_run(alone.run, runs[1].run)
-    assert losses(runs[0].run)
 
 
 def test_the_command_line_makes_a_run_of_each_that_eval_takes(
@@ -242,11 +224,14 @@ def test_several_students_of_one_name_or_in_one_students_folder_are_refused(tmp_
     assert configs_of(DistillConfig, {**values, "student": ("a",)}) == (
         DistillConfig(dataset=tmp_path, cache=tmp_path, run=tmp_path / "run", student="a"),
     )
-    with pytest.raises(WrongUse, match=r"--student timm-a: .*run/timm-a is to be the run folder of two"):
+    with pytest.raises(
+        WrongUse,
+        match=r"--student timm-a: two students would use the run folder .*run/timm-a; give each student once",
+    ):
         configs_of(DistillConfig, {**values, "student": ("timm/a", "timm-a")})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(WrongUse, match="is the run of one student, and several need a folder"):
+    with pytest.raises(WrongUse, match="is the run of a single student; several students need a folder"):
         configs_of(DistillConfig, {**values, "student": ("a", "b")})
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.settings.toml_file import from_toml
+from pipeline.settings.training import DistillConfig, PretrainConfig
 
 
 def settings(folder: Path, text: str, config: type = DistillConfig) -> dict[str, object]:

@@ -1,0 +1,108 @@
+"""Settings of `distill` and `pretrain`; a run folder records all of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(CommandSettings):
+    """Settings that `distill` and `pretrain` share: the student and its optimization."""
+
+    student: str = setting(
+        "resnet18",
+        "network to train: resnet18, resnet50, mobilenet_v2, alexnet, timm/NAME, torchvision/NAME or "
+        "package.module:function; repeat --student to train several in one pass, each into RUN/STUDENT",
+        repeatable=True,
+    )
+    image_size: int = setting(224, "input size of the student, in pixels", minimum=1)
+    epochs: int = setting(130, "number of epochs; 0 writes the untrained student")
+    batch_size: int = setting(256, "images per step over all ranks", minimum=1)
+    lr: float | None = setting(None, "peak learning rate. Default: the objective's, see `objectives`")
+    wd: float = setting(1e-4, "weight decay")
+    optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
+    schedule: str | None = setting(
+        None,
+        "learning rate schedule; step: x 0.2 at 70 and 93 percent, as in the paper; cosine: decay to zero. "
+        "Default: the objective's, see `objectives`",
+        choices=("step", "cosine"),
+    )
+    warmup: float = setting(0.0, "epochs of linear learning rate warm-up")
+    subset: float = setting(1.0, "fraction of the rows to train on and take anchors from, drawn by the seed")
+    seed: int = setting(
+        0, "random seed for initial weights, image order, crops and anchors", maximum=MAX_SEED
+    )
+    amp_dtype: str = setting("bf16", "autocast precision; parameters stay fp32", choices=PRECISIONS)
+    workers: int = setting(1, "threads per rank that decode images", minimum=1)
+    device: str = setting("auto", "cpu, cuda, or auto")
+    compile: bool = setting(False, "compile the student with torch.compile")
+    eval_every: int | None = setting(None, "epochs between evaluations by nearest neighbours. Default: never")
+    save_every: int = setting(
+        500, "steps between checkpoints; each epoch also ends with a checkpoint", minimum=1
+    )
+    inexact: bool = setting(False, "allow resuming with another number of ranks, threads or package versions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(TrainConfig):
+    """Settings of `distill`."""
+
+    dataset: Path = argument("dataset folder the cache was made from")
+    cache: Path = argument("the teacher's store")
+    run: Path = argument("run folder to write or resume")
+    objective: str = setting("1q", "training objective, see `objectives`")
+    anchors: str | None = setting(
+        None, "number of anchor points K, or all. Default: the objective's, or every eligible row if fewer"
+    )
+    tau: float | None = setting(None, "temperature. Default: the objective's, see `objectives`")
+    student_tau: float | None = setting(None, "objective seed: the student's temperature. Default: 0.2")
+    loss_dtype: str = setting(
+        "fp32",
+        "objectives 1q and seed: precision of the products with the anchors; sums stay fp32",
+        choices=PRECISIONS,
+    )
+    momentum: float = setting(
+        0.999, "objective 2q: momentum of the key encoder; 0 fills the queue with the queries", maximum=1
+    )
+    head_dim: int | None = setting(
+        None, "objective 2q: width of a linear head on the student. Default: no head"
+    )
+    negatives: int = setting(16_384, "objective crd: negatives per image, at most the number of other rows")
+    clusters: int = setting(16_000, "objective cc: number of k-means clusters, at most a quarter of the rows")
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0), "range of a random crop's area, as fractions of the image", minimum=0.001, maximum=1
+    )
+    live_teacher: bool = setting(
+        False, "run the teacher on every crop instead of reading its cached embedding"
+    )
+    teacher: str | None = setting(
+        None, "with --live-teacher: the teacher. Default: the one recorded in the cache"
+    )
+    weights: Path | None = setting(
+        None, "with --live-teacher: the teacher's weights file, as for cache-teacher"
+    )
+    partial: bool = setting(
+        False, "train on an incomplete cache: on the rows present at the start, to the end of the run"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Settings of `pretrain`."""
+
+    dataset: Path = argument("dataset folder written by `pack`")
+    run: Path = argument("run folder to write or resume")
+    epochs: int = setting(100, "number of epochs; 0 writes the untrained student")
+    lr: float = setting(0.06, "peak learning rate")
+    schedule: str = setting(
+        "cosine",
+        "learning rate schedule; cosine: decay to zero; step: x 0.2 at 70 and 93 percent",
+        choices=("cosine", "step"),
+    )
+    tau: float = setting(0.1, "temperature of NT-Xent", minimum=0.001)
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0), "range of a random crop's area, as fractions of the image", minimum=0.001, maximum=1
+    )
+    jitter: float = setting(0.4, "strength of brightness, contrast and saturation jitter", maximum=1)
+    grayscale: float = setting(0.2, "probability of converting a view to grayscale", maximum=1)
