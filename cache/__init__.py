@@ -1,1 +1,1 @@
-"""The store: embeddings of a dataset's rows as a Zarr v3 group that is also plain memory."""
+"""The store: a dataset's embeddings as a Zarr v3 group whose chunk files can be mapped into memory."""

@@ -1,4 +1,4 @@
-"""Which rows are anchors at a step: a window over a seeded permutation, a pure function of (seed, step)."""
+"""The anchor points of each step: a window over a seeded permutation, a pure function of (seed, step)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,22 +9,22 @@ LARGEST_DEFAULT = 128_000
 
 
 def default_anchors(eligible: int) -> int:
-    """The anchors of CompRess (NeurIPS 2020), 128,000, or every eligible row of a smaller split."""
+    """Return the number of anchors: 128,000 as in CompRess (NeurIPS 2020), or all eligible rows if they are fewer."""
     return min(LARGEST_DEFAULT, eligible)
 
 
 class AnchorWindow:
     """A window of K rows over an endless permutation of the M eligible rows, advanced by B each step.
 
-    The permutation is drawn once from `seed` and repeated, so a row comes back after M positions and
-    stands in a window of K <= M at most once. Position p lives in slot p % K of a ring: a step replaces
-    only the slots that its B new positions fall on. At K = M every row is an anchor and none ever moves.
+    The permutation is drawn once from `seed` and repeated, so a row returns after M positions and is in a
+    window of K <= M rows at most once. Position p is stored in slot p % K of a ring buffer: a step replaces
+    only the slots of its B new positions. With K = M every row is an anchor and no slot ever changes.
 
     Args:
-        eligible: (M,) integers, rows without repetition.
+        eligible: (M,) integers, distinct rows.
         size: K, from 1 to M.
-        batch: B, rows by which the window advances each step; the global batch.
-        seed: of the permutation.
+        batch: B, the global batch size, by which the window advances each step.
+        seed: seed of the permutation.
 
     Raises:
         ValueError: K is not from 1 to M, or B is below 1.
@@ -39,16 +39,16 @@ class AnchorWindow:
         self._permutation = np.random.default_rng(seed).permutation(compact(eligible))
 
     def rows_at(self, step: int) -> NDArray[np.int64]:
-        """The anchors (K,) int64 at a step, in the order of their slots."""
+        """Return the anchors (K,) int64 of a step, in slot order."""
         slots, rows = self._positions(step * self.batch, self.size)
         window = np.empty(self.size, np.int64)
         window[slots] = rows
         return window
 
     def entering(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The slots and rows, both (min(B, K),) int64, that turn `rows_at(step - 1)` into `rows_at(step)`.
+        """Return the slots and rows, both (min(B, K),) int64, that turn `rows_at(step - 1)` into `rows_at(step)`.
 
-        Both are empty if K = M. Raises ValueError for a step below 1: nothing comes before step 0.
+        Both are empty if K = M. Raises ValueError for a step below 1.
         """
         if step < 1:
             raise ValueError(f"anchors enter from step 1 on, found step {step}")
@@ -58,7 +58,7 @@ class AnchorWindow:
         return self._positions(step * self.batch + self.size - count, count)
 
     def _positions(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        # start is a Python int without bound: reduced before numpy sees it
+        # start is a Python int of any size, so it is reduced before numpy sees it
         offsets = np.arange(count)
         slots = (start % self.size + offsets) % self.size
         rows = self._permutation[(start % len(self._permutation) + offsets) % len(self._permutation)]

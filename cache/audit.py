@@ -1,6 +1,6 @@
-"""Every byte of a store against what was written: structure, checksums and the ledger; and what is at fault.
+"""Check every byte of a store: metadata, file sizes, checksums and the ledger.
 
-Files are read, not mapped, so one that is cut short meanwhile ends in words. A task is a chunk's files.
+Files are read, not mapped, so that one that is truncated meanwhile is an error message and not a crash.
 """
 
 import os
@@ -15,13 +15,13 @@ from cache.durable import sync
 from cache.errors import CorruptStore, NotAStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
-from cache.metadata import check_described, read_split, read_store, split_names, way_out
+from cache.metadata import check_split_metadata, read_split, read_store, repair_hint, split_names
 from cache.threads import over_threads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A file of a split that is not what was written; key is its chunk, None for a file that belongs to none."""
+    """A file of a split that is not as it was written. key: its chunk, None for a file that belongs to no chunk."""
 
     split: str
     file: str
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What an audit read, the faults that it found, and the splits that have no ledger."""
+    """The result of an audit: files and bytes read, faults found, and the splits without a ledger."""
 
     files: int
     bytes: int
@@ -46,7 +46,10 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The files of one chunk, or of one chunk's labels and thumbs: `columns`, and the ledger's if there is one."""
+    """The files to check together: those of one chunk, or the labels and thumbs of one chunk's rows.
+
+    ledger: the ledger's column, None for a split without one. mark: the chunk's mark in the ledger.
+    """
 
     path: Path
     split: str
@@ -57,32 +60,32 @@ class Task:
     mark: int
 
     def fault(self, column: Column, reason: str) -> Fault:
-        """A fault of this chunk's file of a column."""
+        """Return a fault of this chunk's file of a column."""
         file, rows = column.file_name(self.key), self.shape.rows_of(self.key)
         return Fault(split=self.split, file=file, reason=reason, key=self.key, rows=rows)
 
 
 def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Audit:
-    """Read every chunk file of the store at `path` and say which are at fault.
+    """Read every chunk file of the store at `path` and report the faulty ones.
 
-    Found is any file that is missing, cut short, extended or changed by a bit, one that lies where no chunk is, and,
-    where there is a ledger, one that was swapped with another or is another store's. `progress(done, total)` is called
-    after each chunk.
+    Detects files that are missing, truncated, extended, changed by as little as a bit, or not part of any chunk; with a
+    ledger also files that were swapped or copied from another store. `progress(done, total)` is called after each
+    chunk.
 
     Raises:
-        NotAStore: there is no store, or no split in it.
-        FormatMismatch: it is of another format, or its arrays are laid out in another way.
-        CorruptStore: what the store was made of was edited, or a split has lost its zarr.json.
+        NotAStore: there is no store, or it has no split.
+        FormatMismatch: the store has another format, or its arrays are laid out differently.
+        CorruptStore: the store's identity was edited, or a split has lost its zarr.json.
     """
     tasks = tasks_of(path)
     faults: list[Fault] = []
-    for done, found in enumerate(over_threads(check, tasks), start=1):
+    for done, found in enumerate(over_threads(check_task, tasks), start=1):
         faults += found
         if progress is not None:
             progress(done, len(tasks))
     for name in split_names(path):
-        faults += foreign(path, name, [task for task in tasks if task.split == name])
-    columns = [column for task in tasks for column in with_ledger(task)]
+        faults += foreign_files(path, name, [task for task in tasks if task.split == name])
+    columns = [column for task in tasks for column in files_of(task)]
     return Audit(
         files=len(columns),
         bytes=sum(column.file_bytes for column in columns),
@@ -92,11 +95,11 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
 
 
 def tasks_of(path: Path) -> list[Task]:
-    """One task a chunk, and one for the labels and thumbs of each chunk's rows; raises as `audit` does."""
+    """Return a task per chunk, and one for the labels and thumbs of each chunk's rows. Raises as `audit` does."""
     store = read_store(path)
     for folder in path.iterdir():
         if (folder / "embedding").is_dir() and not (folder / "zarr.json").exists():
-            raise CorruptStore(f"{folder} has lost its zarr.json; {way_out(path)}")
+            raise CorruptStore(f"{folder} has lost its zarr.json; {repair_hint(path)}")
     tasks = [task for name in split_names(path) for task in split_tasks(path, name, store["id"])]
     if not tasks:
         raise NotAStore(f"{path} has no split yet; run the command that writes it again")
@@ -104,27 +107,27 @@ def tasks_of(path: Path) -> list[Task]:
 
 
 def split_tasks(path: Path, split: str, store_id: str) -> list[Task]:
-    """The tasks of one split."""
+    """Return the tasks of one split. Raises as `audit` does."""
     shape, dataset = read_split(path, split)
-    check_described(path, split, shape, dataset)
-    kept = has_ledger(path / split)
+    check_split_metadata(path, split, shape, dataset)
+    ledger_kept = has_ledger(path / split)
 
     def task(key: ChunkKey, columns: tuple[Column, ...], ledger: Column) -> Task:
         of: dict[str, Any] = {"path": path, "split": split, "shape": shape, "key": key, "columns": columns}
-        return Task(**of, ledger=ledger if kept else None, mark=mark(store_id, split, dataset, key))
+        return Task(**of, ledger=ledger if ledger_kept else None, mark=mark(store_id, split, dataset, key))
 
     chunks = [task(key, chunk_columns(shape), chunk_ledger(shape)) for key in shape.chunk_keys]
     rows = [ChunkKey(0, index) for index in range(shape.chunks)]
     return chunks + [task(key, row_columns(shape), row_ledger(shape)) for key in rows]
 
 
-def with_ledger(task: Task) -> tuple[Column, ...]:
-    """The columns that a task reads."""
+def files_of(task: Task) -> tuple[Column, ...]:
+    """Return the columns that a task reads a file of, the ledger last."""
     return (*task.columns, *([task.ledger] if task.ledger else []))
 
 
-def check(task: Task) -> list[Fault]:
-    """What is wrong with the files of one chunk."""
+def check_task(task: Task) -> list[Fault]:
+    """Return the faults of a task's files."""
     folder = task.path / task.split
     files = {column.name: folder / column.file_name(task.key) for column in task.columns}
     if not any(os.path.lexists(file) for file in files.values()):
@@ -135,16 +138,16 @@ def check(task: Task) -> list[Fault]:
         try:
             checksums[column.name] = checksum_of(sound_bytes(files[column.name], column))
         except (OSError, ValueError, CorruptStore) as error:
-            faults.append(task.fault(column, why(error)))
+            faults.append(task.fault(column, describe(error)))
     return faults + (check_ledger(task, task.ledger, checksums) if task.ledger else [])
 
 
 def check_ledger(task: Task, ledger: Column, checksums: dict[str, int]) -> list[Fault]:
-    """The files whose checksum, of those that are sound in themselves, is not the one in the ledger."""
+    """Return a fault for each intact file whose checksum differs from the ledger's. checksums: by column name."""
     try:
         data = sound_bytes(task.path / task.split / ledger.file_name(task.key), ledger)
     except (OSError, ValueError, CorruptStore) as error:
-        return [task.fault(ledger, why(error))]
+        return [task.fault(ledger, describe(error))]
     *recorded, marked = decode(ledger, data)[0].tolist()
     if marked != task.mark:
         return [task.fault(ledger, "is the ledger of another chunk or of another store")]
@@ -158,15 +161,15 @@ def check_ledger(task: Task, ledger: Column, checksums: dict[str, int]) -> list[
 
 
 def sound_bytes(file: Path, column: Column) -> bytes:
-    """A chunk file's bytes. Raises OSError, CorruptStore for a wrong size, ValueError for a wrong checksum."""
+    """Read a chunk file. Raises OSError, CorruptStore for a wrong size, ValueError for a wrong checksum."""
     check_size(file, file.stat().st_size, column.file_bytes)
     data = file.read_bytes()
     decode(column, data)
     return data
 
 
-def why(error: Exception) -> str:
-    """A file's fault in words that go on from its name."""
+def describe(error: Exception) -> str:
+    """Return the fault of a file as a predicate: its name comes before it."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
     if isinstance(error, CorruptStore):
@@ -174,10 +177,10 @@ def why(error: Exception) -> str:
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"has changed: {error}"
 
 
-def foreign(path: Path, split: str, tasks: Sequence[Task]) -> Iterator[Fault]:
-    """The files among a split's chunks that are no chunk's; those of a writer at work are left out."""
-    expected = {column.file_name(task.key) for task in tasks for column in with_ledger(task)}
-    for array in sorted({column.name for task in tasks for column in with_ledger(task)}):
+def foreign_files(path: Path, split: str, tasks: Sequence[Task]) -> Iterator[Fault]:
+    """Yield a fault for each file that belongs to no chunk; the temporary files of a running writer are ignored."""
+    expected = {column.file_name(task.key) for task in tasks for column in files_of(task)}
+    for array in sorted({column.name for task in tasks for column in files_of(task)}):
         for inner, _, names in os.walk(path / split / array / "c"):
             for name in names:
                 file = os.path.relpath(os.path.join(inner, name), path / split)
@@ -185,28 +188,29 @@ def foreign(path: Path, split: str, tasks: Sequence[Task]) -> Iterator[Fault]:
                     yield Fault(split=split, file=file, reason="belongs to no chunk of the split")
 
 
-def remove(path: Path, faults: Sequence[Fault]) -> None:
-    """Delete the files of every chunk at fault, in all of its columns, so that the chunk is absent.
+def remove_chunks(path: Path, faults: Sequence[Fault]) -> None:
+    """Delete all files of every faulty chunk, so that the chunk is absent, and every file that belongs to no chunk.
 
-    The embedding goes first, which says that a chunk is there. Raises StoreError when the system refuses.
+    The embedding is deleted first, since its file marks the chunk as present.
+    Raises StoreError when the system refuses.
     """
     bad = {(fault.split, fault.file) for fault in faults}
     doomed = [path / fault.split / fault.file for fault in faults if fault.key is None]
     for task in tasks_of(path):
-        files = [column.file_name(task.key) for column in with_ledger(task)]
+        files = [column.file_name(task.key) for column in files_of(task)]
         if any((task.split, file) in bad for file in files):
-            doomed += [path / task.split / file for file in sorted(files, key=not_embedding)]
+            doomed += [path / task.split / file for file in sorted(files, key=embedding_first)]
     for file in doomed:
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
-                f"cannot delete {file}: {error.strerror}; mend the cause and run the command again"
+                f"cannot delete {file}: {error.strerror}; fix the cause and run the command again"
             ) from error
     for folder in {file.parent for file in doomed if file.parent.is_dir()}:
         sync(folder)
 
 
-def not_embedding(file: str) -> bool:
-    """Sorts an embedding's file before all others."""
+def embedding_first(file: str) -> bool:
+    """Sort key that puts the embedding before all other files of a chunk."""
     return not file.startswith("embedding/")

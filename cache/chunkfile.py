@@ -1,4 +1,4 @@
-"""Chunk files of a store: read whole and checked, or mapped as read-only memory."""
+"""Chunk files of a store: read and verified, or mapped as read-only memory."""
 
 import ctypes
 import mmap
@@ -25,20 +25,20 @@ _libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-POPULATE_READ = 22  # MADV_POPULATE_READ, which Python's mmap does not name
-REMEDY = "run the command that wrote the store again, it writes this chunk anew"
+POPULATE_READ = 22  # MADV_POPULATE_READ, which Python's mmap module lacks
+REMEDY = "run the command that wrote the store again to rewrite this chunk"
 _FAILED = ctypes.c_void_p(-1).value
 
 
 class MappedFile:
-    """A file of exactly `size` bytes in memory at `address`, for as long as this object lives.
+    """A file of exactly `size` bytes, mapped into memory at `address` while this object lives.
 
-    Python's own mmap keeps a file open for each map, and the cache of a large dataset has more chunks
-    than the 1024 files that a process may usually open.
+    Python's own mmap keeps a file descriptor per map, and a large cache has more chunks than the 1024 files that
+    a process may usually open.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptStore: the file has another size. For one that is cut short later, see `require_kept`.
+        CorruptStore: the file has another size. For a file that is truncated later, see `require_intact_maps`.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -50,19 +50,19 @@ class MappedFile:
             os.close(descriptor)
         self.size = size
         number = watch(path, self.address, size, REMEDY)
-        # not at exit: a thread may still be gathering, and the system unmaps everything anyway
-        weakref.finalize(self, _let_go, number, self.address, size).atexit = False
+        # not at exit: a thread may still be reading, and the system unmaps everything anyway
+        weakref.finalize(self, _release, number, self.address, size).atexit = False
 
 
 def populate(maps: Iterable[MappedFile]) -> None:
-    """Have files read and their pages entered into their maps, so that no access waits for either."""
+    """Read mapped files into memory and set up their page tables, so that later accesses do not wait."""
     for each in maps:
         if _libc.madvise(each.address, each.size, POPULATE_READ):  # Linux before 5.14
             _libc.madvise(each.address, each.size, mmap.MADV_WILLNEED)
 
 
 def available_memory() -> int:
-    """Bytes that the system could give without swapping, its page cache included; 0 where it does not tell."""
+    """Return the bytes available without swapping, page cache included; 0 where the system does not report them."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
@@ -71,7 +71,7 @@ def available_memory() -> int:
 
 
 def check_size(path: Path, found: int, expected: int) -> None:
-    """Raise CorruptStore unless a chunk file has the size that its column says."""
+    """Raise CorruptStore unless a chunk file has the expected size."""
     if found != expected:
         raise CorruptStore(
             f"{path} was cut short or changed: expected {expected:,} bytes, found {found:,}; {REMEDY}"
@@ -79,7 +79,7 @@ def check_size(path: Path, found: int, expected: int) -> None:
 
 
 def check_file(path: Path, column: Column) -> None:
-    """Raise CorruptStore unless a chunk file is there and of the right size."""
+    """Raise CorruptStore unless a chunk file exists and has the right size."""
     try:
         found = path.stat().st_size
     except FileNotFoundError as error:
@@ -88,7 +88,7 @@ def check_file(path: Path, column: Column) -> None:
 
 
 def read_chunk(path: Path, column: Column) -> NDArray:
-    """The rows (chunk_rows, *tail) of a chunk file, padding included. Raises CorruptStore."""
+    """Return the rows (chunk_rows, *tail) of a chunk file, padding included. Raises CorruptStore."""
     check_file(path, column)
     try:
         return decode(column, path.read_bytes())
@@ -106,6 +106,6 @@ def _map(descriptor: int, size: int) -> int:
     return address
 
 
-def _let_go(number: int, address: int, size: int) -> None:
+def _release(number: int, address: int, size: int) -> None:
     unwatch(number)
     _libc.munmap(address, size)

@@ -1,4 +1,4 @@
-"""The arrays of a split and the bytes of their chunk files. Pure functions, no file is touched here."""
+"""The arrays of a split and the encoding of their chunk files: pure functions without file access."""
 
 from dataclasses import dataclass
 from math import nan, prod
@@ -14,7 +14,7 @@ CHECKSUM_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One array of a split: (V, N, *tail), or (N,) if `views` is None, chunked along its rows only."""
+    """One array of a split, chunked along its rows only: (V, N, *tail), or (N, *tail) if `views` is None."""
 
     name: str
     dtype: np.dtype
@@ -26,21 +26,21 @@ class Column:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The array's shape."""
+        """Shape of the array."""
         return (*self._views(self.views), self.rows, *self.tail)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """The shape of every chunk, the last one's too: it is padded with the fill."""
+        """Shape of every chunk; the last one is padded with the fill value."""
         return (*self._views(1), self.chunk_rows, *self.tail)
 
     @property
     def file_bytes(self) -> int:
-        """Size of every chunk file: the chunk and its checksum."""
+        """Size of every chunk file in bytes, checksum included."""
         return prod(self.chunk_shape) * self.dtype.itemsize + CHECKSUM_BYTES
 
     def file_name(self, key: ChunkKey) -> str:
-        """A chunk's file within the split, as zarr names it: 'embedding/c/0/3/0'."""
+        """Return a chunk's file name within the split, as zarr names it: 'embedding/c/0/3/0'."""
         indices = (*self._views(key.view), key.index, *(0 for _ in self.tail))
         return "/".join([self.name, "c", *map(str, indices)])
 
@@ -49,9 +49,9 @@ class Column:
 
 
 def chunk_columns(shape: SplitShape) -> tuple[Column, ...]:
-    """The columns written chunk by chunk, in the order of writing.
+    """Return the columns that are written chunk by chunk, in writing order.
 
-    The embedding is the last one, so that its file says that the chunk is whole.
+    The embedding comes last, so that its file marks the chunk as complete.
     """
     return (
         _column(shape, "status", "<u1", int(Status.ABSENT), shape.views),
@@ -62,7 +62,7 @@ def chunk_columns(shape: SplitShape) -> tuple[Column, ...]:
 
 
 def row_columns(shape: SplitShape) -> tuple[Column, ...]:
-    """The columns that are written when the split is created."""
+    """Return the columns that are written when the split is created."""
     return _column(shape, "label", "<i8", -1), _column(shape, "thumb", "<u8", 0)
 
 
@@ -86,7 +86,7 @@ def _column(
 
 
 def encode(column: Column, rows: NDArray) -> bytes:
-    """The bytes of a chunk file that holds `rows` (n, *tail): little-endian, padded, then crc32c."""
+    """Encode rows (n, *tail) as a chunk file: little-endian, padded to a whole chunk, followed by the crc32c."""
     assert rows.dtype == column.dtype, (column.name, rows.dtype)
     block = np.full((column.chunk_rows, *column.tail), column.fill, column.dtype)
     block[: len(rows)] = rows
@@ -95,10 +95,10 @@ def encode(column: Column, rows: NDArray) -> bytes:
 
 
 def decode(column: Column, data: bytes) -> NDArray:
-    """The rows (chunk_rows, *tail) of a chunk file, padding included.
+    """Return the rows (chunk_rows, *tail) of a chunk file, padding included.
 
     Raises:
-        ValueError: the size or the checksum is wrong.
+        ValueError: wrong size or checksum.
     """
     if len(data) != column.file_bytes:
         raise ValueError(f"expected {column.file_bytes} bytes, found {len(data)}")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed and whenever."""
+"""Atomic writes: a file or folder is there whole or not at all, even after a crash or a power cut."""
 
 import errno
 import glob
@@ -15,19 +15,28 @@ from cache.errors import StoreError
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file in one atomic step that survives a power cut, its folders included.
+    """Write a file atomically, so that it survives a power cut; missing parent folders are created.
 
     Raises:
-        StoreError: the system refused, as a full disk does; nothing half-written is left.
+        StoreError: the system refused, for example because the disk is full; no partial file is left.
     """
-    with _in_words(path):
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, and rename it to `path` if the block succeeds: `write_file` as a stream.
+
+    Raises:
+        StoreError: as `write_file` does, also for an OSError raised in the block.
+    """
+    temporary = path.with_name(_temporary_name(path.name))
+    with _refusal_as_store_error(path):
         _make_folder(path.parent)
-        temporary = path.with_name(_temporary_name(path.name))
         try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -35,18 +44,18 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def place_folder(path: Path, files: Mapping[str, bytes], *, staged_beside: Path) -> None:
-    """Put a folder of files in place in one step; does nothing if `path` holds something already.
+    """Create the folder `path` with these files atomically; do nothing if `path` already holds something.
 
-    The files are gathered beside `staged_beside` first, on the same file system.
+    files: relative name to content. The folder is first built beside `staged_beside`, on the same file system.
 
     Raises:
-        StoreError: the system refused, as a full disk does; nothing half-written is left.
+        StoreError: the system refused, for example because the disk is full; no partial folder is left.
     """
     staging = staged_beside.with_name(_temporary_name(staged_beside.name))
     try:
         for name, data in files.items():
             write_file(staging / name, data)
-        with _in_words(path):
+        with _refusal_as_store_error(path):
             _rename_unless_taken(staging, path)
             sync(path.parent)
     finally:
@@ -54,14 +63,14 @@ def place_folder(path: Path, files: Mapping[str, bytes], *, staged_beside: Path)
 
 
 def remove_leftovers_beside(path: Path) -> None:
-    """Delete the staging folders that killed processes left beside `path`."""
+    """Delete the staging folders that killed processes of this machine left beside `path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}~*.tmp"):
         if _owner_is_dead(leftover.name):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def remove_leftovers_within(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in a folder and below it."""
+    """Delete the temporary files that killed processes of this machine left anywhere below `folder`."""
     for inner, _, names in os.walk(folder):
         for name in names:
             if _owner_is_dead(name):
@@ -69,13 +78,13 @@ def remove_leftovers_within(folder: Path) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    # chunk names are numbers: zarr never takes this for one
+    # zarr names chunk files by number, so it never reads one of these
     return f".{name}~{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}.tmp"
 
 
 def _owner_is_dead(name: str) -> bool:
     temporary = re.fullmatch(r"\..+~(?P<host>[^~]+)~(?P<pid>\d+)~[0-9a-f]+\.tmp", name)
-    # of a process on another machine nothing can be known from here
+    # whether a process of another machine is alive cannot be checked from here
     if temporary is None or temporary["host"] != socket.gethostname():
         return False
     return not _is_alive(int(temporary["pid"]))
@@ -108,7 +117,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Let a file's or a folder's content reach the disk."""
+    """Flush a file or a folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,11 +126,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _refusal_as_store_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; what was written before is whole and nothing "
-            "half-written is left, so mend the cause and run the same command again: it goes on from there"
+            f"cannot write {path}: {error.strerror or error}; earlier files are intact and no partial file is left, "
+            "so fix the cause and run the same command again: it resumes from there"
         ) from error

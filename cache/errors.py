@@ -1,29 +1,29 @@
-"""What can be wrong with a store, each said in one sentence to a person."""
+"""Errors of the store; each message is one sentence for the user."""
 
 
 class StoreError(Exception):
-    """A store cannot be written or read; the message says what, and what to do."""
+    """A store cannot be read or written; the message says why and what to do."""
 
 
 class NotAStore(StoreError):
-    """The path holds no store, or the store holds no such split."""
+    """There is no store at the path, or the store has no such split."""
 
 
 class FormatMismatch(StoreError):
-    """The store is of another format, or its arrays are laid out in another way."""
+    """The store has another format, or its arrays are laid out differently."""
 
 
 class IdentityMismatch(StoreError):
-    """The store was made of another dataset or by another teacher."""
+    """The store belongs to another dataset or another teacher."""
 
 
 class IncompleteStore(StoreError):
-    """Chunks that are needed have not been written yet."""
+    """Needed chunks have not been written yet."""
 
 
 class CorruptStore(StoreError):
-    """Chunk files are cut short, missing or changed."""
+    """Files of the store are truncated, missing or changed."""
 
 
 class InUse(StoreError):
-    """Another process writes there."""
+    """Another process is writing there."""

@@ -1,4 +1,4 @@
-"""How many files and bytes a store takes, before anything is written."""
+"""The number of files and bytes that a store will take, computed before anything is written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cache.metadata import split_metadata, store_metadata
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Files and the bytes in them; what a file system adds to each is not counted."""
+    """A number of files and their bytes, without the overhead of the file system."""
 
     files: int
     bytes: int
@@ -25,12 +25,12 @@ class Footprint:
 def store_footprint(
     teacher: Mapping[str, Any], origin: Mapping[str, str] = MappingProxyType({})
 ) -> Footprint:
-    """A store without splits, as `create_store` makes it of the same arguments, and its lock."""
+    """Return the footprint of a store without splits, as `create_store` writes it, including its lock file."""
     return _of(store_metadata(teacher, origin)) + Footprint(files=1, bytes=0)
 
 
 def split_footprint(shape: SplitShape, dataset: Mapping[str, Any]) -> Footprint:
-    """A complete split of a dataset's identity, with its ledger."""
+    """Return the footprint of a complete split, including its ledger. dataset: the dataset's identity."""
     total = _of(split_metadata(shape, dataset))
     of_chunks = [(column, shape.views) for column in (*chunk_columns(shape), chunk_ledger(shape))]
     of_rows = [(column, 1) for column in (*row_columns(shape), row_ledger(shape))]

@@ -1,31 +1,29 @@
-"""What a dataset or a store was made of, as plain JSON: its canonical form, its id, and how two of them differ."""
+"""Identities of datasets and teachers as plain JSON: canonical form, id, and differences."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-LONGEST_SHOWN = 80
-
-
+LONGEST_SHOWN = 80  # characters
 _MISSING = object()
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, ASCII. Raises ValueError for NaN."""
+    """Return the canonical JSON of a value: keys sorted, no spaces, ASCII. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def identity_id(identity: Mapping[str, Any]) -> str:
-    """sha256 (hex) of the identity's canonical JSON."""
+    """Return the sha256 (hex) of the identity's canonical JSON."""
     return hashlib.sha256(canonical_json(dict(identity)).encode()).hexdigest()
 
 
 def identity_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """One "field: expected X, found Y" for each field that differs, nested fields dotted.
+    """Return "field: expected X, found Y" for each field that differs; nested fields are dotted.
 
-    Fields come in the order of `expected`, then those that only `found` has. Of two long lists
-    only the lengths or the first differing item is told.
+    Fields are in the order of `expected`, followed by those that only `found` has. For two long lists only the
+    lengths or the first differing item are reported.
     """
     return list(_differences("", expected, found))
 
@@ -52,7 +50,7 @@ def _list_difference(name: str, expected: list, found: list) -> str:
 def _same(expected: Any, found: Any) -> bool:
     if _MISSING in (expected, found):
         return False
-    # through JSON, since what was read from a store has lists where its maker had tuples
+    # as JSON, because a tuple is read back from a store as a list
     return canonical_json(expected) == canonical_json(found)
 
 

@@ -1,4 +1,4 @@
-"""Format 1 of the store: rows in chunks, their status, and what a store or a dataset was made of."""
+"""Format 1 of the store: how rows are divided into chunks, and the status of a row."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -9,7 +9,7 @@ LARGEST_CHUNK_ROWS = 4096
 
 
 class Status(IntEnum):
-    """What is known of one row in one view; only OK rows have an embedding."""
+    """The status of a row in a view; only OK rows have an embedding."""
 
     ABSENT = 0
     OK = 1
@@ -18,14 +18,14 @@ class Status(IntEnum):
 
 
 def chunk_rows(dim: int, itemsize: int = 2) -> int:
-    """Rows of a chunk: the largest power of two with at most 16 MiB of embeddings, from 1 to 4096."""
+    """Return the rows per chunk: the largest power of two, from 1 to 4096, with at most 16 MiB of embeddings."""
     fitting = max(1, LARGEST_CHUNK_BYTES // (dim * itemsize))
     return min(LARGEST_CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
 
 
 @dataclass(frozen=True, order=True)
 class ChunkKey:
-    """One chunk: rows `index * chunk_rows` onwards of one view."""
+    """A chunk: the rows from `index * chunk_rows` on in one view."""
 
     view: int
     index: int
@@ -33,7 +33,7 @@ class ChunkKey:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitShape:
-    """Rows N, views V and dimension D of a split, and the chunks that follow from them."""
+    """Rows N, views V and dimension D of a split, and the chunks that result from them."""
 
     rows: int
     views: int
@@ -45,21 +45,21 @@ class SplitShape:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of a whole chunk; the last chunk of a view may hold fewer."""
+        """Rows per chunk; the last chunk of a view may have fewer."""
         return chunk_rows(self.dim)
 
     @property
     def chunks(self) -> int:
-        """Chunks of one view."""
+        """Chunks per view."""
         return -(-self.rows // self.chunk_rows)
 
     @property
     def chunk_keys(self) -> list[ChunkKey]:
-        """Every chunk, view by view."""
+        """All chunks, view by view."""
         return [ChunkKey(view, index) for view in range(self.views) for index in range(self.chunks)]
 
     def rows_of(self, key: ChunkKey) -> range:
-        """The rows that a chunk holds. Raises IndexError for a chunk that the split has not."""
+        """Return the rows of a chunk. Raises IndexError for a chunk that is not in the split."""
         if not (0 <= key.view < self.views and 0 <= key.index < self.chunks):
             raise IndexError(f"{key} is not among {self.views} views of {self.chunks} chunks")
         start = key.index * self.chunk_rows

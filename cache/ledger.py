@@ -1,7 +1,7 @@
-"""The ledger of a split: which checksums belong where, kept in two small arrays beside the chunks.
+"""The ledger of a split: which checksum belongs to which chunk, in two small arrays beside the chunks.
 
-A chunk file's own checksum agrees with its bytes wherever the file lies. The ledger tells of a file that was swapped
-with another or comes from another store. A store that was begun before there were ledgers has none.
+A chunk file that was swapped with another, or copied from another store, still matches its own checksum; the ledger
+detects it. Stores created before ledgers were introduced have none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ ROW_LEDGER = "row_checksum"
 
 
 def chunk_ledger(shape: SplitShape) -> Column:
-    """(V, chunks, 5) uint32: crc32c of each chunk's status, norm, crop and embedding, and its `mark`."""
+    """Return the column (V, chunks, 5) uint32: crc32c of a chunk's status, norm, crop and embedding, and its `mark`."""
     return _column(CHUNK_LEDGER, shape, shape.views, len(chunk_columns(shape)))
 
 
 def row_ledger(shape: SplitShape) -> Column:
-    """(chunks, 3) uint32: crc32c of each chunk of labels and of thumbs, and its `mark`."""
+    """Return the column (chunks, 3) uint32: crc32c of each chunk of labels and of thumbs, and its `mark`."""
     return _column(ROW_LEDGER, shape, None, len(row_columns(shape)))
 
 
@@ -36,18 +36,18 @@ def has_ledger(folder: Path) -> bool:
 
 
 def mark(store_id: str, split: str, dataset: Mapping[str, Any], key: ChunkKey) -> int:
-    """crc32c of what a chunk is of: the store's id, the split, its dataset's identity, the view and the place."""
-    of = {"id": store_id, "split": split, "dataset": dict(dataset), "view": key.view, "index": key.index}
-    return int(google_crc32c.value(canonical_json(of).encode()))
+    """Return the crc32c of where a chunk belongs: the store's id, split, dataset identity, view and index."""
+    place = {"id": store_id, "split": split, "dataset": dict(dataset), "view": key.view, "index": key.index}
+    return int(google_crc32c.value(canonical_json(place).encode()))
 
 
 def checksum_of(data: bytes) -> int:
-    """The checksum at the end of a chunk file's bytes."""
+    """Return the checksum at the end of a chunk file's bytes."""
     return int.from_bytes(data[-CHECKSUM_BYTES:], "little")
 
 
-def entry(files: Iterable[bytes], mark: int) -> NDArray[np.uint32]:
-    """What the ledger says of one chunk, (1, files + 1) uint32, given the bytes of its files in order."""
+def ledger_entry(files: Iterable[bytes], mark: int) -> NDArray[np.uint32]:
+    """Return a chunk's row of the ledger, (1, files + 1) uint32, given the bytes of its files in order."""
     return np.array([[*map(checksum_of, files), mark]], np.uint32)
 
 

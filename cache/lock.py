@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that the system takes back from a process that ends, however it ends."""
+"""One writer at a time, by flock: the system releases the lock when its process ends, however it ends."""
 
 import contextlib
 import errno
@@ -16,59 +16,74 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """A folder, made if need be, for this process alone to write to while open; who only reads never asks.
+    """Hold a folder's lock file while this process writes there; the folder is created if needed. Readers need no lock.
 
     Raises:
-        InUse: another process holds it; the sentence names that one.
-        StoreError: no file can be written there.
+        InUse: another process holds the lock; the message names it.
+        StoreError: the lock file cannot be written.
     """
     lock = folder / LOCK
     with held(lock) as mine:
         if not mine:
             raise InUse(
-                f"{folder} is being written by {_holder(lock)}: wait until that has ended, or write to another path"
+                f"{folder} is being written by {_holder(lock)}: wait until it has finished, or write to another path"
             )
         yield
 
 
 @contextlib.contextmanager
 def held(lock: Path) -> Iterator[bool]:
-    """Whether this process got the lock file, which it holds while open and which names it meanwhile.
+    """Try to hold a lock file, created if needed; yields whether this process got it. The file names its holder.
 
-    A file system that has no locks refuses nobody. Raises StoreError when the file cannot be made.
+    On a file system without locks every process gets it. Raises StoreError when the file cannot be created.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise StoreError(f"cannot write {lock}: {error.strerror}; mend that, or write elsewhere") from error
-    mine = False
-    try:
-        mine = _take(descriptor, lock)
-        if mine:
-            _write(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
+        raise StoreError(f"cannot write {lock}: {error.strerror}; fix that, or write elsewhere") from error
+    with _held(descriptor, lock) as mine:
+        try:
+            if mine:
+                _write(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
+            yield mine
+        finally:
+            if mine:
+                _write(descriptor, "")
+
+
+@contextlib.contextmanager
+def folder_held(folder: Path) -> Iterator[bool]:
+    """As `held`, of an existing folder itself: no file is written, so that a read-only folder can be locked too.
+
+    Raises OSError when the folder cannot be opened.
+    """
+    with _held(os.open(folder, os.O_RDONLY), folder) as mine:
         yield mine
+
+
+@contextlib.contextmanager
+def _held(descriptor: int, path: Path) -> Iterator[bool]:
+    """Whether this process got the lock on an open file, which is closed afterwards."""
+    try:
+        yield _take(descriptor, path)
     finally:
-        if mine:
-            _write(descriptor, "")
         os.close(descriptor)
 
 
-def _take(descriptor: int, lock: Path) -> bool:
+def _take(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
-            raise StoreError(
-                f"cannot lock {lock}: {error.strerror}; mend that, or write elsewhere"
-            ) from error
+            raise StoreError(f"cannot lock {path}: {error.strerror}; fix that, or write elsewhere") from error
     return True
 
 
 def _write(descriptor: int, holder: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+    with contextlib.suppress(OSError):  # the disk is full: the lock holds without the holder's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
 

@@ -1,4 +1,4 @@
-"""The store's zarr.json files, written and read through zarr: identities, shapes and the arrays' layout."""
+"""The zarr.json files of a store: identities, shapes and array layout, written and read with zarr."""
 
 import json
 import re
@@ -23,46 +23,46 @@ ATTRIBUTE = "anchorage"
 
 
 def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, bytes]:
-    """The files (relative name to bytes) of a store without splits."""
+    """Return the files (relative name to bytes) of a store without splits."""
     attributes = {"format": FORMAT, "teacher": dict(teacher), "id": identity_id(teacher)}
     return _group_files(attributes | ({"origin": dict(origin)} if origin else {}))
 
 
 def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files (relative name to bytes) of a split without chunks."""
+    """Return the files (relative name to bytes) of a split without chunks."""
     sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
     columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
     return _group_files({"dataset": dict(dataset), **sizes}, columns)
 
 
 def read_store(path: Path) -> dict[str, Any]:
-    """The store's `format`, `teacher` (identity) and `id`, and its `origin` if that was told.
+    """Return the store's `format`, `teacher` (identity), `id`, and `origin` if it was recorded.
 
     Raises:
         NotAStore: there is no store at `path`.
-        FormatMismatch: the store is of another format.
-        CorruptStore: the id is not that of the identity beside it.
+        FormatMismatch: the store has another format.
+        CorruptStore: the id does not match the teacher's identity.
     """
     attributes = _attributes(path)
     if attributes.get("format") != FORMAT:
         raise FormatMismatch(
-            f"{path} is a store of format {attributes.get('format')} and this version reads format {FORMAT}; "
+            f"{path} is a store of format {attributes.get('format')}, but this version reads format {FORMAT}; "
             "use the version that wrote it, or write it again"
         )
     teacher = attributes.get("teacher")
     if not isinstance(teacher, dict) or attributes.get("id") != identity_id(teacher):
         raise CorruptStore(
-            f"the attributes of {path} were edited: its id is not that of the teacher it names; {way_back(path)}"
+            f"the attributes of {path} were edited: its id does not match its teacher; {rewrite_hint(path)}"
         )
     return attributes
 
 
 def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
-    """A split's shape and dataset identity, once its arrays are seen to be laid out as format 1 says.
+    """Return a split's shape and dataset identity, after checking that its arrays are laid out as in format 1.
 
     Raises:
         NotAStore: there is no such split.
-        FormatMismatch: the attributes lack a size, or an array has another shape, dtype, chunks or codecs.
+        FormatMismatch: a size is missing, or an array has another shape, dtype, chunk shape or codecs.
     """
     folder = path / check_split_name(split)
     attributes = _attributes(folder)
@@ -70,7 +70,7 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
     sound = all(type(size) is int and size > 0 for size in sizes.values())
     if not sound or not isinstance(attributes.get("dataset"), dict):
         raise FormatMismatch(
-            f"the attributes of {folder} tell no dataset, rows, views and dim above 0; {way_out(path)}"
+            f"the attributes of {folder} lack a dataset, or rows, views and dim above 0; {repair_hint(path)}"
         )
     shape = SplitShape(**sizes)
     group = zarr.open_group(folder, mode="r", zarr_format=3)
@@ -79,50 +79,50 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
     return shape, attributes["dataset"]
 
 
-def check_described(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any]) -> None:
-    """Raise FormatMismatch unless each array of a split is described as when the split was created.
+def check_split_metadata(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any]) -> None:
+    """Raise FormatMismatch unless the metadata of every array is as when the split was created.
 
-    `read_split` compares what reading depends on; this also fill values, names of chunk files, and the ledger's arrays.
+    `read_split` checks what reading depends on; this also checks fill values, chunk file names and the ledger's arrays.
     """
     for name, data in split_metadata(shape, dataset).items():
         folder = path / split / name.removesuffix("zarr.json").rstrip("/")
         if not folder.is_dir() or folder == path / split:  # there may be no ledger
             continue
-        expected, found = said(data), said(folder / "zarr.json")
+        expected, found = parsed(data), parsed(folder / "zarr.json")
         if found != expected:
             raise FormatMismatch(
                 f"{folder}/zarr.json is not what the split was created with (expected {expected}, found {found}); "
-                f"{way_out(path)}"
+                f"{repair_hint(path)}"
             )
 
 
-def said(file: Path | bytes) -> dict[str, Any] | str:
-    """What a zarr.json says, however it is written; of one that cannot be read, why, in words."""
+def parsed(file: Path | bytes) -> dict[str, Any] | str:
+    """Return the content of a zarr.json in a comparable form, or a description of why it cannot be read."""
     try:
         whole = json.loads(file if isinstance(file, bytes) else file.read_bytes())
         kind = ArrayV3Metadata if whole["node_type"] == "array" else GroupMetadata
         return dict(kind.from_dict(whole).to_dict())
     except Exception as error:  # of damaged metadata zarr may raise anything
-        return f"what cannot be read: {error}"
+        return f"unreadable: {error}"
 
 
-def way_out(path: Path) -> str:
-    """What to do about a store at `path` of which a split's zarr.json is lost or damaged."""
-    return f"`python cli.py cache repair {path} --dataset DATASET` writes it anew"
+def repair_hint(path: Path) -> str:
+    """Return what to do when a split of the store at `path` has a lost or damaged zarr.json."""
+    return f"restore it with `python cli.py cache repair {path} --dataset DATASET`"
 
 
-def way_back(path: Path) -> str:
-    """What to do about a store whose own zarr.json is lost or damaged."""
+def rewrite_hint(path: Path) -> str:
+    """Return what to do when the store's own zarr.json is lost or damaged."""
     return f"delete {path}/zarr.json and run the command that wrote the store again, which puts it back"
 
 
 def split_names(path: Path) -> tuple[str, ...]:
-    """The splits that are in a store, by name."""
+    """Return the names of a store's splits, sorted."""
     return tuple(sorted(file.parent.name for file in path.glob("[!.]*/zarr.json")))
 
 
 def check_split_name(split: str) -> str:
-    """The name itself, if it can be a folder of a store. Raises StoreError."""
+    """Return the name if it can be a split's folder. Raises StoreError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", split):
         raise StoreError(f"{split!r} cannot name a split; use letters, digits, '.', '_' and '-'")
     return split
@@ -151,15 +151,15 @@ def _serializer(column: Column) -> BytesCodec:
 def _attributes(folder: Path) -> dict[str, Any]:
     try:
         group = zarr.open_group(folder, mode="r", zarr_format=3)
-        if group.metadata.zarr_format != 3:  # zarr does not look at what it says of itself
+        if group.metadata.zarr_format != 3:  # zarr does not check this field
             raise ValueError("not of Zarr v3")
         attributes: Any = group.attrs[ATTRIBUTE]
         return dict(attributes)
     except Exception as error:  # of damaged metadata zarr may raise anything
         if (folder / "embedding").is_dir():
-            raise CorruptStore(f"{folder}/zarr.json is damaged; {way_out(folder.parent)}") from error
+            raise CorruptStore(f"{folder}/zarr.json is damaged; {repair_hint(folder.parent)}") from error
         if any(folder.glob("*/embedding")):
-            raise CorruptStore(f"{folder}/zarr.json is lost or damaged; {way_back(folder)}") from error
+            raise CorruptStore(f"{folder}/zarr.json is lost or damaged; {rewrite_hint(folder)}") from error
         raise NotAStore(
             f"{folder} is not part of a store: expected a Zarr v3 group with the attribute '{ATTRIBUTE}'; "
             "check the path"
@@ -182,6 +182,6 @@ def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
     )
     if found != expected:
         raise FormatMismatch(
-            f"the array '{column.name}' of {folder} is not laid out as format {FORMAT} says "
-            f"(expected {expected}, found {found or 'no array'}); if it was damaged, {way_out(folder.parent)}"
+            f"the array '{column.name}' of {folder} is not laid out as in format {FORMAT} "
+            f"(expected {expected}, found {found or 'no array'}); if it was damaged, {repair_hint(folder.parent)}"
         )

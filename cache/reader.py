@@ -1,4 +1,4 @@
-"""Reading a store: its identity, the small columns, and embeddings by row straight from the page cache."""
+"""Reading a store: its identity, the small columns, and embeddings by row, straight from the page cache."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,17 @@ from cache.gather import gather_rows
 from cache.layout import ChunkKey, Status
 from cache.metadata import read_split, read_store, split_names
 from cache.rows import checked_rows
-from cache.sigbus import require_kept
-from cache.unmapped_rows import UNMAPPED, gather_or_read, maps_left, require_read
+from cache.sigbus import require_intact_maps
+from cache.unmapped_rows import UNMAPPED, gather_or_read, maps_left, require_rows_read
 from cache.verify_once import verify
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A store that exists: `teacher` is its maker's identity, `id` that identity's sha256.
+    """An open store.
 
-    origin: names for people, by which the teacher was asked for; empty where they were not told.
+    teacher: identity of the teacher. id: sha256 of that identity. origin: readable names of the teacher, as given on
+    the command line; empty if they were not recorded.
     """
 
     path: Path
@@ -41,8 +42,8 @@ class Store:
 
         Raises:
             NotAStore: the store has no such split.
-            FormatMismatch: its arrays are laid out in another way.
-            CorruptStore: a chunk file has a wrong size.
+            FormatMismatch: its arrays are laid out differently.
+            CorruptStore: a chunk file has the wrong size.
         """
         if name not in self.splits:
             known = ", ".join(self.splits) or "none yet"
@@ -55,7 +56,7 @@ def open_store(path: Path) -> Store:
 
     Raises:
         NotAStore: there is no store.
-        FormatMismatch: it is of another format.
+        FormatMismatch: it has another format.
     """
     found = read_store(path)
     return Store(
@@ -68,9 +69,9 @@ def open_store(path: Path) -> Store:
 
 
 class Split:
-    """One split as it was when it was opened: chunks written later need another opening.
+    """A split as it was when it was opened; to see chunks that are written later, open it again.
 
-    path of the store, name, shape, dataset (identity), and `absent`: the chunks not written yet.
+    path: of the store. dataset: identity of the dataset. absent: the chunks that are not written yet.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -81,32 +82,34 @@ class Split:
         self._columns = {column.name: column for column in columns}
         self._unmapped: dict[ChunkKey, Path] = {}
         self._maps = self._mapped_chunks()
-        there = self._there
-        self.absent = [key for key in self.shape.chunk_keys if key not in there]
+        present = self._present
+        self.absent = [key for key in self.shape.chunk_keys if key not in present]
         self.check_sizes()
 
     @property
-    def _there(self) -> set[ChunkKey]:
+    def _present(self) -> set[ChunkKey]:
         return self._maps.keys() | self._unmapped.keys()
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk is there."""
+        """Whether every chunk is present."""
         return not self.absent
 
     def require_complete(self) -> None:
-        """Raise IncompleteStore unless every chunk is there."""
+        """Raise IncompleteStore unless every chunk is present."""
         if self.absent:
             raise IncompleteStore(
-                f"the split '{self.name}' of {self.path} has {len(self._there)} of "
+                f"the split '{self.name}' of {self.path} has {len(self._present)} of "
                 f"{len(self.shape.chunk_keys)} chunks; run the command that writes it again "
-                "(cache-teacher for a teacher's cache), it computes only what is absent"
+                "(cache-teacher for a teacher's cache); it computes only what is missing"
             )
 
     @cached_property
     def addresses(self) -> NDArray[np.uint64]:
-        """(V, chunks) uint64: where row 0 of each chunk is in memory while this Split lives, or 0 if absent, or
-        UNMAPPED for want of maps."""
+        """(V, chunks) uint64: the address of each chunk's row 0 while this Split lives.
+
+        It is 0 for an absent chunk, and UNMAPPED for a chunk that is read from its file.
+        """
         addresses = np.zeros((self.shape.views, self.shape.chunks), np.uint64)
         for key, mapped in self._maps.items():
             addresses[key.view, key.index] = mapped.address
@@ -116,22 +119,22 @@ class Split:
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
-        """(V, N) uint8, a `Status` each; ABSENT throughout the absent chunks."""
+        """(V, N) uint8: the `Status` of each row; ABSENT in absent chunks."""
         return self._read_column("status")
 
     @cached_property
     def norm(self) -> NDArray[np.float32]:
-        """(V, N) float32: L2 norms before normalisation; NaN throughout the absent chunks."""
+        """(V, N) float32: L2 norms before normalisation; NaN in absent chunks."""
         return self._read_column("norm")
 
     @cached_property
     def crop(self) -> NDArray[np.float32]:
-        """(V, N, 5) float32: top, left, height, width as fractions of the upright original; 1 if mirrored."""
+        """(V, N, 5) float32: top, left, height, width as fractions of the upright original, and 1 if flipped."""
         return self._read_column("crop")
 
     @property
     def label(self) -> NDArray[np.int64]:
-        """(N,) int64: the class of each row, -1 for none. Read anew at each call, and not kept; thumb likewise."""
+        """(N,) int64: the class of each row, -1 for none. Read anew on each access, as `thumb` is, to save memory."""
         return self._read_column("label")
 
     @property
@@ -140,18 +143,18 @@ class Split:
         return self._read_column("thumb")
 
     def eligible(self, views: Sequence[int] = (0,)) -> NDArray[np.int64]:
-        """The rows with status OK in each of these views, ascending."""
+        """Return the rows with status OK in all of these views, ascending."""
         return np.flatnonzero((self.status[list(views)] == Status.OK).all(axis=0))
 
     def gather(
         self, rows: ArrayLike, view: int = 0, out: NDArray[np.float16] | None = None
     ) -> NDArray[np.float16]:
-        """The embeddings (B, D) float16 of rows (B,), in their order; into `out` if given.
+        """Return the embeddings (B, D) float16 of rows (B,), in this order; written to `out` if given.
 
         Raises:
-            IndexError: a row or the view is out of range, negative ones included.
+            IndexError: a row or the view is out of range; negative numbers are, too.
             IncompleteStore: a row's chunk is absent.
-            CorruptStore: a chunk file was cut short while it was mapped.
+            CorruptStore: a chunk file was truncated after it was opened.
         """
         rows = self._checked_rows(rows, view)
         if out is None:
@@ -159,13 +162,15 @@ class Split:
         assert out.shape == (len(rows), self.shape.dim), out.shape
         assert out.dtype == np.float16, out.dtype
         self.take(rows, view, out.view(np.uint16))
-        require_kept()
-        require_read()
+        require_intact_maps()
+        require_rows_read()
         return out
 
     def take(self, rows: NDArray[np.int64], view: int, out: NDArray[np.uint16]) -> None:
-        """As `gather`, of rows that are known to be there, into `out` as bits; who calls it looks at `require_kept`
-        and `require_read` before what came is used."""
+        """As `gather`, without checks: rows must be present, and `out` (B, D) receives the float16 bits.
+
+        The caller must call `require_intact_maps` and `require_rows_read` before using the result.
+        """
         addresses, chunk_rows = self.addresses[view], self.shape.chunk_rows
         if self._unmapped:
             gather_or_read(addresses, self._files_read[view], rows, chunk_rows, out)
@@ -180,20 +185,21 @@ class Split:
         return files
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
-        """Check the crc32c of every chunk file that is there, unless done before and unchanged since.
+        """Check the crc32c of every chunk file, unless it was checked before and the files are unchanged since.
 
         `progress(done, total)` is called after each file. Returns whether the files were read.
 
         Raises:
-            CorruptStore: names the chunk files that are changed or missing.
+            CorruptStore: chunk files are changed or missing; the message names them.
         """
         self.check_sizes()
         return verify(self._folder, self._chunk_files(), progress)
 
     def warm(self) -> threading.Thread | None:
-        """Have the mapped chunks read into memory by a thread, which is returned, in order, if all fit into it.
+        """Start a thread that reads all mapped chunks into memory, and return it; None if they do not fit.
 
-        A store that was verified before is not read when it is opened: its rows would wait for the disk one by one.
+        Without it, the first access to each row waits for the disk, as an already verified store is not read
+        when it is opened.
         """
         maps = list(self._maps.values())
         if len(maps) * self._columns["embedding"].file_bytes > available_memory():
@@ -203,7 +209,7 @@ class Split:
         return thread
 
     def _mapped_chunks(self) -> dict[ChunkKey, MappedFile]:
-        """Maps of the chunks that are there, as many as this process may have; the others are `_unmapped`."""
+        """Map the present chunks, as many as this process may; the others are recorded in `_unmapped`."""
         embedding, left = self._columns["embedding"], maps_left()
         maps: dict[ChunkKey, MappedFile] = {}
         for key in self.shape.chunk_keys:
@@ -219,7 +225,7 @@ class Split:
     def _chunks_of(self, column: Column) -> list[ChunkKey]:
         if column.views is None:
             return [ChunkKey(0, index) for index in range(self.shape.chunks)]
-        return sorted(self._there)
+        return sorted(self._present)
 
     def _chunk_files(self) -> dict[str, Column]:
         return {
@@ -229,7 +235,7 @@ class Split:
         }
 
     def check_sizes(self) -> None:
-        """Raise CorruptStore if a chunk file is missing or has another size than when it was written."""
+        """Raise CorruptStore if a chunk file is missing or has the wrong size."""
         for name, column in self._chunk_files().items():
             check_file(self._folder / name, column)
 

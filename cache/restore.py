@@ -1,7 +1,7 @@
-"""Lost and damaged zarr.json files written anew.
+"""Rewriting lost or damaged zarr.json files.
 
-What they must say follows from the teacher and the dataset that somebody names, and the marks in the ledgers, kept with
-every chunk, bear out that these are the right ones. Without that nothing is touched.
+Their content follows from the teacher and the dataset, which the caller names. A mark in the ledger must confirm that
+these are the right ones; otherwise nothing is written.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from cache.errors import IdentityMismatch, StoreError
 from cache.identity import identity_id
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import mark, row_ledger
-from cache.metadata import read_split, read_store, said, split_metadata, split_names, store_metadata
+from cache.metadata import parsed, read_split, read_store, split_metadata, split_names, store_metadata
 
 
 def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
-    """Write the zarr.json of a store that has lost it, if a split in it is of this teacher; whether it was written.
+    """Rewrite a store's lost zarr.json if one of its splits belongs to this teacher; returns whether it was rewritten.
 
     Raises StoreError when the system refuses to write.
     """
-    known = any(is_teachers(path, name, identity_id(teacher)) for name in split_names(path))
+    known = any(readable_and_marked(path, name, identity_id(teacher)) for name in split_names(path))
     if known:
         for name, data in store_metadata(teacher, origin).items():
             write_file(path / name, data)
@@ -30,53 +30,55 @@ def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, s
 
 
 def damaged_metadata(path: Path, split: str, dataset: Mapping[str, Any], rows: int) -> dict[str, bytes]:
-    """The zarr.json files of a split (by name in its folder) that do not say what they must, with what they must say.
+    """Return the correct content of each zarr.json of a split that is lost or damaged, by name in the split's folder.
 
-    dataset, rows: the identity and the rows that the split is thought to be of; there may be no such split. What can
-    be read is not judged where the ledger does not bear that out, or the teacher's identity has no `dim`.
-    Raises IdentityMismatch for what then cannot be read, and as `read_store` does.
+    dataset, rows: the supposed identity and rows of the split, which need not exist. If the ledger does not confirm
+    them, or the teacher's identity has no `dim`, readable files count as correct.
+    Raises IdentityMismatch if there are then unreadable files; otherwise raises as `read_store` does.
     """
     store = read_store(path)
     views = {folder.name for folder in (path / split / "embedding" / "c").glob("*")}
     shape = SplitShape(rows=rows, views=1, dim=store["teacher"].get("dim", 1))
     known = (
-        "dim" in store["teacher"] and not views - {"0"} and is_of(path, split, shape, dataset, store["id"])
+        "dim" in store["teacher"]
+        and not views - {"0"}
+        and is_marked(path, split, shape, dataset, store["id"])
     )
     if not known:
         require_readable(path, split)
         return {}
     expected = split_metadata(shape, dataset)
-    return {name: data for name, data in expected.items() if said(path / split / name) != said(data)}
+    return {name: data for name, data in expected.items() if parsed(path / split / name) != parsed(data)}
 
 
-def is_teachers(path: Path, split: str, store_id: str) -> bool:
-    """Whether a split can be read and belongs to a store with this id."""
+def readable_and_marked(path: Path, split: str, store_id: str) -> bool:
+    """Whether a split can be read and its ledger marks it as part of the store with this id."""
     try:
-        return is_of(path, split, *read_split(path, split), store_id)
+        return is_marked(path, split, *read_split(path, split), store_id)
     except StoreError:
         return False
 
 
 def require_readable(path: Path, split: str) -> None:
-    """Raise IdentityMismatch if a split is there and its metadata cannot be read."""
+    """Raise IdentityMismatch if the split exists but its metadata cannot be read."""
     try:
         if (path / split).is_dir():
             read_split(path, split)
     except StoreError as error:
         raise IdentityMismatch(
-            f"{path / split} cannot be described anew from this dataset, of which its ledger knows nothing; give the "
-            "one that the store was made of, or write the store again"
+            f"the metadata of {path / split} cannot be restored from this dataset, which is not in its ledger; "
+            "give the dataset that the store was made from, or write the store again"
         ) from error
 
 
-def is_of(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any], store_id: str) -> bool:
-    """Whether a chunk of a split is marked as one of this dataset and this store."""
+def is_marked(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any], store_id: str) -> bool:
+    """Whether the ledger marks at least one chunk of a split as part of this dataset and this store."""
     ledger = row_ledger(shape)
     for index in range(shape.chunks):
         key = ChunkKey(0, index)
         try:
             *_, marked = decode(ledger, (path / split / ledger.file_name(key)).read_bytes())[0].tolist()
-        except (OSError, ValueError, StoreError):  # lost or damaged itself
+        except (OSError, ValueError, StoreError):  # the ledger's own file is lost or damaged
             continue
         if marked == mark(store_id, split, dataset, key):
             return True

@@ -1,4 +1,4 @@
-"""Row numbers: checked before they reach compiled code, which checks nothing, and kept in little memory."""
+"""Row numbers: checked before they reach compiled code, and stored compactly."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,9 +7,10 @@ MOST = np.iinfo(np.uint32).max
 
 
 def checked_rows(rows: ArrayLike, count: int, what: str) -> NDArray[np.int64]:
-    """The rows (B,) as int64, the one type that the loops are compiled for, and always a copy.
+    """Return a copy of the rows (B,) as int64, the only type that the loops are compiled for.
 
-    Raises IndexError for what is no list of rows, and for a row that is not from 0 to count - 1, the rows of `what`.
+    Raises IndexError unless they are a one-dimensional array of integers from 0 to count - 1. what: name of the
+    indexed object in the message.
     """
     given = np.asarray(rows)
     if given.dtype.kind not in "iu" or given.ndim != 1:
@@ -23,5 +24,5 @@ def checked_rows(rows: ArrayLike, count: int, what: str) -> NDArray[np.int64]:
 
 
 def compact(rows: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The same rows in half the memory, as uint32, unless one of them is too large for it."""
+    """Return the same rows as uint32, in half the memory, unless one of them is too large."""
     return rows if rows.size and rows.max() > MOST else rows.astype(np.uint32)

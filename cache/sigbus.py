@@ -1,8 +1,8 @@
-"""Mapped files that are cut short while they are read: words instead of the end of the process.
+"""Truncation of mapped files: an error message instead of a crash by SIGBUS.
 
-A page that a mapped file no longer has cannot be read: the system sends SIGBUS, which ends a process. In maps that are
-watched here a page of zeros takes its place, the loss is counted, and `require_kept` tells of it. Who reads a watched
-map calls that before what was read is used, and `require_sizes` before anything that came of it is saved.
+Reading a page that a mapped file no longer has makes the system send SIGBUS, which ends the process. In a watched map
+the handler here puts a page of zeros in its place and counts the loss. Code that reads a watched map must call
+`require_intact_maps` before it uses what it has read, and `require_intact_files` before it saves any result.
 """
 
 import ctypes
@@ -21,22 +21,22 @@ from numba.extending import intrinsic
 
 from cache.errors import CorruptStore
 
-MOST_MAPS = 1 << 17  # twice what Linux allows a process; the maps above it are not watched
-# The table's places: the action before ours, counts, then three words a map: address, end, pages lost.
+MOST_MAPS = 1 << 17  # twice Linux's limit per process; further maps are not watched
+# Layout of the table: the previous signal action, two counts, then three words per map: address, end, lost pages.
 FORMER, LOST, USED, MAPS = 0, 20, 21, 22
 MOST_NAMED = 5
 SYMBOL = "anchorage_watched_maps"
 SIGBUS, SIGINFO = int(signal.SIGBUS), 4
 READ_ONLY, FIXED_PRIVATE_ANONYMOUS = 1, 0x32
-POSSIBLE = sys.platform == "linux"  # whose numbers and structures these are
+POSSIBLE = sys.platform == "linux"  # the constants and structures here are Linux's
 PAGE = mmap.PAGESIZE
 
 _bytes = mmap.mmap(-1, 8 * (MAPS + 3 * MOST_MAPS), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 _table = (ctypes.c_int64 * (MAPS + 3 * MOST_MAPS)).from_buffer(_bytes)
 _watched: dict[int, tuple[Path, str]] = {}
 _free: list[int] = []
-_changing = threading.RLock()  # a map may be let go of while another is being watched, also by one thread
-# by name, so that the compiled handler can be kept on disk, wherever the table is in this process
+_changing = threading.RLock()  # reentrant: a finalizer may unwatch a map while its thread is in `watch`
+# by name, so that the compiled handler can be cached on disk although the table's address differs per process
 binding.add_symbol(SYMBOL, ctypes.addressof(_table))
 _mmap = types.ExternalFunction(
     "mmap", types.intp(types.intp, types.intp, types.int32, types.int32, types.int32, types.int64)
@@ -47,7 +47,7 @@ _sigaction = types.ExternalFunction(
 
 
 class _Action(ctypes.Structure):
-    """Linux's struct sigaction, of 19 words."""
+    """Linux's struct sigaction, 19 words."""
 
     _fields_ = (
         ("handler", ctypes.c_void_p),
@@ -66,9 +66,9 @@ def _the_table(typing_context):  # type: ignore[no-untyped-def]
 
 
 def _lost_page(number, information, context):  # type: ignore[no-untyped-def]
-    """The handler: a page of zeros for one that a watched map lost; any other fault gets the action before ours.
+    """Signal handler: replace the lost page of a watched map by zeros; for any other fault restore the previous action.
 
-    Only what is safe in a handler: no lock, no Python, and system calls that POSIX or Linux allow there.
+    It does only what is safe in a signal handler: no locks, no Python, and only async-signal-safe system calls.
     """
     table, address = _the_table(), information[2]
     for place in range(MAPS, MAPS + 3 * table[USED], 3):
@@ -76,7 +76,7 @@ def _lost_page(number, information, context):  # type: ignore[no-untyped-def]
             table[place + 2] += 1
             table[LOST] += 1
             page = address - address % PAGE
-            # it fails where a process has all the maps that it may have
+            # this fails when the process has reached its limit of maps
             if _mmap(page, PAGE, READ_ONLY, FIXED_PRIVATE_ANONYMOUS, -1, 0) == page:
                 return
             break
@@ -88,7 +88,7 @@ def _install() -> None:
     kind = types.void(types.int32, types.CPointer(types.int64), types.voidptr)
     try:
         handler = cfunc(kind, cache=True)(_lost_page)
-    except RuntimeError:  # numba finds no folder to keep it in
+    except RuntimeError:  # numba finds no writable folder to cache it in
         handler = cfunc(kind)(_lost_page)
     action = _Action(handler=handler.address, flags=SIGINFO)
     former = ctypes.byref(_table, 8 * FORMER)
@@ -97,9 +97,9 @@ def _install() -> None:
 
 
 def watch(path: Path, address: int, size: int, remedy: str) -> int:
-    """Watch the map of a file of `size` bytes at `address`; returns the number to `unwatch` it by.
+    """Watch the map of a file of `size` bytes at `address`; returns the number to pass to `unwatch`.
 
-    remedy: what to do about a file that was cut short, as the end of a sentence.
+    remedy: what the user should do if the file is truncated, as the end of the error message.
     """
     if not POSSIBLE or len(_watched) == MOST_MAPS:
         return -1
@@ -107,7 +107,7 @@ def watch(path: Path, address: int, size: int, remedy: str) -> int:
     with _changing:
         number = _free.pop() if _free else len(_watched)
         place = MAPS + 3 * number
-        # the end last: until then the entry holds no address
+        # the end is written last: until then the entry matches no address
         _table[place], _table[place + 2], _table[place + 1] = address, 0, address + size
         _table[USED] = max(_table[USED], number + 1)
         _watched[number] = (path, remedy)
@@ -115,7 +115,7 @@ def watch(path: Path, address: int, size: int, remedy: str) -> int:
 
 
 def unwatch(number: int) -> None:
-    """Watch a map no longer; to be called before it is unmapped, when its addresses may become another's."""
+    """Stop watching a map. Call it before unmapping, after which another map may get the same addresses."""
     with _changing:
         if _watched.pop(number, None):
             place = MAPS + 3 * number
@@ -124,20 +124,21 @@ def unwatch(number: int) -> None:
             _free.append(number)
 
 
-def require_kept() -> None:
-    """Raise CorruptStore, naming the files, if of any map that is watched now a page was lost."""
+def require_intact_maps() -> None:
+    """Raise CorruptStore, naming the files, if a currently watched map has lost a page."""
     if _table[LOST]:
         with _changing:
             lost = [number for number in _watched if _table[MAPS + 3 * number + 2]]
         _refuse(lost)
 
 
-def require_sizes() -> None:
-    """`require_kept`, and the sizes of the files too: of one cut within a page the rest of that page reads as zeros.
+def require_intact_files() -> None:
+    """As `require_intact_maps`, and also compare the sizes of the files.
 
-    A file that was deleted stays mapped, and is no fault.
+    In a file that was truncated within a page, the rest of that page reads as zeros without a signal. A deleted file
+    stays mapped and is not an error.
     """
-    require_kept()
+    require_intact_maps()
     with _changing:
         watched = dict(_watched)
     other = []
@@ -150,10 +151,10 @@ def require_sizes() -> None:
 
 
 def _refuse(numbers: list[int]) -> None:
-    of = sorted({_watched[number] for number in numbers if number in _watched})
-    if of:
-        more = f" and {len(of) - MOST_NAMED} more" if len(of) > MOST_NAMED else ""
+    files = sorted({_watched[number] for number in numbers if number in _watched})
+    if files:
+        more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
         raise CorruptStore(
-            f"{', '.join(str(path) for path, _ in of[:MOST_NAMED])}{more} was cut short, or its disk failed, while "
-            f"it was read, and nothing that was read since is kept; {of[0][1]}"
+            f"{', '.join(str(path) for path, _ in files[:MOST_NAMED])}{more} was cut short, or its disk failed, while "
+            f"it was read, and nothing that was read since is kept; {files[0][1]}"
         )

@@ -1,7 +1,7 @@
-"""Chunk files that are read row by row, for want of maps: Linux gives a process 65,530 of them unless told otherwise.
+"""Chunk files that are read row by row because the process may not map more files.
 
-A file mapped is a map, and a map a chunk of at most 16 MiB: 1.07 TB of embeddings. What is above that is read from the
-files, three system calls a row, which is slower and knows no limit.
+Linux allows a process 65,530 maps by default. With a map per chunk of at most 16 MiB, that is 1.07 TB of embeddings.
+Chunks beyond it are read from their files, with three system calls per row: slower, but without a limit.
 """
 
 import os
@@ -18,14 +18,14 @@ from cache.gather import gather_rows
 
 LIMIT = Path("/proc/sys/vm/max_map_count")
 MAPS = Path("/proc/self/maps")
-RESERVED = 16_384  # for libraries, threads and allocators, which end the process when they get none
-UNMAPPED = 1  # in the place of an address; the first page of memory is never mapped
+RESERVED = 16_384  # maps for libraries, threads and allocators, which crash the process when they get none
+UNMAPPED = 1  # stands for an address; the first page of memory is never mapped
 
 _unread: list[Path] = []
 
 
 def maps_left() -> int:
-    """How many files this process may map besides what it has; without end where the system tells of no limit."""
+    """Return how many more files this process may map; sys.maxsize where the system reports no limit."""
     try:
         limit = int(LIMIT.read_text())
         with MAPS.open() as maps:
@@ -42,9 +42,10 @@ def gather_or_read(
     chunk_rows: int,
     out: NDArray[np.uint16],
 ) -> None:
-    """As `gather_rows`, of chunks of which some are UNMAPPED: those rows are read from `files`, by chunk.
+    """As `gather_rows`, but the rows of UNMAPPED chunks are read from `files`, a mapping of chunk number to file.
 
-    A row that cannot be read is zeros, and `require_read` tells of it: a loader's thread has nobody to raise to.
+    A row that cannot be read becomes zeros and is reported by `require_rows_read`, since an error in a loader's thread
+    would be lost.
     """
     chunks, places = np.divmod(rows, chunk_rows)
     mapped = addresses[chunks] != UNMAPPED
@@ -69,8 +70,8 @@ def _read(file: Path, row: int, out: NDArray[np.uint16]) -> None:
         _unread.append(file)
 
 
-def require_read() -> None:
-    """Raise CorruptStore, naming the file, if a row could not be read since this was last asked."""
+def require_rows_read() -> None:
+    """Raise CorruptStore, naming the file, if a row could not be read since the last call."""
     if _unread:
         file = _unread[0]
         _unread.clear()

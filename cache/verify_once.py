@@ -1,6 +1,6 @@
-"""Checksums of a split's chunk files, verified once.
+"""Verify the checksums of a split's chunk files once, and again only after a file has changed.
 
-What was verified is recorded outside of the store, so that reading one needs no right to write there.
+The record of what was verified is kept outside the store, so that reading a store needs no write permission.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ MOST_NAMED = 5
 def verify(
     folder: Path, files: Mapping[str, Column], progress: Callable[[int, int], None] | None = None
 ) -> bool:
-    """Check the crc32c of chunk files (name in `folder` to column); see `Split.verify`."""
+    """Check the crc32c of chunk files, given as name in `folder` to column; see `Split.verify`."""
     folder = folder.resolve()
     before = _fingerprint(folder, files)
     if _recorded(folder) == before:
@@ -35,7 +35,7 @@ def verify(
         if progress is not None:
             progress(done, len(files))
     if bad:
-        raise CorruptStore(_sentence(folder, bad))
+        raise CorruptStore(_message(folder, bad))
     _record(folder, before)
     return True
 
@@ -49,7 +49,7 @@ def _sound(folder: Path, file: tuple[str, Column]) -> tuple[str, bool]:
     return name, True
 
 
-def _sentence(folder: Path, bad: list[str]) -> str:
+def _message(folder: Path, bad: list[str]) -> str:
     rest = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
     return (
         f"{len(bad)} chunk files of {folder} have changed since they were written: "
@@ -72,7 +72,7 @@ def _recorded(folder: Path) -> bytes | None:
 
 
 def _record(folder: Path, fingerprint: bytes) -> None:
-    # where nothing can be recorded the store is verified again next time, which is no error
+    # without a record the store is verified again next time, which is no error
     with suppress(StoreError):
         write_file(_record_file(folder), fingerprint)
 

@@ -1,4 +1,4 @@
-"""Writing a store: its metadata once, then one chunk at a time by as many processes as one likes."""
+"""Writing a store: its metadata once, then chunk by chunk, by any number of processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from cache.durable import place_folder, remove_leftovers_beside, remove_leftover
 from cache.errors import IdentityMismatch
 from cache.identity import identity_difference
 from cache.layout import ChunkKey, SplitShape, Status
-from cache.ledger import ROW_LEDGER, chunk_ledger, entry, has_ledger, mark, row_ledger
+from cache.ledger import ROW_LEDGER, chunk_ledger, has_ledger, ledger_entry, mark, row_ledger
 from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
 from cache.restore import restore_store
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkRows:
-    """What is known of the n rows of one chunk.
+    """The content of the n rows of a chunk.
 
-    embedding (n, D) float16, unit rows, NaN where the status is not OK; norm (n,) float32, the L2
-    norm before normalisation; crop (n, 5) float32, top, left, height and width as fractions of the
-    upright original and 1 if mirrored; status (n,) uint8.
+    embedding: (n, D) float16, L2-normalised, NaN where the status is not OK. norm: (n,) float32, L2 norm before
+    normalisation. crop: (n, 5) float32, top, left, height and width as fractions of the upright original, and 1 if
+    flipped. status: (n,) uint8.
     """
 
     embedding: NDArray[np.float16]
@@ -46,13 +46,13 @@ class ChunkRows:
 def create_store(
     path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Create a store for a teacher's embeddings, or check that the one at `path` is this teacher's.
+    """Create a store for a teacher's embeddings, or check that the one at `path` belongs to this teacher.
 
-    A store that has lost its zarr.json gets it back if a split's ledger shows that it is this teacher's.
-    origin: names for people, by which the teacher was asked for; no part of its identity.
+    A lost zarr.json is rewritten if the ledger of a split shows that the store belongs to this teacher.
+    teacher: its identity. origin: readable names of the teacher, not part of its identity.
 
     Raises:
-        IdentityMismatch: the store at `path` is another teacher's.
+        IdentityMismatch: the store at `path` belongs to another teacher.
         NotAStore: `path` holds something else.
         StoreError: the system refused to write.
     """
@@ -76,10 +76,10 @@ def create_split(
 ) -> None:
     """Create a split with its labels (N,) and thumbs (N,), or check that the one in the store is the same.
 
-    The split appears at once, with every label and thumb in it and every chunk absent.
+    The split appears atomically, with all labels and thumbs, and with every chunk absent. dataset: its identity.
 
     Raises:
-        IdentityMismatch: the split in the store is of another dataset or has another shape.
+        IdentityMismatch: the split in the store belongs to another dataset or has another shape.
         NotAStore: there is no store at `path`.
         StoreError: the system refused to write, or the name cannot be used.
     """
@@ -101,7 +101,7 @@ def create_split(
 
 
 def absent_chunks(path: Path, split: str) -> list[ChunkKey]:
-    """The chunks that are still to be written: those with a file missing or of a wrong size."""
+    """Return the chunks that are still to be written: those with a file that is missing or has the wrong size."""
     shape, _ = read_split(path, split)
     columns = chunk_columns(shape)
     return [
@@ -112,12 +112,12 @@ def absent_chunks(path: Path, split: str) -> list[ChunkKey]:
 
 
 def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
-    """Write one chunk, the embedding last: once its file is there, the chunk is.
+    """Write one chunk; the embedding comes last, and its file marks the chunk as present.
 
-    Any number of processes may write different chunks at once; a chunk written again is replaced.
+    Any number of processes may write different chunks at the same time. An existing chunk is replaced.
 
     Raises:
-        StoreError: the system refused, as a full disk does; the chunk stays absent.
+        StoreError: the system refused, for example because the disk is full; the chunk stays absent.
     """
     shape, dataset = read_split(path, split)
     assert rows.embedding.shape == (len(shape.rows_of(key)), shape.dim), (key, rows.embedding.shape, shape)
@@ -126,17 +126,19 @@ def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
     if has_ledger(path / split):
         ledger = chunk_ledger(shape)
         marked = mark(read_store(path)["id"], split, dataset, key)
-        files.insert(-1, (ledger.file_name(key), encode(ledger, entry((data for _, data in files), marked))))
+        files.insert(
+            -1, (ledger.file_name(key), encode(ledger, ledger_entry((data for _, data in files), marked)))
+        )
     for name, data in files:
         write_file(path / split / name, data)
 
 
-def normalise(
+def normalize(
     features: NDArray[np.float32],
 ) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:
-    """L2-normalise features (n, D) to an embedding (n, D), its norm (n,) and its status (n,).
+    """L2-normalize features (n, D); returns embedding (n, D), norm (n,) and status (n,).
 
-    A row whose norm is zero or not finite is DEGENERATE and its embedding NaN; all others are OK.
+    A row whose norm is zero or not finite is DEGENERATE and its embedding is NaN; all others are OK.
     """
     norm = np.linalg.norm(features.astype(np.float64), axis=1)
     with np.errstate(over="ignore"):
@@ -161,7 +163,7 @@ def _row_files(
             column.file_name(key): encode(column, values[held.start : held.stop])
             for column, values in zip(row_columns(shape), (labels, thumbs), strict=True)
         }
-        files |= of_chunk | {ledger.file_name(key): encode(ledger, entry(of_chunk.values(), marked))}
+        files |= of_chunk | {ledger.file_name(key): encode(ledger, ledger_entry(of_chunk.values(), marked))}
     return files
 
 
@@ -173,7 +175,7 @@ def _require_same(what: str, expected: Mapping[str, Any], found: Mapping[str, An
     differences = identity_difference(expected, found)
     if differences:
         raise IdentityMismatch(
-            f"{what} was made of something else ({'; '.join(differences)}); "
+            f"{what} was made from something else ({'; '.join(differences)}); "
             "write to another path, or delete what is there"
         )
 

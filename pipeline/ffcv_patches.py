@@ -1,18 +1,18 @@
-"""What is changed in FFCV, and why. Every module that imports FFCV imports this one first.
+"""The changes that we make to FFCV, and why. Every module that imports FFCV imports this one first.
 
-- `numba.typed.Dict` is a plain dict while FFCV is imported: FFCV would compile a dictionary of two names, 3 s at each
-  import.
+- `numba.typed.Dict` is a plain dict while FFCV is imported: FFCV would spend 3 s at each import on compiling a
+  dictionary of two entries.
 - `loader.Reader` -> `MappedReader`: FFCV copies the tables of the .beton into memory.
-- `loader.OSCacheManager` -> `MappedImages`: FFCV keeps dictionaries of sets of every row, 700 bytes each, and takes 8 s
-  to fill them for ImageNet.
-- `loader.EpochIterator` -> `ErrorReportingIterator`: FFCV loses an error in its thread, and then waits for the next
-  batch without end.
-- `memory_allocator.open` -> `open_for_whole_writes`: of a write that a nearly full disk takes in part, FFCV loses the
-  rest.
+- `loader.OSCacheManager` -> `MappedImages`: FFCV keeps dictionaries of sets of all rows, 700 bytes per row, and takes
+  8 s to fill them for ImageNet.
+- `loader.EpochIterator` -> `ErrorReportingIterator`: FFCV loses an error in its thread and then waits forever for the
+  next batch.
+- `memory_allocator.open` -> `open_for_whole_writes`: when a nearly full disk accepts only a part of a write, FFCV loses
+  the rest.
 
-They reach into FFCV's internals, so another version than the one they were written for is refused. When FFCV changes:
-compare `ffcv/loader/loader.py`, `reader.py` and `memory_allocator.py` with this file, raise VERSION, and run the tests
-of pipeline/loading and pipeline/images.
+These patches depend on FFCV's internals, so any other version than VERSION is refused. To upgrade FFCV, compare its
+`loader/loader.py`, `loader/epoch_iterator.py`, `reader.py` and `memory_allocator.py` with this file, raise VERSION, and
+run the tests of this file, pipeline/loading and pipeline/images.
 """
 
 import importlib.metadata
@@ -33,10 +33,10 @@ VERSION = "1.0.2"
 
 
 def require_version(found: str) -> None:
-    """Raise PipelineError unless FFCV is of the version that the patches were written for."""
+    """Raise PipelineError unless this is the version of FFCV that the patches were written for."""
     if found != VERSION:
         raise PipelineError(
-            f"FFCV {VERSION} is needed, found {found}: install ffcv=={VERSION}, as requirements.txt has it"
+            f"expected FFCV {VERSION}, found {found}: install ffcv=={VERSION}, as requirements.txt says"
         )
 
 
@@ -44,7 +44,7 @@ require_version(importlib.metadata.version("ffcv"))
 
 compiled_dict, numba.typed.Dict = numba.typed.Dict, dict
 try:
-    pass  # fills the dictionary
+    import ffcv.fields.rgb_image  # noqa: F401  fills the dictionary
 finally:
     numba.typed.Dict = compiled_dict
 
@@ -58,29 +58,27 @@ from ffcv.types import ALLOC_TABLE_TYPE, HeaderType
 
 
 def watched(beton: Path) -> np.memmap:
-    """The bytes (size,) uint8 of a .beton, mapped. A file that is cut short later ends the epoch with an error."""
+    """Map a .beton as bytes (size,) uint8. If the file is truncated later, the epoch ends with an error."""
     content = np.memmap(beton, np.uint8, "r")
-    number = watch(
-        beton, content.ctypes.data, content.size, "delete it and run `pack` again, which makes it anew"
-    )
+    number = watch(beton, content.ctypes.data, content.size, "delete it and run `pack` again")
     weakref.finalize(content, unwatch, number).atexit = False
     return content
 
 
 def table(content: np.memmap, start: int, dtype: np.dtype[Any], rows: int) -> NDArray[np.void]:
-    """The records (rows,) that begin at byte `start`, as a view of the file."""
+    """Return the records (rows,) that start at byte `start`, as a view of the file."""
     return np.asarray(content[start : start + rows * dtype.itemsize]).view(dtype)
 
 
 def sizes(stored: NDArray[np.void]) -> NDArray[np.uint32]:
-    """Bytes of each row's image (N,), given FFCV's allocation table (N,)."""
+    """Return the size in bytes of each row's image (N,), given FFCV's allocation table (N,)."""
     of_rows = np.empty(len(stored), np.uint32)
     of_rows[stored["sample_id"]] = stored["size"]
     return of_rows
 
 
 class MappedReader(Reader):
-    """FFCV's reader, with the tables left in the file: four bytes a row are kept in memory."""
+    """FFCV's reader, but the tables stay in the file: only four bytes per row are kept in memory."""
 
     def read_metadata(self) -> None:
         self.content, self.rows = watched(Path(self._fname)), int(self.num_samples)
@@ -93,7 +91,7 @@ class MappedReader(Reader):
 
 
 class MappedImages:
-    """What FFCV's Loader asks of a memory manager, and of the context of an epoch: `state` goes to the decoders.
+    """FFCV's memory manager and epoch context in one: `state`, the mapped file, is passed to the decoders.
 
     reader: a MappedReader, with `content` (size,) uint8 and `sizes` (N,) uint32.
     """
@@ -102,13 +100,13 @@ class MappedImages:
         self.state = (reader.content, reader.sizes)
 
     def schedule_epoch(self, batches: Sequence[Any]) -> "MappedImages":
-        """The system's page cache needs no plan."""
+        """Nothing to plan: the system's page cache does the reading."""
         return self
 
     def start_batch(self, batch: int) -> None: ...
 
     def compile_reader(self) -> None:
-        """For FFCV's own decoders, none of which is used."""
+        """Only FFCV's own decoders need this, and none of them is used."""
 
     def __enter__(self) -> "MappedImages":
         return self
@@ -117,7 +115,7 @@ class MappedImages:
 
 
 class ErrorReportingIterator(EpochIterator):
-    """FFCV's iterator over an epoch, which keeps the error that ended its thread and then ends the epoch."""
+    """FFCV's iterator over an epoch, but an error in its thread is kept in `error` and ends the epoch."""
 
     error: Exception | None = None
 
@@ -130,7 +128,7 @@ class ErrorReportingIterator(EpochIterator):
 
 
 class WholeWrites(io.FileIO):
-    """A file in which each write puts down everything, or fails."""
+    """A file whose every write is complete or raises."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         left = memoryview(data)
@@ -140,7 +138,7 @@ class WholeWrites(io.FileIO):
 
 
 def open_for_whole_writes(path: str, mode: str, buffering: int) -> WholeWrites:
-    """`open` as FFCV calls it for the pages that it writes."""
+    """Open a file as FFCV opens the .beton to append pages to it."""
     return WholeWrites(path, mode)
 
 

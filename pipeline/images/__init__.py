@@ -1,1 +1,1 @@
-"""From files of images to a dataset: reading and decoding them, rows, identity, .beton."""
+"""From image files to a dataset: reading and decoding them, rows, identity, .beton."""

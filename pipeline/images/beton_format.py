@@ -1,4 +1,4 @@
-"""A .beton's tables and single pictures, read without FFCV, which takes seconds to start."""
+"""Reading a .beton's tables and single images without FFCV, which takes seconds to import."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode
 
-# As FFCV 1.0 writes them (its file version 2).
+# The records of a .beton as FFCV 1.0 writes them (its file version 2).
 VERSION = 2
 HEADER = np.dtype(
     [
@@ -28,19 +28,22 @@ IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_pt
 SAMPLE = np.dtype([("image", IMAGE), ("row", "<i8"), ("label", "<i8")], align=True)
 STORED = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 FIELDS = (b"image", b"row", b"label")
-RAW = 1  # a mode: pixels as they are; 0 is JPEG
+RAW = 1  # the mode of an image stored as pixels; 0 is JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beton:
-    """A .beton with fields image, row and label. samples (N,) SAMPLE; sizes (N,) uint64, bytes of each picture."""
+    """An open .beton with fields image, row and label.
+
+    samples: (N,) SAMPLE, one record per row. sizes: (N,) uint64, bytes of each stored image.
+    """
 
     path: Path
     samples: NDArray[np.void]
     sizes: NDArray[np.uint64]
 
-    def picture(self, row: int) -> Image.Image:
-        """The RGB picture of a row. Raises UnreadableImage when these bytes are none."""
+    def image(self, row: int) -> Image.Image:
+        """Return the RGB image of a row. Raises UnreadableImage when its bytes are not an image."""
         where, size = self.samples["image"][row], int(self.sizes[row])
         with self.path.open("rb") as file:
             file.seek(int(where["data_ptr"]))
@@ -53,20 +56,20 @@ class Beton:
         return Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape))
 
 
-def beton_bytes(rows: int, picture: float, page: int) -> int:
-    """Bytes of a .beton of `rows` pictures of so many bytes each, as FFCV fills its pages.
+def beton_bytes(rows: int, image_bytes: float, page: int) -> int:
+    """Return the size in bytes of a .beton, given the mean size of a stored image and FFCV's page size.
 
-    Each process that writes leaves a last page unfilled, so a file that several wrote is longer by up to a page each.
+    Every writing process leaves its last page unfilled, so several processes write up to a page more each.
     """
     tables = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + rows * SAMPLE.itemsize
-    pages = -(-tables // page) + math.ceil(rows * picture / page)
+    pages = -(-tables // page) + math.ceil(rows * image_bytes / page)
     return pages * page + rows * STORED.itemsize
 
 
 def open_beton(path: Path, labels: NDArray[np.int64]) -> Beton:
-    """Read a .beton's tables: sample i must be row i with its label, its pixels within the file.
+    """Read a .beton's tables and check them: sample i must be row i with its label, and its image within the file.
 
-    labels (N,). Raises PipelineError.
+    labels: (N,). Raises PipelineError.
     """
     rows = np.arange(len(labels))
     try:
@@ -83,7 +86,7 @@ def open_beton(path: Path, labels: NDArray[np.int64]) -> Beton:
 
 
 def _fits(images: NDArray[np.void], stored: NDArray[np.void], end: np.uint64) -> bool:
-    """Whether each picture is stored where its row says, before `end`, a raw one in as many bytes as it has pixels."""
+    """Whether each image is stored at its row's address and before `end`, a raw one in three bytes per pixel."""
     within = (stored["ptr"] <= end) & (stored["size"] <= end - np.minimum(stored["ptr"], end))
     pixels = images["height"].astype(np.uint64) * images["width"] * 3
     whole = (images["mode"] != RAW) | (stored["size"] == pixels)
@@ -93,7 +96,7 @@ def _fits(images: NDArray[np.void], stored: NDArray[np.void], end: np.uint64) ->
 def _read_tables(
     file: BinaryIO, name: str, rows: int
 ) -> tuple[NDArray[np.void], NDArray[np.void], np.uint64]:
-    """Samples, stored pictures, and where the pictures end. PipelineError unless there are so many samples."""
+    """Return samples, table of stored images, and the end of the images. Raises PipelineError for a wrong header."""
     header = _read(file, HEADER, 1)
     fields = _read(file, FIELD, len(FIELDS))
     is_ours = len(header) and (header["version"][0], header["num_fields"][0]) == (VERSION, len(FIELDS))
@@ -108,6 +111,6 @@ def _read_tables(
 
 
 def _read(file: BinaryIO, dtype: np.dtype[Any], count: int) -> NDArray[np.void]:
-    """So many records from where the file stands, or fewer where it ends."""
+    """Read up to `count` records from the current position; fewer at the end of the file."""
     data = file.read(count * dtype.itemsize)
     return np.frombuffer(data, dtype, len(data) // dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Writing one .beton with FFCV, whose writer must be watched: it waits for ever for a worker that died."""
+"""Writing a .beton with FFCV in a supervised process, because its writer waits forever for a worker that died."""
 
 import hashlib
 import math
@@ -27,16 +27,16 @@ from pipeline.images.decode import decode
 from pipeline.images.sources import Source
 from pipeline.runtime.signals import StopRequest
 
-# In `smart` mode a picture of more bytes of pixels than this is stored as JPEG.
+# In `smart` mode an image with more bytes of pixels than this is stored as JPEG.
 RAW_BYTES = 16 * 1024
 PLACEHOLDER = np.full((32, 32, 3), 127, np.uint8)
-CHUNK = 32  # images that a worker takes at a time
+CHUNK = 32  # images per task of a worker
 SMALLEST_PAGE = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What FFCV's writer indexes: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable."""
+    """The rows as FFCV's writer indexes them: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable."""
 
     source: Source
     sha256: NDArray[np.uint8]
@@ -61,9 +61,9 @@ class Rows:
 
 
 def reduced(image: Image.Image, longest: int) -> Image.Image:
-    """The image with its longer side at most `longest`, by area averaging: what FFCV means by max_resolution.
+    """Downscale an image by area averaging to a longer side of at most `longest`, as FFCV's max_resolution does.
 
-    FFCV's own resizer dies of a picture so narrow that a side rounds to zero.
+    FFCV's own resizer crashes for an image so narrow that a side rounds to zero.
     """
     ratio = longest / max(image.size)
     if ratio >= 1:
@@ -85,15 +85,15 @@ def write_beton(
     workers: int,
     title: str,
 ) -> None:
-    """Write `path` with fields image, row and label, and read it back: sample i holds row i.
+    """Write a .beton with fields image, row and label, and read it back: sample i is row i.
 
-    sha256 (N, 32) and readable (N,) are what was found when the images were decoded before, longest_side is
-    that of the largest one in pixels. FFCV runs in a process of its own: it can be ended, and its noise does
-    not reach the terminal. Raises PipelineError when it or one of its workers dies, or the file is not whole.
+    sha256: (N, 32) and readable: (N,), results of the scan. longest_side: of the largest image, in pixels. FFCV runs
+    in a process of its own, which can be ended and whose output stays off the terminal. Raises PipelineError when it
+    or one of its workers dies, or the file is incomplete.
     """
-    # A fork server imports FFCV, which takes seconds, once for all splits; forking this process is not safe.
+    # The fork server imports FFCV, which takes seconds, only once for all splits; forking this process is not safe.
     context = multiprocessing.get_context("forkserver")
-    # numba's other pool, TBB's, waits for ever when the fork server ends on one core.
+    # numba's other threading layer, TBB, hangs when the fork server ends on a single core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
     done = context.Value("q", 0)
@@ -103,7 +103,7 @@ def write_beton(
     workers = min(workers, math.ceil(len(rows) / CHUNK))
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
-        # a fork server that is still importing would complain of a parent that is gone
+        # an interruption waits for the start: otherwise the fork server prints a traceback about its lost parent
         with StopRequest() as stop:
             process.start()
         try:
@@ -117,7 +117,7 @@ def write_beton(
 
 
 def page_size(longest_side: int) -> int:
-    """The power of two that holds a square picture of this side twice: FFCV dies of one that does not fit."""
+    """Return the power of two that holds a square image of this side twice: FFCV fails if an image does not fit."""
     return max(SMALLEST_PAGE, 1 << (6 * longest_side**2 - 1).bit_length())
 
 
@@ -139,29 +139,29 @@ def _end(process: Any) -> None:
 
 
 def _reason(log: str, exitcode: int) -> str:
-    """What the process said last: the exception of a traceback, or the end of a worker."""
+    """Return the last line of the log, the exception of a traceback or the death of a worker; or the signal."""
     if exitcode < 0:
-        return f"it was ended by {signal.Signals(-exitcode).name}; if memory ran out, use fewer workers"
+        return f"it was killed by {signal.Signals(-exitcode).name}; if memory ran out, use fewer workers"
     lines = [line for line in re.split(r"[\r\n]+", log) if line.strip()]
     return lines[-1].removeprefix("pipeline.errors.PipelineError: ") if lines else f"exit code {exitcode}"
 
 
 def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: int, log: str) -> None:
-    """The writer's process: exit code 0, or 1 with the reason in the last line of the log."""
-    os.setsid()  # a process group, so that FFCV's workers end with it
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that shared memory is given back
+    """Main function of the writer's process; exit code 0, or 1 with the reason in the last line of the log."""
+    os.setsid()  # a process group, so that FFCV's workers can be ended with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that shared memory is released
     with open(log, "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    multiprocessing.set_start_method("fork", force=True)  # or each of FFCV's workers would import FFCV anew
+    # otherwise each of FFCV's workers would import FFCV again
+    multiprocessing.set_start_method("fork", force=True)
     writer = None
     try:
-        # isort: split
+        import pipeline.ffcv_patches  # noqa: F401  # isort: skip  before FFCV
+
         from ffcv.fields import IntField, RGBImageField
         from ffcv.writer import DatasetWriter
-
-        import pipeline.ffcv_patches  # noqa: F401  before FFCV
 
         fields = {"image": RGBImageField(**field), "row": IntField(), "label": IntField()}
         writer = DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
@@ -173,22 +173,23 @@ def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: in
             traceback.print_exc()
         if isinstance(memory := getattr(writer, "metadata_sm", None), SharedMemory):
             memory.unlink()
-        os._exit(1)  # an ordinary exit would wait for the workers
+        os._exit(1)  # a normal exit would wait for the workers
 
 
 class WorkerFailed(Exception):
-    """One of FFCV's workers ended badly; the reason is in the log."""
+    """One of FFCV's workers died; the reason is in the log."""
 
 
 def _require_success(signal_number: int, frame: Any) -> None:
-    """FFCV never looks whether its workers live, so each one's end is looked at here."""
+    """SIGCHLD handler that raises WorkerFailed when a worker fails, since FFCV does not check its workers."""
     with suppress(ChildProcessError):
         while (end := os.waitpid(-1, os.WNOHANG))[0]:
             if os.WIFSIGNALED(end[1]):
                 name = signal.Signals(os.WTERMSIG(end[1])).name
-                print(f"\na worker was ended by {name}; if memory ran out, use fewer workers", flush=True)
+                print(f"\na worker was killed by {name}; if memory ran out, use fewer workers", flush=True)
             if end[1]:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the next one's end must not disturb ours
+                # so that the ends of other workers do not interrupt ours
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 raise WorkerFailed
 
 
@@ -200,7 +201,7 @@ def _end_with_parent() -> None:
 
 
 def check_beton(path: Path, labels: NDArray[np.int64]) -> None:
-    """Read a .beton's tables back, as FFCV does and as the join guard does. Raises PipelineError."""
+    """Read a .beton's tables as FFCV does and as the join guard does. Raises PipelineError."""
     from ffcv.reader import Reader
 
     Reader(str(path))

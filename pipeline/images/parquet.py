@@ -1,4 +1,4 @@
-"""Images in parquet files of the form that Hugging Face writes: image = {bytes, path} and maybe label."""
+"""Images in parquet files as Hugging Face writes them: a column image = {bytes, path}, and optionally label."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WrongUse
 
-MOST_UNNAMED = 100_000  # a label beyond it is no class, but a number of some other kind
+MOST_UNNAMED = 100_000  # a larger label is probably not a class but some other number
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource:
-    """Rows of parquet files in the form that Hugging Face writes: image = {bytes, path} and maybe label.
+    """The rows of parquet files below `data`.
 
-    A row group is read whole and the last two stay in memory, so reading rows in order is cheap.
+    Row groups are read as a whole and the last two stay in memory, so reading rows in order is cheap.
     """
 
     data: Path
@@ -45,7 +45,7 @@ class ParquetSource:
 
     @cached_property
     def _groups(self) -> tuple[list[tuple[str, int]], NDArray[np.int64]]:
-        """Each row group as (file, number in it), and the row at which each begins."""
+        """Row groups as (file, number in the file), and the first row of each."""
         groups, lengths = [], [0]
         for file in self.files:
             metadata = pq.read_metadata(self.data / file)
@@ -57,7 +57,7 @@ class ParquetSource:
 
 @lru_cache(maxsize=2)
 def _row_group(path: Path, group: int, changed: int) -> pa.Array:
-    """The images' bytes. `changed`, the file's time of change, makes a rewritten file another one."""
+    """Return the bytes of the images. changed: the file's modification time, so that a rewritten file is read anew."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read_row_group(group, columns=["image.bytes"], use_threads=False)
@@ -67,14 +67,14 @@ def _row_group(path: Path, group: int, changed: int) -> pa.Array:
 
 
 def open_parquet(data: Path, splits: Mapping[str, list[str]]) -> dict[str, ParquetSource]:
-    """Split name -> the rows of its files below `data`, in the order of the files.
+    """Return for each split the rows of its files below `data`, in the order of the files.
 
-    Raises WrongUse when a file is not parquet, or its columns are others.
+    splits: split name to file names. Raises WrongUse when a file is not parquet or has other columns.
     """
     tables = {split: [_index_of(data / file) for file in files] for split, files in splits.items()}
     for split, parts in tables.items():
         if not sum(map(len, parts)):
-            raise WrongUse(f"the parquet files of {split} in {data} hold no rows; expected an image a row")
+            raise WrongUse(f"the parquet files of {split} in {data} hold no rows; expected one image per row")
     classes = _class_names(data, [table for parts in tables.values() for table in parts])
     return {
         split: ParquetSource(
@@ -89,7 +89,7 @@ def open_parquet(data: Path, splits: Mapping[str, list[str]]) -> dict[str, Parqu
 
 
 def _index_of(path: Path) -> pa.Table:
-    """Everything in a file but the images' bytes."""
+    """Read everything in a file but the bytes of its images."""
     try:
         schema = pq.read_schema(path)
         columns = ["image.path", *(["label"] if "label" in schema.names else [])]
@@ -116,7 +116,7 @@ def _labels(table: pa.Table) -> NDArray[np.int64]:
 
 
 def _row_names(files: list[str], tables: list[pa.Table]) -> list[str]:
-    """The paths in the files where they tell the rows apart, else FILE/NUMBER."""
+    """Return the paths in the files if they are present and unique, else FILE/NUMBER."""
     paths = [path for table in tables for path in pc.struct_field(table["image"], "path").to_pylist()]
     if all(paths) and len(set(paths)) == len(paths):
         return paths
@@ -125,7 +125,7 @@ def _row_names(files: list[str], tables: list[pa.Table]) -> list[str]:
 
 
 def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
-    """From Hugging Face's schema metadata, else classes.txt, else the labels' numbers."""
+    """Return the class names: from Hugging Face's metadata, else from classes.txt, else the label numbers."""
     labels = np.concatenate([_labels(table) for table in tables])
     highest, lowest = int(labels.max()), int(labels.min())
     if lowest < -1:
@@ -138,8 +138,8 @@ def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
         known = {_listed(listed)}
     if not known and highest > MOST_UNNAMED:
         raise WrongUse(
-            f"{data}: a label is {highest}, and of more than {MOST_UNNAMED:,} classes the names are needed; "
-            "list them in classes.txt, a line each"
+            f"{data}: a label is {highest}, but more than {MOST_UNNAMED:,} classes need names; "
+            "list them in classes.txt, one per line"
         )
     classes = known.pop() if known else tuple(str(label) for label in range(highest + 1))
     if highest >= len(classes):

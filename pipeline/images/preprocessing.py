@@ -1,4 +1,4 @@
-"""How an upright RGB image becomes a backbone's input: resized, cropped at the centre, normalised."""
+"""Preprocessing of an upright RGB image into a backbone's input: resize, center crop, normalize."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 
 
 class Transform(Protocol):
-    """What embedding needs of a preprocessing."""
+    """The interface of a preprocessing."""
 
     def transform(self, image: Image.Image) -> Tensor: ...
 
@@ -28,8 +28,8 @@ class Transform(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The canonical centre view: shorter side to `resize` px by PIL (0: as is), the centre `crop` px of it,
-    then (x / 255 - mean) / std."""
+    """The standard evaluation transform: resize the shorter side to `resize` px with PIL (0: keep the size), center
+    crop to `crop` px, then (x / 255 - mean) / std."""
 
     resize: int
     crop: int
@@ -42,27 +42,27 @@ class Preprocessing:
             raise WrongUse(f"interpolation is {self.interpolation!r}; expected 'bilinear' or 'bicubic'")
         if self.crop < 1 or (self.resize and self.resize < self.crop):
             raise WrongUse(f"a crop of {self.crop} px does not fit into images resized to {self.resize} px")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(deviation > 0 for deviation in self.std):
-            raise WrongUse(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(std > 0 for std in self.std):
+            raise WrongUse(f"mean {self.mean} and std {self.std} must be three numbers each, and std above 0")
 
     def transform(self, image: Image.Image) -> Tensor:
-        """PIL RGB -> float32 (3, crop, crop). A smaller one, when never resized, gets a border."""
+        """PIL RGB -> float32 (3, crop, crop). Without resizing, a smaller image is padded."""
         if self.resize:
             image = F.resize(image, self.resize, InterpolationMode(self.interpolation))
         return F.normalize(F.to_tensor(F.center_crop(image, self.crop)), self.mean, self.std)
 
     def box(self, width: int, height: int) -> Box:
-        """The crop as top, left, height, width in fractions of the upright original of width x height px."""
+        """Return the crop as top, left, height, width in fractions of the upright original of width x height px."""
         shown_width, shown_height = self._resized(width, height)
         top, left = self._margin(shown_height), self._margin(shown_width)
         return top / shown_height, left / shown_width, self.crop / shown_height, self.crop / shown_width
 
     def identity(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     def at(self, image_size: int) -> "Preprocessing":
-        """The same at another crop: below 128 px all of the shorter side, above it the same share as now."""
+        """Return the same for another crop: below 128 px of the whole shorter side, else of the same share as now."""
         resize = image_size if image_size < 128 else round(image_size * self.resize / self.crop)
         return replace(self, resize=resize, crop=image_size)
 
@@ -82,15 +82,15 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class OwnPreprocessing:
-    """A person's callable PIL RGB -> float32 (3, H, W), known by its name or repr."""
+class UserPreprocessing:
+    """The user's own callable PIL RGB -> float32 (3, H, W), identified by its name or repr."""
 
     function: Callable[[Image.Image], Tensor]
 
     def __post_init__(self) -> None:
         if " at 0x" in self._name():
             raise PipelineError(
-                f"the preprocessing {self._name()} has no lasting name to write into the cache; give "
+                f"the preprocessing {self._name()} has no permanent name to record in the cache; give "
                 "its class a __repr__ that shows its settings, or use a named function"
             )
 
@@ -107,13 +107,13 @@ class OwnPreprocessing:
         return tensor.float()
 
     def box(self, width: int, height: int) -> Box:
-        """Unknown: NaN."""
+        """Return NaN: unknown."""
         return (float("nan"),) * 4
 
     def identity(self) -> dict[str, Any]:
         return {"callable": self._name()}
 
-    def at(self, image_size: int) -> "OwnPreprocessing":
+    def at(self, image_size: int) -> "UserPreprocessing":
         raise WrongUse("this teacher's own preprocessing decides the image size; leave the image size out")
 
     def _name(self) -> str:
@@ -127,21 +127,24 @@ IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(
 
 
 def as_transform(settings: object, name: str) -> Transform:
-    """What a function gave beside its module: Preprocessing, mapping of its fields, callable or None."""
+    """Return the preprocessing that a teacher's function returned beside its module.
+
+    settings: a Preprocessing, a mapping of its fields, a callable, or None for ImageNet's. name: of the teacher.
+    """
     if settings is None:
         return IMAGENET
-    if isinstance(settings, Preprocessing | OwnPreprocessing):
+    if isinstance(settings, Preprocessing | UserPreprocessing):
         return settings
     if isinstance(settings, Mapping):
         return from_mapping(settings, name)
     if callable(settings):
-        return OwnPreprocessing(settings)
+        return UserPreprocessing(settings)
     kind = type(settings).__name__
     raise PipelineError(f"the preprocessing of {name} is a {kind}; expected a mapping or a callable")
 
 
 def from_mapping(settings: Mapping[str, Any], name: str) -> Preprocessing:
-    """A Preprocessing from its fields; resize None or 0 means none. Raises WrongUse naming a wrong field."""
+    """Build a Preprocessing from its fields; resize None or 0 means no resizing. Raises WrongUse for wrong fields."""
     known = [field.name for field in fields(Preprocessing)]
     for key in settings:
         if key not in known:

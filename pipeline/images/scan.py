@@ -1,4 +1,4 @@
-"""The first look at every image, in worker processes: content hash, size, perceptual hash, what is wrong."""
+"""The scan of all images in worker processes: content hash, size, perceptual hash, or why one is unreadable."""
 
 import hashlib
 import multiprocessing
@@ -15,15 +15,15 @@ from tqdm import tqdm
 from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode, perceptual_hash
 from pipeline.images.sources import Source
-from pipeline.runtime.signals import children_deaf_to_interrupts
+from pipeline.runtime.signals import children_ignore_interrupts
 
-CHUNK = 64  # images that a worker takes at a time
+CHUNK = 64  # images per task of a worker
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """What one image is: hash of its bytes, size in pixels when upright, and why it cannot be used, if so."""
+class ScannedImage:
+    """An image: sha256 of its bytes, perceptual hash, upright size in pixels, and why it is unreadable, if so."""
 
     sha256: bytes
     reason: str | None = None
@@ -32,32 +32,34 @@ class Found:
     height: int = 0
 
 
-def examine(source: Source, row: int) -> Found:
-    """Read and decode one image; what is wrong with it becomes the reason. No bytes hash as empty ones."""
+def examine(source: Source, row: int) -> ScannedImage:
+    """Read and decode an image; an error becomes the reason. An image that cannot be read has the hash of no bytes."""
     try:
         data = source.read(row)
     except OSError as error:
-        return Found(sha256=hashlib.sha256().digest(), reason=f"cannot be read: {error.strerror or error}")
+        return ScannedImage(
+            sha256=hashlib.sha256().digest(), reason=f"cannot be read: {error.strerror or error}"
+        )
     digest = hashlib.sha256(data).digest()
     try:
         image = decode(data)
     except UnreadableImage as error:
-        return Found(sha256=digest, reason=str(error))
-    return Found(sha256=digest, thumb=perceptual_hash(image), width=image.width, height=image.height)
+        return ScannedImage(sha256=digest, reason=str(error))
+    return ScannedImage(sha256=digest, thumb=perceptual_hash(image), width=image.width, height=image.height)
 
 
 def content_hash(source: Source, row: int) -> bytes:
-    """The sha256 that `examine` finds, without decoding."""
+    """Return the sha256 that `examine` finds, without decoding."""
     try:
         return hashlib.sha256(source.read(row)).digest()
     except OSError:
         return hashlib.sha256().digest()
 
 
-def over_rows(task: Callable[[Source, int], T], source: Source, *, workers: int, title: str) -> list[T]:
-    """task(source, row) of every row, in order, computed by `workers` processes behind a progress bar.
+def map_rows(task: Callable[[Source, int], T], source: Source, *, workers: int, title: str) -> list[T]:
+    """Return task(source, row) for every row, in order, computed by `workers` processes with a progress bar.
 
-    Raises PipelineError when a process is killed, and whatever the task raises.
+    Raises PipelineError when a process is killed, and any error of the task.
     """
     rows = len(source.names)
     chunks = [range(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK)]
@@ -69,7 +71,7 @@ def over_rows(task: Callable[[Source, int], T], source: Source, *, workers: int,
             ) as pool,
             tqdm(total=rows, desc=title, unit=" images") as bar,
         ):
-            with children_deaf_to_interrupts():
+            with children_ignore_interrupts():
                 found = pool.map(_run_chunk, chunks)  # starts the processes
             for chunk in found:
                 results += chunk
@@ -82,7 +84,7 @@ def over_rows(task: Callable[[Source, int], T], source: Source, *, workers: int,
     return results
 
 
-_job: Any = None  # the worker's (task, source): set once, as a source of a million names is slow to send
+_job: Any = None  # the worker's (task, source), sent once because a source of a million names is large
 
 
 def _begin(task: Callable[[Source, int], T], source: Source) -> None:
@@ -92,7 +94,7 @@ def _begin(task: Callable[[Source, int], T], source: Source) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Exit with the parent: a worker whose parent was killed would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Where images come from: folders or parquet files behind one small interface, row -> the original bytes."""
+"""Sources of images: folders or parquet files behind one small interface, row -> original bytes."""
 
 import hashlib
 import os
@@ -27,11 +27,11 @@ EXPECTED = (
 
 
 class Source(Protocol):
-    """The images of one split. Picklable; a row number means the same image in every process."""
+    """The images of one split. Picklable; a row is the same image in every process."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Relative POSIX paths, one a row, unique; bytes that are not UTF-8 are surrogate-escaped."""
+        """Relative POSIX paths, one per row, unique; bytes that are not UTF-8 are surrogate-escaped."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -39,14 +39,14 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, the same for every split."""
+        """Class names, the same for every split."""
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the rows are below the data folder, as `reopen` takes it."""
+        """Location of the rows below the data folder, for `reopen`."""
 
     def read(self, row: int) -> bytes:
-        """The original bytes. Raises OSError where there are none."""
+        """Return the original bytes. Raises OSError when they cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class FolderSource:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedSource:
-    """A dataset's images, each checked against the content hash that was recorded when it was packed."""
+    """A dataset's images, each checked against the content hash that was recorded on packing."""
 
     source: Source
     sha256: NDArray[np.uint8]
@@ -91,14 +91,14 @@ class RecordedSource:
         return self.source.place
 
     def read(self, row: int) -> bytes:
-        """The original bytes, none for a row that had none. PipelineError if they are gone or others."""
+        """Return the packed bytes, empty if there were none. Raises PipelineError if they are missing or changed."""
         expected = self.sha256[row].tobytes()
         try:
             data = self.source.read(row)
         except OSError as error:
             if expected == NO_BYTES:
                 return b""
-            raise PipelineError(f"row {row}, {self.names[row]}, cannot be read any more: {error}") from error
+            raise PipelineError(f"row {row}, {self.names[row]}, can no longer be read: {error}") from error
         if hashlib.sha256(data).digest() != expected:
             raise PipelineError(
                 f"row {row}, {self.names[row]}, has changed since it was packed; "
@@ -114,7 +114,7 @@ def reopen(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
 ) -> Source:
-    """The source that had this `place` below `data`, without listing the folder again."""
+    """Return the source with this `place` below `data`, without listing the folder again."""
     if "files" in place:
         return ParquetSource(
             data=data, files=tuple(place["files"]), names=names, labels=labels, classes=classes
@@ -123,17 +123,17 @@ def reopen(
 
 
 def open_sources(data: Path) -> dict[str, Source]:
-    """Split name -> its images, in an order that depends on names alone.
+    """Return the images of each split, in an order that depends only on names. `data` may hold:
 
-    - folders train/, val/ (or validation/) and test/, each of class folders or of images without classes;
-    - class folders alone, or images without classes, are the split `train`;
-    - parquet files named train, val (or validation) or test, maybe in parts (train-00000-of-00002.parquet).
+    - folders train/, val/ (or validation/) and test/, each with class folders or with images without classes;
+    - class folders, or images without classes, which become the split `train`;
+    - parquet files named train, val (or validation) or test, possibly in parts (train-00000-of-00002.parquet).
 
-    Folders are classes, and images below them at any depth theirs, when no image lies beside these folders;
-    class names are sorted. Rows are sorted by relative path, code point by code point; rows of parquet files
-    stay in their order. Hidden files and folders, other files, and links to a folder above are passed over.
+    Folders are classes, with the images below them at any depth, unless there are images beside these folders. Class
+    names are sorted. Rows are sorted by relative path, by code point; rows of parquet files keep their order. Hidden
+    files and folders, other files, and links to a parent folder are skipped.
 
-    Raises WrongUse when there are no images or it is not clear what they are.
+    Raises WrongUse when there are no images or the layout is ambiguous.
     """
     if not data.is_dir():
         raise WrongUse(f"there is no folder {data}; {EXPECTED}")
@@ -150,7 +150,7 @@ def open_sources(data: Path) -> dict[str, Source]:
 
 
 def _split_folders(data: Path, folders: list[str]) -> dict[str, str]:
-    """Split name -> folder, "." for the data folder itself."""
+    """Return the folder of each split, "." for the data folder itself."""
     named = [folder for folder in folders if folder in SPLITS]
     splits = {SPLITS[folder]: folder for folder in named}
     if len(splits) < len(named):
@@ -167,7 +167,7 @@ def _split_folders(data: Path, folders: list[str]) -> dict[str, str]:
 
 
 def _split_files(data: Path, files: list[str]) -> dict[str, list[str]]:
-    """Split name -> its parquet files, all parts of it."""
+    """Return the parquet files of each split, with all their parts."""
     splits: dict[str, list[str]] = {}
     for file in files:
         if not (match := PARQUET.fullmatch(file)):
@@ -206,7 +206,7 @@ def _open_folders(data: Path, splits: dict[str, str]) -> dict[str, Source]:
 
 
 def _walk(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Relative paths of the images below a folder, in no order."""
+    """Yield the relative paths of the images below a folder, in arbitrary order."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -222,24 +222,24 @@ def _walk(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = fro
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # DirEntry.is_dir raises on a link to itself, os.path.isdir does not.
+    # DirEntry.is_dir raises for a link to itself, os.path.isdir does not
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _may_be_image(entry: os.DirEntry[str]) -> bool:
-    """A file, or a link that leads nowhere, whose row will say that the image is lost; no endless pipe."""
+    """Whether it is a file, or a broken link, whose row is then unreadable; a pipe is not, as reading it would hang."""
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)
     return entry.is_file()
 
 
 def escape(name: str) -> str:
-    r"""A file name as text for any program: a backslash is doubled, a byte that is not UTF-8 becomes \xNN."""
+    r"""Return a file name as valid text: a backslash is doubled, a byte that is not UTF-8 becomes \xNN."""
     return name.replace("\\", r"\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def unescape(text: str) -> str:
-    """The file name that `escape` was given."""
+    """Return the file name that `escape` was given."""
     return re.sub(
         r"\\(\\|x[0-9a-f]{2})", lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), text
     )

@@ -1,1 +1,1 @@
-"""FFCV's side of training: batches of images joined to the teacher's cached rows."""
+"""Data loading with FFCV: batches of images joined to the teacher's cached embeddings."""

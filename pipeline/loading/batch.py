@@ -1,4 +1,4 @@
-"""What the loader hands to the training loop at each step."""
+"""A batch as the loader passes it to the training loop."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What the loader gives for one step on one rank.
+    """A batch for one step on one rank.
 
-    images: one float tensor (B, 3, H, W) a view, normalised. rows: int64 (B,).
-    labels: int64 (B,), -1 where there is none.
-    teacher: the unit embeddings (B, Dt) of these rows, as cached (float16) or of this very crop by a live teacher
-    (float32); None where the objective needs none. teacher_norm: float32 (B,), the lengths that a live teacher's
-    features had before; None where there is none: a cache keeps them by row.
+    images: one normalised float tensor (B, 3, H, W) per view. rows: int64 (B,). labels: int64 (B,), -1 for none.
+    teacher: L2-normalised teacher embeddings (B, Dt): cached ones of these rows (float16), or those of these very crops
+    from a live teacher (float32); None if the objective needs no teacher. teacher_norm: float32 (B,), the norms of a
+    live teacher's features before normalisation; None with a cache, which stores them by row.
     """
 
     images: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""Colour augmentation of a batch in torch, one draw an image (FFCV's own cannot be seeded)."""
+"""Color augmentation of a batch in torch, drawn per image; FFCV's own cannot be seeded."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
-    """Brightness, contrast and saturation by factors within 1 +- strength, and grayscale with a probability.
+    """Brightness, contrast and saturation jitter with factors in 1 +- strength, and random grayscale.
 
-    SimCLR's jitter (Chen et al. 2020, appendix A) without its hue.
+    SimCLR's color distortion (Chen et al. 2020, appendix A) without hue. grayscale: its probability.
     """
 
     strength: float = 0.4
     grayscale: float = 0.2
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """images (B, 3, H, W) float in [0, 1] -> the same shape and range. `generator` lives on the CPU."""
+        """images (B, 3, H, W) float in [0, 1] -> same shape and range. generator: on the CPU."""
         brightness, contrast, saturation = self.factors(len(images), generator, images.device)
         gray = torch.rand(len(images), generator=generator).lt(self.grayscale).to(images.device)
         saturation = torch.where(gray.view(-1, 1, 1, 1), torch.zeros_like(saturation), saturation)
@@ -28,17 +28,17 @@ class ColorJitter:
         return blend(images, luma(images), saturation)
 
     def factors(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-        """Three (B, 1, 1, 1) factors."""
+        """Draw factors of brightness, contrast and saturation, (B, 1, 1, 1) each."""
         draws = torch.rand(3, count, 1, 1, 1, generator=generator).mul_(2).sub_(1)
         return tuple((1 + self.strength * draws).clamp_(min=0).to(device))
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W), ITU-R 601."""
+    """Return the luma (B, 1, H, W) of images (B, 3, H, W), ITU-R 601."""
     weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
 def blend(images: Tensor, towards: Tensor, factor: Tensor) -> Tensor:
-    """`factor` of the image and the rest of `towards`, within [0, 1]."""
+    """Return factor * images + (1 - factor) * towards, clamped to [0, 1]."""
     return torch.lerp(towards.expand_as(images), images, factor).clamp_(0, 1)

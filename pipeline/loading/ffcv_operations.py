@@ -1,7 +1,7 @@
-"""What FFCV runs for each batch: rows and labels read, crops decoded, the teacher's rows gathered from the cache.
+"""FFCV's operations on a batch: read rows and labels, decode crops, gather the teacher's rows from the cache.
 
-FFCV would compile each loader's pipeline anew, for four seconds and more. Here what costs time is compiled once and
-kept on disk (random_crop.py, cache/gather.py), and FFCV calls it from plain Python, a few times a batch.
+FFCV would compile the pipeline of each loader anew, for four seconds or more. Here the expensive loops are compiled
+once and cached on disk (random_crop.py, cache/gather.py); FFCV calls them from plain Python, a few times per batch.
 """
 
 import ctypes
@@ -36,28 +36,30 @@ link(
 
 
 class ResumableOrder(TraversalOrder):
-    """Hands an `Order` to FFCV, from batch `skip` on. FFCV calls it with its loader, hence `__call__`."""
+    """An `Order` as FFCV's traversal order, starting at batch `skip`."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self.skip = 0
 
     def __call__(self, loader: Loader) -> "ResumableOrder":
+        """FFCV expects a class here, and calls it with its loader."""
         return self
 
     def sample_order(self, epoch: int) -> np.ndarray:
         samples = self.order.of_epoch(epoch)[self.skip * self.order.batch :]
-        samples |= epoch << EPOCH_BIT  # in place: a second array of all rows would only be kept by the heap
+        samples |= epoch << EPOCH_BIT  # in place, to save a second array of all rows
         return samples
 
 
 class CropDecoder(ResizedCropRGBImageDecoder):
-    """Decodes an image, cuts and resizes it, and flips it: randomly from (seed, epoch, row, view), or the centre.
+    """Decode, crop, resize and flip an image: randomly, seeded by (seed, epoch, row, view), or the center crop.
 
-    FFCV's abstract base gives the state and the buffers; only the draws and the flip are ours.
+    FFCV's base class provides the state and the buffers.
     """
 
-    get_crop_generator = None  # the base wants one; ours needs the row, which FFCV does not pass
+    # abstract in the base class, where it does not receive the row, which our crops need
+    get_crop_generator = None
 
     def __init__(self, size: int, crop: RandomCrop | None, seed: int, view: int) -> None:
         super().__init__((size, size))
@@ -78,7 +80,7 @@ class CropDecoder(ResizedCropRGBImageDecoder):
 
 
 class NumberDecoder(Operation):
-    """The integer that the .beton holds for each sample: its row, or its label."""
+    """Decode the integer that the .beton holds for each sample: its row, or its label."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         dtype = np.dtype("<i8")
@@ -93,7 +95,7 @@ class NumberDecoder(Operation):
 
 
 class TeacherRows(Operation):
-    """Follows the row decoder: replaces row numbers by the cache's embeddings, float16 carried as uint16."""
+    """Replace row numbers by their cached embeddings, float16 as uint16 bits; follows the decoder of rows."""
 
     def __init__(self, split: Split, view: int = 0) -> None:
         super().__init__()
@@ -114,7 +116,7 @@ class TeacherRows(Operation):
 def pipelines(
     image_size: int, crops: tuple[RandomCrop | None, ...], seed: int, teacher: Split | None
 ) -> dict[str, PipelineSpec | None]:
-    """FFCV's description of a batch: row, label, one image a view, and the teacher's rows last."""
+    """Return FFCV's pipelines of a batch: row, label, one image per view, and the teacher's rows last."""
     specs: dict[str, PipelineSpec | None] = {
         "row": PipelineSpec("row", NumberDecoder(), [ToTensor()]),
         "label": PipelineSpec("label", NumberDecoder(), [ToTensor()]),

@@ -1,7 +1,7 @@
 """Batches of images from a .beton, joined to the teacher's cached rows.
 
-The join happens in FFCV's pipeline: a batch's row numbers index the mapped chunks of the cache, so no process, queue or
-copy stands between an image and its teacher embedding.
+The join happens in FFCV's pipeline: the row numbers of a batch index the mapped chunks of the cache, so there is no
+process, queue or extra copy between an image and its teacher embedding.
 """
 
 import os
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.reader import Split
-from cache.sigbus import require_kept
-from cache.unmapped_rows import require_read
+from cache.sigbus import require_intact_maps
+from cache.unmapped_rows import require_rows_read
 from pipeline.errors import PipelineError
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
@@ -34,12 +34,13 @@ BATCHES_AHEAD = 2
 
 
 class ImageLoader:
-    """Batches of one .beton, joined to a cache where one is given.
+    """Batches of a .beton, optionally joined to a cache.
 
-    beton: the file. order: which rows, in which order. image_size: pixels. crops: one entry a view, None for the
-    centre. teacher: the split of the cache whose view 0 is joined; its rows must all be there. colour: what
-    happens to a view's colours, drawn from (seed, epoch, batch).
-    Images come as float32 (B, 3, H, W), channels last in memory, normalised with ImageNet's mean and deviation.
+    Images are float32 (B, 3, H, W), channels last in memory, normalised with ImageNet's mean and std.
+
+    order: which rows, in which order. image_size: in pixels. crops: one per view, None for the center crop.
+    teacher: the split of the cache whose view 0 is joined; it must have all of these rows. color_jitter: applied to
+    each view, seeded by (seed, epoch, batch, rank).
     """
 
     def __init__(
@@ -51,40 +52,40 @@ class ImageLoader:
         crops: tuple[RandomCrop | None, ...] = (None,),
         seed: int = 0,
         teacher: Split | None = None,
-        colour: ColorJitter | None = None,
+        color_jitter: ColorJitter | None = None,
         workers: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.beton, self.order, self.device = beton, order, torch.device(device)
-        self.colour, self.seed = colour, seed
-        self.views, self.joined = len(crops), teacher is not None
+        self.color_jitter, self.seed = color_jitter, seed
+        self.joined = teacher is not None
         self.mean = torch.tensor(IMAGENET.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(IMAGENET.std, device=self.device).view(1, 3, 1, 1)
         self.table = imagenet_table()
         self.resumable = ResumableOrder(order)
-        self.draws = torch.Generator()  # of colours; seeded anew for each batch
+        self.generator = torch.Generator()  # of the color jitter; seeded anew for each batch
         threads = torch.get_num_threads()
         self.loader = Loader(
             str(beton),
             batch_size=order.batch,
-            num_workers=min(workers, len(os.sched_getaffinity(0))),  # more, and FFCV raises
+            num_workers=min(workers, len(os.sched_getaffinity(0))),  # FFCV raises for more
             os_cache=True,
             order=self.resumable,
-            indices=(),  # of FFCV's own orders
+            indices=(),  # only FFCV's own orders use them
             drop_last=order.drop_last,
             batches_ahead=BATCHES_AHEAD,
             pipelines=pipelines(image_size, crops, seed, teacher),
         )
-        torch.set_num_threads(threads)  # a Loader sets torch's threads to its own number
-        self.loader.first_traversal_order = range(len(order.rows))  # FFCV keeps the rows, and asks how many
+        torch.set_num_threads(threads)  # a Loader changes the number of torch's threads
+        self.loader.first_traversal_order = range(len(order.rows))  # FFCV needs only its length
 
     def __len__(self) -> int:
         return self.order.batches
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `skip` on.
+        """Yield the batches of an epoch, without the first `skip`.
 
-        Raises CorruptStore if a file was cut short meanwhile, PipelineError if a picture cannot be decoded.
+        Raises CorruptStore if a file was truncated meanwhile, PipelineError if an image cannot be decoded.
         """
         self.resumable.skip = skip
         self.loader.next_epoch = epoch
@@ -93,49 +94,48 @@ class ImageLoader:
         torch.set_num_threads(threads)
         try:
             for number, fields in enumerate(batches, start=skip):
-                require_kept()
-                require_read()
-                self.draws.manual_seed(int(stream(self.seed, epoch, number, self.order.rank)))
+                require_intact_maps()
+                require_rows_read()
+                self.generator.manual_seed(int(stream(self.seed, epoch, number, self.order.rank)))
                 yield self.batch(fields)
             if batches.error:
-                require_kept()
+                require_intact_maps()
                 raise PipelineError(
-                    f"{self.beton} cannot be decoded ({batches.error!r}): delete it and run `pack` again, which makes "
-                    "it anew"
+                    f"{self.beton} cannot be decoded ({batches.error!r}): delete it and run `pack` again"
                 ) from batches.error
         finally:
             batches.close()
 
     def batch(self, fields: tuple[torch.Tensor, ...]) -> Batch:
-        """FFCV's buffers are a ring that it writes again: everything kept is copied here."""
+        """Return FFCV's buffers as a Batch. Everything is copied, because FFCV reuses its buffers."""
         rows, labels, *rest = fields
         teacher = rest.pop().view(torch.float16) if self.joined else None
         return Batch(
-            images=tuple(self.normalise(pixels) for pixels in rest),
+            images=tuple(self.normalize(pixels) for pixels in rest),
             rows=rows.clone(),
             labels=labels.clone().to(self.device),
             teacher=None if teacher is None else teacher.clone().to(self.device, non_blocking=True),
         )
 
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, H, W) on the device."""
-        if self.device.type == "cpu" and not self.colour:
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels uint8 (B, H, W, 3) as normalised float32 (B, 3, H, W) on the device."""
+        if self.device.type == "cpu" and not self.color_jitter:
             return look_up(pixels, self.table)
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        if self.colour:
-            images = self.colour(images, self.draws)
+        if self.color_jitter:
+            images = self.color_jitter(images, self.generator)
         return images.sub_(self.mean).div_(self.std)
 
 
 def imagenet_table() -> NDArray[np.float32]:
-    """(3, 256) float32: what each byte of each channel is, less ImageNet's mean and over its deviation."""
+    """Return the normalised value of each byte of each channel, (3, 256) float32, with ImageNet's mean and std."""
     mean, std = (torch.tensor(numbers).view(3, 1) for numbers in (IMAGENET.mean, IMAGENET.std))
     return torch.arange(256).float().div_(255).sub(mean).div_(std).numpy()
 
 
 def look_up(pixels: Tensor, table: NDArray[np.float32]) -> Tensor:
-    """uint8 (B, H, W, 3) on the CPU -> float32 (B, 3, H, W), channels last in memory."""
-    # numpy asks the system for huge pages, and fresh memory of small ones would cost more than what is written to it
+    """Return pixels uint8 (B, H, W, 3) as table values float32 (B, 3, H, W), channels last in memory; on the CPU."""
+    # from numpy, which uses huge pages: touching new small pages would take longer than writing the values
     out = np.empty(tuple(pixels.shape), np.float32)
     _look_up(pixels.contiguous().numpy().reshape(-1, 3), table, out.reshape(-1, 3))
     return torch.from_numpy(out).permute(0, 3, 1, 2)

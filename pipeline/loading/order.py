@@ -1,4 +1,4 @@
-"""Which rows come when in an epoch, on which rank."""
+"""The order of rows in an epoch, and their distribution over ranks."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Which rows come when: a pure function of (seed, epoch), dealt to `world` ranks batch by batch."""
+    """The order of rows: a pure function of (seed, epoch), distributed over `world` ranks batch by batch."""
 
     rows: np.ndarray
     batch: int
@@ -20,12 +20,12 @@ class Order:
 
     @property
     def batches(self) -> int:
-        """Batches that one rank sees in an epoch."""
+        """Batches per rank and epoch."""
         count = len(self.rows) / (self.batch * self.world)
         return math.floor(count) if self.drop_last else math.ceil(count)
 
     def of_epoch(self, epoch: int) -> np.ndarray:
-        """This rank's rows in order, a new int64 array: of each global batch, the `batch` rows in turn for the rank."""
+        """Return this rank's rows of an epoch, a new int64 array: its `batch` rows of each global batch, in order."""
         rows = self.rows.astype(np.int64)
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(rows)

@@ -1,11 +1,11 @@
-"""Random crops and flips that are pure functions of (seed, epoch, row, view).
+"""Random crops and flips as pure functions of (seed, epoch, row, view), and the compiled loops that apply them.
 
-FFCV's own random decoders draw from a thread's generator, so their pixels differ from run to run. Here every
-draw comes from a counter-based generator (SplitMix64, Steele, Lea and Flood 2014): the same picture is cut the
-same way whatever the number of workers, and a crop can be told again later without having been stored.
+FFCV's own random decoders draw from a generator per thread, so their pixels differ from run to run. Here every draw
+comes from a counter-based generator (SplitMix64; Steele, Lea and Flood 2014): crops do not depend on the number of
+workers, and can be recomputed later without having been stored.
 
-The loops over a batch stand here too, and not beside the loader: numba keeps compiled code on disk for as long as the
-file that it was compiled from stays as it is, and asks no other file that it calls.
+All compiled functions are in this one file, because numba reuses compiled code from disk as long as the function's own
+file is unchanged: it would miss a change in a function that is imported from another file.
 """
 
 import math
@@ -19,11 +19,11 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 ATTEMPTS = 10
-# An FFCV sample number carries the epoch above this bit, so that a decoder is a pure function of its arguments.
+# FFCV's sample numbers hold the epoch above this bit and the row below it, so that a decoder knows both.
 EPOCH_BIT = 40
 ROW_MASK = (1 << EPOCH_BIT) - 1
-JPG = 0  # FFCV's mode of a picture that is stored as JPEG
-# FFCV's functions in C, by name, so that what calls them can be kept on disk: `link` says where they are.
+JPG = 0  # FFCV's mode of an image stored as JPEG
+# FFCV's C functions are called by name, so that the compiled code can be cached on disk; `link` sets their addresses.
 RESIZE, DECODE_JPEG = "anchorage_ffcv_resize", "anchorage_ffcv_imdecode"
 _resize = types.ExternalFunction(RESIZE, types.int32(*[types.int64] * 11))
 _decode_jpeg = types.ExternalFunction(
@@ -34,9 +34,9 @@ _decode_jpeg = types.ExternalFunction(
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCrop:
-    """RandomResizedCrop and horizontal flip; the defaults are torchvision's, which are the paper's.
+    """RandomResizedCrop and random horizontal flip; the defaults are torchvision's and the paper's.
 
-    `scale` is the range of the crop's area as a share of the image, `ratio` that of width over height.
+    scale: range of the crop's area as a share of the image. ratio: range of width / height. flip: its probability.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -46,7 +46,7 @@ class RandomCrop:
 
 @njit(nogil=True, cache=True)
 def mix(value: np.uint64) -> np.uint64:
-    """One output of SplitMix64 for the state `value`."""
+    """Return the output of SplitMix64 for the state `value`."""
     value = (value ^ (value >> np.uint64(30))) * MIX_1
     value = (value ^ (value >> np.uint64(27))) * MIX_2
     return value ^ (value >> np.uint64(31))
@@ -54,7 +54,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 @njit(nogil=True, cache=True)
 def stream(seed: int, epoch: int, row: int, view: int) -> np.uint64:
-    """The state that the draws of one image in one epoch start from."""
+    """Return the initial state of the random stream of one view of an image in one epoch."""
     state = mix(np.uint64(seed) + GOLDEN)
     state = mix(state ^ (np.uint64(epoch) + GOLDEN))
     state = mix(state ^ (np.uint64(row) + GOLDEN))
@@ -63,7 +63,7 @@ def stream(seed: int, epoch: int, row: int, view: int) -> np.uint64:
 
 @njit(nogil=True, cache=True)
 def uniform(state: np.uint64, draw: int) -> float:
-    """Draw number `draw` of a stream: a float64 in [0, 1)."""
+    """Return draw number `draw` of a stream: a float64 in [0, 1)."""
     bits = mix(state + np.uint64(draw + 1) * GOLDEN)
     return float(bits >> np.uint64(11)) / 9007199254740992.0
 
@@ -72,9 +72,9 @@ def uniform(state: np.uint64, draw: int) -> float:
 def random_crop(
     state: np.uint64, height: int, width: int, scale: np.ndarray, ratio: np.ndarray
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width in pixels, drawn as torchvision's RandomResizedCrop draws them.
+    """Return top, left, height and width in pixels, drawn as in torchvision's RandomResizedCrop.
 
-    Draw 0 of the stream is left to the flip.
+    Draw 0 of the stream is reserved for the flip.
     """
     area = float(height) * float(width)
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -93,7 +93,7 @@ def random_crop(
 
 @njit(nogil=True, cache=True)
 def widest_crop(height: int, width: int, ratio: np.ndarray) -> tuple[int, int, int, int]:
-    """The largest centre crop whose width over height lies within `ratio` (torchvision's fallback)."""
+    """Return the largest center crop with width / height within `ratio` (torchvision's fallback)."""
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])
@@ -103,23 +103,23 @@ def widest_crop(height: int, width: int, ratio: np.ndarray) -> tuple[int, int, i
 
 
 @njit(nogil=True, cache=True)
-def centre_crop(height: int, width: int, share: float) -> tuple[int, int, int, int]:
-    """The centre square whose side is `share` of the shorter side."""
+def center_crop(height: int, width: int, share: float) -> tuple[int, int, int, int]:
+    """Return the center square whose side is `share` of the shorter side."""
     side = max(1, round(min(height, width) * share))
     return (height - side) // 2, (width - side) // 2, side, side
 
 
 def link(*, resize: int, decode_jpeg: int) -> None:
-    """Say where FFCV's `resize` and `imdecode` are in this process; to be called before the loops below."""
+    """Set the addresses of FFCV's `resize` and `imdecode` in this process; call it before the functions below."""
     binding.add_symbol(RESIZE, resize)
     binding.add_symbol(DECODE_JPEG, decode_jpeg)
 
 
 @njit(nogil=True, cache=True)
-def picture(field, size, content, scratch):  # type: ignore[no-untyped-def]
-    """The pixels (H, W, 3) uint8 of one image, decoded into scratch (bytes,) if they are a JPEG.
+def stored_pixels(field, size, content, scratch):  # type: ignore[no-untyped-def]
+    """Return the pixels (H, W, 3) uint8 of an image, decoded into scratch (bytes,) if it is a JPEG.
 
-    field: FFCV's record of it. size: in bytes. content: the .beton's bytes.
+    field: FFCV's record of the image. size: in bytes. content: the bytes of the .beton.
     """
     start = np.int64(field["data_ptr"])
     data = content[start : start + np.int64(size)]
@@ -135,16 +135,16 @@ def picture(field, size, content, scratch):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def cut(pixels, state, crop, out):  # type: ignore[no-untyped-def]
-    """Cut pixels (H, W, 3) and resize them into `out` (size, size, 3), and flip them: by a stream's draws, or centred.
+    """Crop pixels (H, W, 3), resize them into out (size, size, 3), and flip them; or take the center crop.
 
-    crop: whether it is random, and a RandomCrop's scale and ratio as arrays, and flip.
+    state: of the random stream. crop: whether it is random, then a RandomCrop's scale and ratio as arrays, and flip.
     """
     is_random, scale, ratio, flip = crop
     height, width = pixels.shape[:2]
     if is_random:
         top, left, h, w = random_crop(state, height, width, scale, ratio)
     else:
-        top, left, h, w = centre_crop(height, width, 1.0)
+        top, left, h, w = center_crop(height, width, 1.0)
     _resize(
         *(0, pixels.ctypes.data, height, width, top, top + h, left, left + w),
         *(out.ctypes.data, out.shape[0], out.shape[1]),
@@ -155,24 +155,26 @@ def cut(pixels, state, crop, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def view_of(sample, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
-    """One view of one image into `out`, from the stream of key (seed, view), the sample's epoch and its row.
+    """Write one view of an image into `out`.
 
-    storage: the .beton's bytes, and how many of them each row's picture has.
+    sample: row and epoch. table: FFCV's records. storage: the bytes of the .beton, and the size of each row's image.
+    key: (seed, view).
     """
     row, epoch = sample & ROW_MASK, sample >> EPOCH_BIT
     content, sizes = storage
-    cut(picture(table[row], sizes[row], content, scratch), stream(key[0], epoch, row, key[1]), crop, out)
+    pixels = stored_pixels(table[row], sizes[row], content, scratch)
+    cut(pixels, stream(key[0], epoch, row, key[1]), crop, out)
 
 
 @njit(nogil=True, cache=True)
 def views_of(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
-    """One view of each image of a batch: samples (B,) int64 into out (B, size, size, 3), by scratch (B, bytes)."""
+    """Write one view of each image of samples (B,) int64 into out (B, size, size, 3); scratch: (B, bytes)."""
     for i in range(len(samples)):
         view_of(samples[i], table, storage, key, crop, scratch[i], out[i])
 
 
 @njit(nogil=True, cache=True, parallel=True)
 def views_of_by_threads(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
-    """The same by as many threads as numba has."""
+    """As `views_of`, with numba's threads."""
     for i in prange(len(samples)):
         view_of(samples[i], table, storage, key, crop, scratch[i], out[i])

@@ -1,3 +1,5 @@
+"""The anchor window: which rows are anchors at which step, and in which slot."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ EXAMPLES = settings(deadline=None, max_examples=100)
 
 @st.composite
 def arguments(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int]:
-    """Any K <= M and any B, also B > K and B > M, over rows with gaps."""
+    """Any K <= M and any B, including B > K and B > M, over rows with gaps."""
     count = draw(st.integers(1, 40))
     eligible = np.arange(count, dtype=np.int64) * 3 + 7
     return eligible, draw(st.integers(1, count)), draw(st.integers(1, 90)), draw(st.integers(0, 2**32))
@@ -42,7 +44,7 @@ def test_a_ring_kept_by_entering_rows_equals_the_window(drawn: tuple, start: int
 @EXAMPLES
 @given(drawn=arguments(), step=st.integers(0, 50))
 def test_position_p_is_in_slot_p_mod_k(drawn: tuple, step: int) -> None:
-    """The definition, one position at a time; a window of all rows shows the permutation."""
+    """The definition, position by position; a window of all rows is the permutation."""
     eligible, size, batch, seed = drawn
     permutation = AnchorWindow(eligible, len(eligible), 1, seed).rows_at(0)
     positions = range(step * batch, step * batch + size)
@@ -69,15 +71,15 @@ def test_one_anchor() -> None:
     assert sorted(int(window.rows_at(step)[0]) for step in range(5)) == [0, 1, 2, 3, 4]
 
 
-def test_the_window_is_a_function_of_the_seed_alone_and_kept_for_ever() -> None:
+def test_the_window_depends_only_on_the_seed_and_never_changes() -> None:
     rows = np.arange(12)
-    # written down once: a run of years ago must be repeatable
+    # recorded once: old runs must stay repeatable
     expected = [[9, 2, 7, 4, 5], [11, 0, 3, 4, 5]]
     assert [AnchorWindow(rows, 5, 3, seed=0).rows_at(step).tolist() for step in (0, 1)] == expected
     assert AnchorWindow(rows, 5, 3, seed=1).rows_at(0).tolist() != expected[0]
 
 
-def test_wrong_sizes_are_refused_in_words() -> None:
+def test_wrong_sizes_are_refused() -> None:
     for size in (0, 6):
         with pytest.raises(ValueError, match=f"expected 1 to 5 anchors, the eligible rows, found {size}"):
             AnchorWindow(np.arange(5), size=size, batch=1, seed=0)

@@ -1,4 +1,4 @@
-"""Corruptions of a store at random: every one is found, by name, and nothing else is."""
+"""Random corruptions of a store: each is found, by name, and nothing else is."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.audit import Fault, audit, remove
+from cache.audit import Fault, audit, remove_chunks
 from cache.durable import write_file
 from cache.errors import CorruptStore, FormatMismatch, NotAStore
 from cache.identity import identity_id
@@ -24,7 +24,7 @@ CASES = 100  # of each kind of damage
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound store; each test puts back what it changes."""
+    """An intact store; each test restores what it changes."""
     path = tmp_path_factory.mktemp("audit") / "cache.zarr"
     tiny_store.written(path)
     return path
@@ -32,13 +32,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(path: Path) -> dict[str, bytes]:
-    """Every chunk file, the ledger's too."""
+    """All chunk files, including the ledger's."""
     return {name: data for name, data in tiny_store.contents(path).items() if "/c/" in name}
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a store of the same layout whose chunks are others, sound in themselves."""
+    """The files of a store of the same layout with other, intact chunks."""
     path = tmp_path_factory.mktemp("others") / "cache.zarr"
     tiny_store.create(path)
     for key in SHAPE.chunk_keys:
@@ -83,7 +83,7 @@ def test_every_swapped_pair_is_found_although_both_files_are_sound(
         for other in files
         if one < other and len(files[one]) == len(files[other]) and files[one] != files[other]
     ]
-    # of one size: among 6 chunks of 5 columns, and among 3 of 3
+    # of equal size: among 6 chunks of 5 columns, and among 3 chunks of 3 columns
     assert len(pairs) > 60
     for one, other in pairs:
         (path / one).write_bytes(files[other])
@@ -129,17 +129,17 @@ def test_files_among_the_chunks_that_are_no_chunks_are_found(path: Path, files: 
     for name in strangers:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(files["train/embedding/c/0/0/0"])
-    # a writer at work is no fault
+    # the temporary file of a running writer is no fault
     (path / "train/norm/c/0/.1~host~1~0badcafe.tmp").write_bytes(b"")
     faults = audit(path).faults
     assert {f"train/{fault.file}" for fault in faults} == set(strangers)
     assert all(fault.key is None for fault in faults)
-    remove(path, faults)
+    remove_chunks(path, faults)
     (path / "train/norm/c/0/.1~host~1~0badcafe.tmp").unlink()
     assert {name: data for name, data in tiny_store.contents(path).items() if "/c/" in name} == files
 
 
-def test_a_chunk_of_which_nothing_is_there_is_one_fault(path: Path, files: dict[str, bytes]) -> None:
+def test_a_chunk_without_any_file_is_one_fault(path: Path, files: dict[str, bytes]) -> None:
     gone = [name for name in files if "/c/1/2" in name]
     for name in gone:
         (path / name).unlink()
@@ -153,13 +153,15 @@ def test_a_chunk_of_which_nothing_is_there_is_one_fault(path: Path, files: dict[
         (path / name).write_bytes(files[name])
 
 
-def test_faults_say_what_is_wrong(path: Path, files: dict[str, bytes]) -> None:
+def test_the_message_of_a_fault(path: Path, files: dict[str, bytes]) -> None:
     damaged = {"norm/c/0/0": b"short", "status/c/1/1": bytes(len(files["train/status/c/1/1"]))}
     for name, data in damaged.items():
         (path / "train" / name).write_bytes(data)
-    told = sorted(str(fault) for fault in audit(path).faults)
-    assert told[0] == "train/norm/c/0/0 (view 0, rows 0 to 4095) has another size than it was written with"
-    assert told[1].startswith(
+    messages = sorted(str(fault) for fault in audit(path).faults)
+    assert (
+        messages[0] == "train/norm/c/0/0 (view 0, rows 0 to 4095) has another size than it was written with"
+    )
+    assert messages[1].startswith(
         "train/status/c/1/1 (view 1, rows 4096 to 8191) has changed: expected crc32c 00000000"
     )
     for name in damaged:
@@ -171,7 +173,7 @@ def test_what_is_removed_is_the_whole_chunk_and_no_more(path: Path, files: dict[
         Fault(split="train", file="norm/c/1/2", reason="", key=ChunkKey(1, 2)),
         Fault(split="train", file="thumb/c/1", reason="", key=ChunkKey(0, 1)),
     ]
-    remove(path, faults)
+    remove_chunks(path, faults)
     left = {name for name in tiny_store.contents(path) if "/c/" in name}
     rows = {"train/label/c/1", "train/thumb/c/1", "train/row_checksum/c/1/0"}
     assert files.keys() - left == {name for name in files if "/c/1/2" in name} | rows
@@ -181,7 +183,7 @@ def test_what_is_removed_is_the_whole_chunk_and_no_more(path: Path, files: dict[
     assert {name: data for name, data in tiny_store.contents(path).items() if "/c/" in name} == files
 
 
-def test_a_store_without_a_ledger_is_sound_and_says_so(path: Path, tmp_path: Path) -> None:
+def test_a_store_without_a_ledger_is_intact_and_reported_as_such(path: Path, tmp_path: Path) -> None:
     assert audit(path).without_ledger == ()
     shutil.copytree(path, tmp_path / "old.zarr")
     for name in ("checksum", "row_checksum"):
@@ -207,7 +209,7 @@ def test_edited_attributes_are_found(path: Path, tmp_path: Path) -> None:
             with pytest.raises(CorruptStore, match=expected):
                 audit(tmp_path / "edited.zarr")
         else:
-            # of another dataset than the one that every chunk was written for
+            # every chunk was written for another dataset
             assert len(found(tmp_path / "edited.zarr")) == len(SHAPE.chunk_keys) + SHAPE.chunks
         shutil.rmtree(tmp_path / "edited.zarr")
 
@@ -222,7 +224,7 @@ def test_edited_attributes_are_found(path: Path, tmp_path: Path) -> None:
         ("label", "codecs", []),
     ],
 )
-def test_an_array_that_is_described_otherwise_is_found(
+def test_edited_array_metadata_is_found(
     path: Path, tmp_path: Path, array: str, field: str, value: object
 ) -> None:
     shutil.copytree(path, tmp_path / "edited.zarr")
@@ -232,7 +234,7 @@ def test_an_array_that_is_described_otherwise_is_found(
         audit(tmp_path / "edited.zarr")
 
 
-def test_a_split_without_its_metadata_and_a_store_without_splits_are_told(path: Path, tmp_path: Path) -> None:
+def test_a_split_without_metadata_and_a_store_without_splits_are_reported(path: Path, tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / "lost.zarr")
     (tmp_path / "lost.zarr/train/zarr.json").unlink()
     with pytest.raises(CorruptStore, match=r"train has lost its zarr.json"):
@@ -242,7 +244,7 @@ def test_a_split_without_its_metadata_and_a_store_without_splits_are_told(path: 
         audit(tmp_path / "lost.zarr")
 
 
-def test_progress_is_told_chunk_by_chunk(path: Path) -> None:
+def test_progress_is_reported_chunk_by_chunk(path: Path) -> None:
     calls: list[tuple[int, int]] = []
     done = audit(path, lambda done, total: calls.append((done, total)))
     # six chunks, and the labels and thumbs of three

@@ -1,3 +1,5 @@
+"""Gathering rows from mapped chunks."""
+
 import os
 import subprocess
 import sys
@@ -31,7 +33,7 @@ def test_rows_in_any_order_and_repeated(split: Split, embedding: np.ndarray, vie
 
 def test_every_row_of_every_chunk_bit_for_bit(split: Split, embedding: np.ndarray) -> None:
     found = split.gather(np.arange(SHAPE.rows))
-    # as bits, so that the NaN of unreadable rows are compared too
+    # as bits, so that the NaN of unreadable rows are compared as well
     np.testing.assert_array_equal(found.view(np.uint16), embedding[0].view(np.uint16))
 
 
@@ -102,7 +104,7 @@ def test_odd_dimensions(tmp_path: Path, dim: int) -> None:
 
 
 def test_nothing_needs_a_folder_for_compiled_code() -> None:
-    """On a read-only installation without a home numba finds no folder, and compiles at each start."""
+    """On a read-only installation without a home folder numba finds no cache folder, and compiles at each start."""
     nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": os.devnull}
     program = """if True:
         import numpy as np

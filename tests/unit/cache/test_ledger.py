@@ -1,4 +1,4 @@
-"""The ledger beside a split's chunks: plain zarr reads it, and a store without one stays as it was."""
+"""The ledger of a split: plain zarr reads it, and a store without one stays without."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_plain_zarr_reads_the_checksums_of_every_chunk(path: Path) -> None:
     assert len({*ledger[..., -1].flat}) == 6
 
 
-def test_all_that_a_chunk_is_of_decides_its_mark() -> None:
+def test_a_mark_depends_on_store_split_dataset_view_and_index() -> None:
     dataset = tiny_store.dataset_of(SHAPE)
     marks = {
         mark("1", "train", dataset, ChunkKey(0, 0)),
@@ -48,11 +48,11 @@ def test_all_that_a_chunk_is_of_decides_its_mark() -> None:
         mark("1", "train", dataset, ChunkKey(0, 1)),
     }
     assert len(marks) == 6
-    # as a store gives it back, with lists for tuples
+    # read back from a store, tuples are lists
     assert mark("1", "train", {**dataset, "classes": ("cat", "dog")}, ChunkKey(0, 0)) in marks
 
 
-def test_a_store_that_was_begun_without_a_ledger_goes_on_without(path: Path) -> None:
+def test_a_store_that_was_created_without_a_ledger_stays_without(path: Path) -> None:
     for name in ("checksum", "row_checksum"):
         shutil.rmtree(path / "train" / name)
     before = tiny_store.contents(path)

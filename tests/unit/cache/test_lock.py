@@ -1,4 +1,4 @@
-"""One writer at a time, by a lock that ends with its process; readers need neither it nor the right to write."""
+"""One writer at a time, by a lock that ends with its process; readers need neither the lock nor write permission."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ import pytest
 
 from cache.errors import InUse, StoreError
 from cache.layout import SplitShape
-from cache.lock import LOCK, held, sole_writer
+from cache.lock import LOCK, folder_held, held, sole_writer
 from cache.reader import open_store
 from tests.support.tiny_store import contents, written
 
@@ -28,8 +28,17 @@ def test_a_lock_is_held_once_at_a_time(tmp_path: Path) -> None:
         assert again
 
 
+def test_a_folder_is_held_once_at_a_time_and_gets_no_file(tmp_path: Path) -> None:
+    with folder_held(tmp_path) as first, folder_held(tmp_path) as second:
+        assert first
+        assert not second
+    with folder_held(tmp_path) as again:
+        assert again
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_writer_is_refused_until_the_first_is_dead_however_it_died(tmp_path: Path) -> None:
-    """The first one is killed, and a process that it started lives on."""
+    """The first one is killed, while a process that it started lives on."""
     code = (
         "import pathlib, subprocess, sys\n"
         "from cache.lock import sole_writer\n"
@@ -50,7 +59,7 @@ def test_a_second_writer_is_refused_until_the_first_is_dead_however_it_died(tmp_
                 raise AssertionError("there are two writers")
             first.kill()
             first.wait()
-            assert (tmp_path / "made" / LOCK).read_text(), "it had no time to tidy up"
+            assert (tmp_path / "made" / LOCK).read_text(), "a killed process leaves its name"
             with sole_writer(tmp_path / "made"):
                 assert f"process {os.getpid()} on" in (tmp_path / "made" / LOCK).read_text()
         finally:
@@ -111,7 +120,7 @@ def test_a_file_system_without_locks_refuses_nobody(tmp_path: Path, monkeypatch:
         assert second
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write .*file/\.lock: "), sole_writer(tmp_path / "file"):
         pass

@@ -1,3 +1,5 @@
+"""Opening a store, reading its columns, and verifying its checksums."""
+
 import gc
 import json
 import os
@@ -35,7 +37,7 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_a_store_says_what_it_was_made_of(path: Path) -> None:
+def test_a_store_has_its_teacher_id_splits_and_datasets(path: Path) -> None:
     store = open_store(path)
     assert store.teacher == TEACHER
     assert store.id == identity_id(TEACHER)
@@ -60,7 +62,7 @@ def test_what_zarr_wrote_is_read(path: Path) -> None:
     np.testing.assert_array_equal(open_store(path).split("train").norm[1], values)
 
 
-def test_eligible_rows_are_ok_in_every_view_that_is_asked_for(path: Path) -> None:
+def test_eligible_rows_are_ok_in_every_requested_view(path: Path) -> None:
     status = tiny_store.column_of(SHAPE, "status")
     status[1, 7] = Status.DEGENERATE
     zarr.open_array(path / "train/status", mode="r+")[:] = status
@@ -72,11 +74,11 @@ def test_eligible_rows_are_ok_in_every_view_that_is_asked_for(path: Path) -> Non
     assert (np.diff(split.eligible()) > 0).all()
 
 
-def test_an_incomplete_split_says_so_and_its_absent_rows_are_not_eligible(tmp_path: Path) -> None:
+def test_absent_rows_of_an_incomplete_split_are_not_eligible(tmp_path: Path) -> None:
     path = tmp_path / "cache.zarr"
     tiny_store.create(path)
     tiny_store.write(path, [ChunkKey(0, 0), ChunkKey(0, 2)])
-    # killed before its embedding: all that is known of chunk 2 does not count
+    # as if killed before its embedding: the other files of chunk 2 do not count
     (path / "train/embedding/c/0/2/0").unlink()
     split = open_store(path).split("train")
     assert not split.complete
@@ -118,7 +120,7 @@ def test_another_format_is_refused(path: Path) -> None:
     metadata = json.loads((path / "zarr.json").read_text())
     metadata["attributes"]["anchorage"]["format"] = 2
     (path / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(FormatMismatch, match="format 2 and this version reads format 1"):
+    with pytest.raises(FormatMismatch, match="format 2, but this version reads format 1"):
         open_store(path)
 
 
@@ -127,7 +129,7 @@ def test_arrays_laid_out_in_another_way_are_refused(path: Path) -> None:
     metadata = json.loads(file.read_text())
     metadata["codecs"].insert(1, {"name": "zstd", "configuration": {"level": 1, "checksum": False}})
     file.write_text(json.dumps(metadata))
-    with pytest.raises(FormatMismatch, match=r"'embedding' .*is not laid out as format 1"):
+    with pytest.raises(FormatMismatch, match=r"'embedding' .*is not laid out as in format 1"):
         open_store(path).split("train")
 
 
@@ -140,7 +142,7 @@ def test_a_file_cut_short_is_refused_at_open_by_name(path: Path, name: str) -> N
         CorruptStore, match=f"{name} was cut short.*expected {size:,} bytes, found {size - 1:,}"
     ):
         open_store(path).split("train")
-    # and is healed as the message says
+    # and is restored as the message says
     tiny_store.create(path)
     tiny_store.write(path, absent_chunks(path, "train"))
     assert open_store(path).split("train").verify()
@@ -194,7 +196,7 @@ def test_verify_names_the_chunks_with_a_flipped_bit(path: Path) -> None:
     assert all(name in str(raised.value) for name in bad)
     with pytest.raises(CorruptStore):
         split.verify()
-    # and is healed as the message says
+    # and is restored as the message says
     for name in bad:
         (path / "train" / name).unlink()
     tiny_store.create(path)
@@ -218,7 +220,7 @@ def test_verify_where_nothing_can_be_recorded(path: Path, monkeypatch: pytest.Mo
 
 
 def test_mapped_chunks_hold_no_file_open_and_are_unmapped(path: Path) -> None:
-    """A cache of a large dataset has more chunks than files that a process may open."""
+    """The cache of a large dataset has more chunks than a process may have open files."""
     before = len(os.listdir("/proc/self/fd"))
     split = open_store(path).split("train")
     assert Path("/proc/self/maps").read_text().count(str(path)) == len(SHAPE.chunk_keys)
@@ -229,7 +231,7 @@ def test_mapped_chunks_hold_no_file_open_and_are_unmapped(path: Path) -> None:
 
 
 def resident_kilobytes() -> int:
-    """How much of chunk files is entered in this process's maps."""
+    """Kilobytes of chunk files that are resident in this process's maps."""
     found, of_chunk = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if line.startswith("Rss:") and of_chunk:

@@ -1,4 +1,4 @@
-"""Metadata written anew: only what is damaged, and only if the ledger bears it out."""
+"""Rewriting metadata: only damaged files, and only if the ledger confirms their content."""
 
 import shutil
 from pathlib import Path
@@ -36,15 +36,15 @@ def test_only_what_is_damaged_is_named(path: Path) -> None:
     assert damaged(path) == {"zarr.json", "norm/zarr.json"}
 
 
-def test_however_it_is_written_what_says_the_same_is_sound(path: Path) -> None:
+def test_metadata_with_the_same_content_but_other_spacing_is_intact(path: Path) -> None:
     file = path / "train/norm/zarr.json"
     file.write_text(" ".join(file.read_text().split()))
     assert damaged(path) == set()
 
 
 def test_nothing_is_written_for_another_dataset_without_a_ledger_or_with_more_views(path: Path) -> None:
-    refused = pytest.raises(IdentityMismatch, match="of which its ledger knows nothing")
-    assert damaged(path, images="2" * 64) == set()  # it can be read: the identities say more
+    refused = pytest.raises(IdentityMismatch, match="which is not in its ledger")
+    assert damaged(path, images="2" * 64) == set()  # readable: comparing identities is more informative
     (path / "train/norm/zarr.json").unlink()
     with refused:
         damaged(path, images="2" * 64)
@@ -58,7 +58,7 @@ def test_nothing_is_written_for_another_dataset_without_a_ledger_or_with_more_vi
         damaged(path)
 
 
-def test_a_stores_own_comes_back_for_its_teacher_alone(path: Path) -> None:
+def test_the_stores_own_metadata_is_restored_only_for_its_teacher(path: Path) -> None:
     whole = contents(path)
     (path / "zarr.json").unlink()
     assert not restore_store(path, TEACHER | {"dim": 16}, {})
@@ -67,7 +67,7 @@ def test_a_stores_own_comes_back_for_its_teacher_alone(path: Path) -> None:
     assert contents(path) == whole
 
 
-def test_a_split_that_cannot_be_read_is_passed_over(path: Path) -> None:
+def test_a_split_that_cannot_be_read_is_skipped(path: Path) -> None:
     shutil.copytree(path / "train", path / "another")
     (path / "another/zarr.json").write_text("{")
     (path / "zarr.json").unlink()

@@ -1,4 +1,4 @@
-"""Row numbers in little memory."""
+"""Compact row numbers."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_compact_rows_are_the_same_in_half_the_bytes(last: int) -> None:
     assert compact(rows).tolist() == rows.tolist()
 
 
-def test_a_row_too_large_for_it_is_kept_whole() -> None:
+def test_a_row_too_large_for_32_bits_is_kept() -> None:
     assert compact(np.array([2**32])).tolist() == [2**32]
 
 
@@ -22,7 +22,7 @@ def test_no_rows_are_compact() -> None:
 
 
 def test_the_permutation_is_that_of_the_wide_rows() -> None:
-    """Else anchors would depend on how they are kept."""
+    """Otherwise the anchors would depend on how rows are stored."""
     rows = np.arange(100_000)
     wide, narrow = (np.random.default_rng(3).permutation(kept) for kept in (rows, compact(rows)))
     assert np.array_equal(wide, narrow)

@@ -1,6 +1,6 @@
-"""A mapped chunk file that is cut short: the reader says so in words, and its process lives on.
+"""A mapped chunk file is truncated: reading it raises an error, and the process lives on.
 
-Each case has a process of its own, for a wrong handler would end it.
+Each case runs in a process of its own, because a faulty handler would end it.
 """
 
 import os
@@ -19,7 +19,7 @@ BEGIN = """
 import os, sys, threading
 from pathlib import Path
 import numpy as np
-from cache import sigbus as truncation
+from cache import sigbus
 from cache.errors import CorruptStore
 from cache.reader import open_store
 
@@ -29,7 +29,7 @@ rows = np.arange(0, 3000, 7)
 split = open_store(store).split("train")
 sound = split.gather(rows)
 
-def told(call):
+def message_of(call):
     try:
         call()
     except CorruptStore as error:
@@ -55,40 +55,40 @@ def lines(store: Path, code: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_rows_that_are_gone_are_told_and_the_process_lives_on(store: Path) -> None:
+def test_rows_that_are_gone_are_an_error_and_the_process_lives_on(store: Path) -> None:
     code = """
 os.truncate(chunk, 1 << 20)
-print(told(lambda: split.gather(rows)))
-print(told(lambda: split.gather(rows[:5])))
+print(message_of(lambda: split.gather(rows)))
+print(message_of(lambda: split.gather(rows[:5])))
 """
     first, second = lines(store, code)
     assert first == (
         f"{store}/train/embedding/c/0/0/0 was cut short, or its disk failed, while it was read, and nothing that was "
-        "read since is kept; run the command that wrote the store again, it writes this chunk anew"
+        "read since is kept; run the command that wrote the store again to rewrite this chunk"
     )
-    # rows that are still there are refused too, as long as this map is open
+    # rows that still exist are refused as well, as long as this map is open
     assert second == first
 
 
-def test_it_is_told_in_whatever_thread_the_rows_are_read(store: Path) -> None:
+def test_it_is_an_error_in_any_thread(store: Path) -> None:
     code = """
 os.truncate(chunk, 0)
-said = []
-threads = [threading.Thread(target=lambda: said.append(told(lambda: split.gather(rows)))) for _ in range(8)]
+messages = []
+threads = [threading.Thread(target=lambda: messages.append(message_of(lambda: split.gather(rows)))) for _ in range(8)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(len(said), all("was cut short" in each for each in said))
+print(len(messages), all("was cut short" in each for each in messages))
 """
     assert lines(store, code) == ["8 True"]
 
 
-def test_a_store_that_is_opened_anew_is_read_again(store: Path) -> None:
+def test_a_restored_store_is_read_after_it_is_opened_again(store: Path) -> None:
     code = """
 data = chunk.read_bytes()
 os.truncate(chunk, 0)
-print("cut short" in told(lambda: split.gather(rows)))
+print("cut short" in message_of(lambda: split.gather(rows)))
 del split
 chunk.write_bytes(data)
 split = open_store(store).split("train")
@@ -97,20 +97,21 @@ print((split.gather(rows).view(np.uint16) == sound.view(np.uint16)).all())
     assert lines(store, code) == ["True", "True"]
 
 
-def test_a_cut_within_a_page_is_told_by_the_size(store: Path) -> None:
+def test_truncation_within_a_page_is_detected_by_the_size(store: Path) -> None:
     code = """
 os.truncate(chunk, chunk.stat().st_size - 3)
-print(told(truncation.require_kept))
-print("was cut short" in told(truncation.require_sizes))
+print(message_of(sigbus.require_intact_maps))
+print("was cut short" in message_of(sigbus.require_intact_files))
 chunk.unlink()
-print(told(truncation.require_sizes), (split.gather(rows[:100]).view(np.uint16) == sound[:100].view(np.uint16)).all())
+found, expected = split.gather(rows[:100]), sound[:100]
+print(message_of(sigbus.require_intact_files), (found.view(np.uint16) == expected.view(np.uint16)).all())
 """
-    # what was deleted stays mapped
+    # a deleted file stays mapped
     assert lines(store, code) == ["nothing", "True", "nothing True"]
 
 
 def test_many_maps_come_and_go(store: Path) -> None:
-    """The table forgets what is let go of, and a store among hundreds is the one that is named."""
+    """The table drops maps that are closed, and among hundreds of stores the right one is named."""
     code = """
 maps = [open_store(store).split("train") for _ in range(300)]
 other = store.with_name("other.zarr")
@@ -118,18 +119,18 @@ import shutil
 shutil.copytree(store, other)
 del maps[::2]
 mine = open_store(other).split("train")
-print(len(truncation._watched))
+print(len(sigbus._watched))
 os.truncate(other / "train/embedding/c/0/0/0", 4096)
-print(told(lambda: mine.gather(rows)).split(" was")[0] == str(other / "train/embedding/c/0/0/0"))
+print(message_of(lambda: mine.gather(rows)).split(" was")[0] == str(other / "train/embedding/c/0/0/0"))
 del mine
-print(told(lambda: split.gather(rows)))
+print(message_of(lambda: split.gather(rows)))
 maps.clear()
-print(len(truncation._watched))
+print(len(sigbus._watched))
 """
     assert lines(store, code) == ["152", "True", "nothing", "1"]
 
 
-def test_a_fault_in_any_other_map_ends_the_process_as_ever(store: Path) -> None:
+def test_a_fault_in_any_other_map_ends_the_process_as_usual(store: Path) -> None:
     code = """
 import mmap
 file = store.with_name("file")
@@ -167,13 +168,14 @@ def test_after_a_fork_each_process_counts_for_itself(store: Path) -> None:
 child = os.fork()
 if not child:
     os.truncate(chunk, 0)
-    os._exit("cut short" not in told(lambda: split.gather(rows)))
-print(os.waitpid(child, 0)[1], told(truncation.require_kept), "cut short" in told(lambda: split.gather(rows)))
+    os._exit("cut short" not in message_of(lambda: split.gather(rows)))
+print(os.waitpid(child, 0)[1], message_of(sigbus.require_intact_maps))
+print("cut short" in message_of(lambda: split.gather(rows)))
 """
-    assert lines(store, code) == ["0 nothing True"]
+    assert lines(store, code) == ["0 nothing", "True"]
 
 
 def test_no_file_of_a_sound_store_is_suspected(store: Path) -> None:
-    assert lines(store, "truncation.require_sizes(); print(os.path.getsize(chunk))") == [
+    assert lines(store, "sigbus.require_intact_files(); print(os.path.getsize(chunk))") == [
         str(os.path.getsize(store / "train/embedding/c/0/0/0"))
     ]

@@ -1,3 +1,5 @@
+"""Tasks over threads."""
+
 import threading
 import time
 
@@ -15,12 +17,12 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 
 def test_tasks_overlap() -> None:
-    # each of two tasks waits for the other: one after another they would never end
+    # each of the two tasks waits for the other: sequentially they would never finish
     together = threading.Barrier(2, timeout=10)
     assert sorted(over_threads(lambda _: together.wait(), range(2))) == [0, 1]
 
 
-def test_an_error_arrives_and_what_has_not_begun_is_left() -> None:
+def test_an_error_is_raised_and_the_remaining_tasks_are_not_started() -> None:
     begun = []
 
     def fail(item: int) -> None:

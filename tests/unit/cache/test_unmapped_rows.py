@@ -1,4 +1,4 @@
-"""Chunks that a process has no maps left for are read from their files: the same rows, and words when they are gone."""
+"""Chunks beyond the limit of maps are read from their files: the same rows, and an error when a file is gone."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,8 @@ from cache import unmapped_rows as unmapped
 from cache.errors import CorruptStore
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.reader import Split, open_store
-from cache.unmapped_rows import RESERVED, UNMAPPED, maps_left, require_read
-from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+from cache.unmapped_rows import RESERVED, UNMAPPED, maps_left, require_rows_read
+from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
 
 ROWS, DIM = 10_000, 5  # three chunks of 4,096 rows, the last one padded
 
@@ -22,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("unmapped") / "store.zarr"
     shape = SplitShape(rows=ROWS, views=1, dim=DIM)
     features = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
-    embedding, norm, status = normalise(features)
+    embedding, norm, status = normalize(features)
     assert (status == Status.OK).all()
     create_store(path, {"architecture": "planted"})
     labels, thumbs = np.zeros(ROWS, np.int64), np.zeros(ROWS, np.uint64)
@@ -66,7 +66,7 @@ def test_a_file_that_is_cut_short_is_named(
         split.gather([0, 8192])  # its first row is still there
         with pytest.raises(CorruptStore, match="embedding/c/0/2/0 was deleted or cut short"):
             split.gather([8193])
-        require_read()  # told once
+        require_rows_read()  # reported once
         file.unlink()
         with pytest.raises(CorruptStore, match="embedding/c/0/2/0"):
             split.gather([8192])
@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_short_is_named(
         file.write_bytes(whole)
 
 
-def test_absent_and_unmapped_are_told_apart(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_and_unmapped_chunks_are_distinguished(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = store / "train/embedding/c/0/1/0"
     whole = file.read_bytes()
     try:

@@ -1,9 +1,49 @@
+"""The patches of FFCV: they are in place, they do what they are for, and another version of FFCV is refused."""
+
+import io
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from pipeline.ffcv_patches import MappedReader
+from pipeline import ffcv_patches
+from pipeline.errors import PipelineError
+from pipeline.ffcv_patches import VERSION, MappedReader, open_for_whole_writes, require_version
 from pipeline.images.dataset import open_dataset
+
+LIMIT = 100  # bytes of a file; of a write across it the system accepts a part, and refuses the next write
+
+
+def test_every_patch_is_in_place_after_the_import() -> None:
+    from ffcv import memory_allocator
+    from ffcv.loader import loader
+
+    assert loader.Reader is MappedReader
+    assert loader.OSCacheManager is ffcv_patches.MappedImages
+    assert loader.EpochIterator is ffcv_patches.ErrorReportingIterator
+    assert memory_allocator.open is open_for_whole_writes
+
+
+def test_ffcv_compiles_no_dictionary_when_it_is_imported() -> None:
+    code = (
+        "import numba.typed\n"
+        "import pipeline.ffcv_patches\n"
+        "from ffcv.fields.rgb_image import IMAGE_MODES\n"
+        "print(type(IMAGE_MODES).__name__, numba.typed.Dict is dict)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["dict", "False"]
+
+
+def test_another_version_of_ffcv_is_refused() -> None:
+    require_version(VERSION)
+    with pytest.raises(
+        PipelineError, match=rf"expected FFCV {VERSION}, found 1\.1\.0: install ffcv=={VERSION}, as"
+    ):
+        require_version("1.1.0")
 
 
 def test_the_tables_are_those_that_ffcv_reads(packed: Path) -> None:
@@ -20,5 +60,21 @@ def test_the_tables_stay_in_the_file(packed: Path) -> None:
     mapped = MappedReader(str(open_dataset(packed).split("train").beton))
     assert np.shares_memory(mapped.metadata, mapped.content)
     assert not mapped.metadata.flags.writeable
-    # of each row, the size of its picture alone is kept in memory
+    # only the size of each row's image is kept in memory
     assert mapped.sizes.nbytes == 4 * 160
+
+
+def test_a_write_that_the_disk_takes_in_part_fails(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    try:
+        with io.FileIO(tmp_path / "plain", "ab") as plain:
+            assert plain.write(bytes(150)) == LIMIT, "FFCV ignores what its own file returns"
+        whole = open_for_whole_writes(str(tmp_path / "whole"), "ab", 0)
+        with whole, pytest.raises(OSError, match="File too large"):
+            whole.write(bytes(150))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with open_for_whole_writes(str(tmp_path / "whole"), "ab", 0) as whole:
+        assert whole.write(bytes(50)) == 50
+    assert (tmp_path / "whole").stat().st_size == LIMIT + 50

@@ -1,4 +1,4 @@
-"""A .beton is read as FFCV reads it, and one that is not whole is a sentence."""
+"""A .beton is read as FFCV reads it, and an incomplete one is an error."""
 
 import io
 from pathlib import Path
@@ -27,7 +27,7 @@ SIDES = ((9, 4), (30, 17), (80, 60))  # the last one is stored as JPEG
 LABELS = np.array([2, 0, 1])
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     ramps = [np.add.outer(np.arange(height), np.arange(width)) for width, height in SIDES]
     return [
         Image.fromarray(np.stack([ramp, 255 - ramp, 70 + ramp // 2], -1).astype(np.uint8)) for ramp in ramps
@@ -35,16 +35,16 @@ def pictures() -> list[Image.Image]:
 
 
 def beton_bytes() -> bytes:
-    """A .beton by hand: header, fields, samples, a page's padding, pixels, table of what is stored where."""
-    first, last = [picture.tobytes() for picture in pictures()[:2]], io.BytesIO()
-    pictures()[2].save(last, "JPEG", quality=95, subsampling=0)
+    """A .beton by hand: header, fields, samples, padding to a page, pixels, table of stored images."""
+    first, last = [image.tobytes() for image in images()[:2]], io.BytesIO()
+    images()[2].save(last, "JPEG", quality=95, subsampling=0)
     stored = [*first, last.getvalue()]
     start = 4096
     samples, table = np.zeros(3, SAMPLE), np.zeros(3, STORED)
     for row, data in enumerate(stored):
         place = start + sum(map(len, stored[:row]))
         samples[row] = ((int(row < 2), *SIDES[row], place), row, LABELS[row])
-        table[2 - row] = (row, place, len(data))  # FFCV's workers leave the table in any order
+        table[2 - row] = (row, place, len(data))  # FFCV's workers write the table in any order
     fields = np.zeros(3, FIELD)
     fields["name"] = FIELDS
     header = np.array([(VERSION, 3, 8 << 20, 3, start + sum(map(len, stored)))], HEADER)
@@ -76,14 +76,14 @@ def test_the_records_are_ffcvs_own(packed: Path) -> None:
     assert [of[0] for of in SAMPLE.fields.values()][1:] == [sample["f1"], sample["f2"]]
 
 
-def test_pictures_come_back(beton: Path) -> None:
+def test_images_are_read_back(beton: Path) -> None:
     found = open_beton(beton, LABELS)
-    for row, picture in enumerate(pictures()):
-        difference = np.asarray(found.picture(row)).astype(int) - np.asarray(picture)
+    for row, image in enumerate(images()):
+        difference = np.asarray(found.image(row)).astype(int) - np.asarray(image)
         assert np.abs(difference).max() <= (0 if row < 2 else 8)  # JPEG of quality 95 on a smooth ramp
 
 
-def test_every_shorter_file_is_a_sentence(beton: Path) -> None:
+def test_every_truncated_file_is_an_error(beton: Path) -> None:
     whole = beton.read_bytes()
     for end in [*range(0, len(whole), 97), len(whole) - 1]:
         beton.write_bytes(whole[:end])
@@ -96,11 +96,11 @@ def test_every_shorter_file_is_a_sentence(beton: Path) -> None:
 def test_every_flipped_bit_of_a_table_is_seen(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """But for a picture's mode, a JPEG's size, FFCV's page size and field settings, and padding."""
+    """Except in an image's mode, a JPEG's size, FFCV's page size and field settings, and padding."""
     samples = HEADER.itemsize + 3 * FIELD.itemsize
     row = data.draw(st.integers(0, 2))
     sample, size = samples + row * SAMPLE.itemsize, len(beton_bytes())
-    telling = [
+    checked = [
         *range(sample + 5, sample + 13),  # where the pixels are
         *range(sample + 16, sample + 32),  # row and label
         *range(size - 3 * STORED.itemsize, size - 3 * STORED.itemsize + 16),  # of row 2
@@ -108,7 +108,7 @@ def test_every_flipped_bit_of_a_table_is_seen(
         *(0, 1, 2, 3, *range(8, 24)),  # version, fields, samples, place of the table
         *(range(sample + 1, sample + 5) if row < 2 else ()),  # width and height of raw pixels
     ]
-    place, bit = data.draw(st.sampled_from(telling)), data.draw(st.integers(0, 7))
+    place, bit = data.draw(st.sampled_from(checked)), data.draw(st.integers(0, 7))
     damaged = bytearray(beton_bytes())
     damaged[place] ^= 1 << bit
     path = tmp_path_factory.getbasetemp() / "flipped.beton"
@@ -117,16 +117,16 @@ def test_every_flipped_bit_of_a_table_is_seen(
         open_beton(path, LABELS)
 
 
-def test_pixels_that_went_since_are_unreadable(beton: Path) -> None:
+def test_pixels_that_are_lost_later_are_unreadable(beton: Path) -> None:
     found = open_beton(beton, LABELS)
     assert found.samples["image"]["mode"].tolist() == [RAW, RAW, 0]
     beton.write_bytes(beton.read_bytes()[:4100])
     with pytest.raises(UnreadableImage, match="4 bytes are not 9 x 4 pixels"):
-        found.picture(0)
+        found.image(0)
     with pytest.raises(UnreadableImage, match="empty"):
-        found.picture(2)
+        found.image(2)
 
 
-def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"x\.beton cannot be read: No such file"):
         open_beton(tmp_path / "x.beton", LABELS)

@@ -1,27 +1,92 @@
-"""Writing a .beton."""
+"""Writing a .beton, and reading it back."""
 
-import io
-import resource
-from pathlib import Path
+import os
+import signal
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline.ffcv_patches import open_for_whole_writes
+from pipeline.errors import PipelineError
+from pipeline.images.beton_writer import check_beton, page_size, reduced, write_beton
+from pipeline.images.dataset import open_dataset
+from pipeline.images.pack import pack
+from pipeline.images.scan import content_hash, examine, map_rows
+from pipeline.images.sources import FolderSource, open_sources
+from tests.support.flawed_images import JPEG, RAW, beton_of, pack_config, png, write
 
-LIMIT = 100  # bytes of a file: of a write across it the system takes a part, and refuses the next
+
+@dataclass(frozen=True, kw_only=True)
+class Deadly(FolderSource):
+    """Kills the process that reads one row, as the out-of-memory killer does."""
+
+    row: int
+
+    def read(self, row):
+        if row == self.row:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(row)
 
 
-def test_a_write_that_the_disk_takes_in_part_fails(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    try:
-        with io.FileIO(tmp_path / "plain", "ab") as plain:
-            assert plain.write(bytes(150)) == LIMIT, "FFCV's own file says so, and FFCV does not listen"
-        whole = open_for_whole_writes(str(tmp_path / "whole"), "ab", 0)
-        with whole, pytest.raises(OSError, match="File too large"):
-            whole.write(bytes(150))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    with open_for_whole_writes(str(tmp_path / "whole"), "ab", 0) as whole:
-        assert whole.write(bytes(50)) == 50
-    assert (tmp_path / "whole").stat().st_size == LIMIT + 50
+def test_a_killed_process_is_an_error(flawed_images, tmp_path):
+    val = open_sources(flawed_images)["val"]
+    deadly = Deadly(**vars(val), row=3)
+    with pytest.raises(PipelineError, match=r"a process was killed at row 0, bee/v0\.png, or soon after"):
+        map_rows(examine, deadly, workers=2, title="val")
+    hashes = np.array([list(content_hash(val, row)) for row in range(6)], np.uint8)
+    with pytest.raises(PipelineError, match="val failed: a worker was killed by SIGKILL; if memory ran out"):
+        write_one(tmp_path / "x", deadly, hashes)
+    hashes[5] = 0
+    with pytest.raises(PipelineError, match=r"val failed: bee/v5\.png changed while it was being packed"):
+        write_one(tmp_path / "x", val, hashes)
+
+
+def write_one(path, source, hashes):
+    settings = {"max_resolution": 64, "jpeg_quality": 90, "write_mode": "smart"}
+    readable = np.ones(len(hashes), bool)
+    write_beton(
+        path, source, sha256=hashes, readable=readable, longest_side=12, workers=2, title="val", **settings
+    )
+
+
+def test_small_images_are_raw_and_large_ones_jpeg_in_smart_mode(tmp_path):
+    for i, side in enumerate((73, 74, 600)):  # 73 * 73 * 3 = 15,987 bytes, 74 * 74 * 3 = 16,428
+        write(tmp_path / "data" / f"{i}.png", png(side, side))
+    beton = pack(pack_config(tmp_path / "data", tmp_path / "out", max_resolution=500)).splits["train"].beton
+    images = beton_of(beton).metadata["f0"]
+    assert images["mode"].tolist() == [RAW, JPEG, JPEG]
+    assert images["width"].tolist() == [73, 74, 500]
+
+
+def test_an_incomplete_beton_is_detected(flawed_dataset, tmp_path):
+    labels = open_dataset(flawed_dataset).splits["train"].labels
+    data = (flawed_dataset / "train.beton").read_bytes()
+    reader = beton_of(flawed_dataset / "train.beton")
+    samples = reader.header.nbytes + reader.field_descriptors.nbytes
+    row_1 = samples + reader.metadata.itemsize + reader.metadata.dtype.fields["f1"][1]
+    assert data[row_1 : row_1 + 8] == (1).to_bytes(8, "little")
+    for damaged, message in (
+        (data[:row_1] + bytes(8) + data[row_1 + 8 :], "does not hold row i at sample i"),
+        (data[:-24], "does not hold the pixels of every row"),
+    ):
+        (tmp_path / "x.beton").write_bytes(damaged)
+        with pytest.raises(PipelineError, match=message):
+            check_beton(tmp_path / "x.beton", labels)
+    with pytest.raises(PipelineError, match="holds 36 samples, expected 35"):
+        check_beton(flawed_dataset / "train.beton", labels[:-1])
+
+
+def test_a_page_holds_the_largest_image():
+    assert page_size(28) == 8 * 2**20
+    for side in (1200, 4000, 16384):
+        page = page_size(side)
+        assert page.bit_count() == 1
+        assert 2 * 3 * side**2 <= page < 2**32
+
+
+def test_reduced_keeps_the_longer_side_within_the_limit():
+    assert reduced(Image.new("RGB", (300, 200)), 100).size == (100, 66)
+    assert reduced(Image.new("RGB", (1, 900)), 100).size == (1, 100)
+    same = Image.new("RGB", (100, 40))
+    assert reduced(same, 100) is same

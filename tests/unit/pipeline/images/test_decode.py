@@ -1,3 +1,5 @@
+"""Decoding image files of all formats, damaged ones, and their perceptual hash."""
+
 import io
 import struct
 import warnings
@@ -30,7 +32,7 @@ def pixels_of(data):
 
 
 def photograph(height=96, width=128):
-    """Smooth and detailed at once, as photographs are."""
+    """Both smooth and detailed, like a photograph."""
     coarse = Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8))
     coarse = coarse.resize((width, height), Image.BICUBIC)
     noise = RNG.integers(-10, 11, (height, width, 3))
@@ -56,8 +58,8 @@ def test_formats_give_their_pixels(file_format, options, tolerance):
     assert np.abs(found - QUADRANTS).max() <= tolerance
 
 
-def test_only_the_first_picture_of_an_animation_is_taken():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+def test_only_the_first_frame_of_an_animation_is_decoded():
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for file_format in ("GIF", "PNG", "TIFF"):
         data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
         assert pixels_of(data).tolist() == np.asarray(frames[0]).tolist()
@@ -90,8 +92,8 @@ def test_gray_beyond_16_bits_and_floats_are_refused_with_a_reason():
 def test_palette_without_and_with_transparency():
     palette = Image.fromarray(np.array([[0, 1], [2, 0]], np.uint8), "P")
     palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
-    colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]])
-    assert np.array_equal(pixels_of(encode(palette)), colours[[[0, 1], [2, 0]]])
+    colors = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]])
+    assert np.array_equal(pixels_of(encode(palette)), colors[[[0, 1], [2, 0]]])
     one_index = pixels_of(encode(palette, transparency=1))
     assert one_index[0, 1].tolist() == [255, 255, 255]
     assert one_index[1, 0].tolist() == [0, 0, 200]
@@ -102,14 +104,14 @@ def test_palette_without_and_with_transparency():
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (255, 100), (51, 224)])  # 224 = 255 - 0.2 * 155
-def test_transparency_is_laid_over_white(alpha, expected):
+def test_transparency_is_composited_onto_white(alpha, expected):
     for image in (Image.new("RGBA", (3, 2), (100, 100, 100, alpha)), Image.new("LA", (3, 2), (100, alpha))):
         for file_format in ("PNG", "WEBP"):
             options = {"lossless": True, "exact": True} if file_format == "WEBP" else {}
             assert (pixels_of(encode(image, file_format, **options)) == expected).all()
 
 
-def test_transparent_colour_of_an_rgb_png():
+def test_transparent_color_of_an_rgb_png():
     assert (pixels_of(encode(Image.fromarray(QUADRANTS), transparency=(0, 0, 0)))[12, 20] == 255).all()
 
 
@@ -119,7 +121,7 @@ def test_cmyk_jpeg_as_adobe_writes_it_inverted():
     assert np.abs(pixels_of(data) - [255, 0, 0]).max() <= 4  # rounding of JPEG
 
 
-UPRIGHT = {  # EXIF 2.3, tag 0x0112: what has to be done to the stored rows and columns
+UPRIGHT = {  # EXIF 2.3, tag 0x0112: how the stored pixels have to be transformed
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -144,7 +146,7 @@ def test_exif_orientation(orientation, file_format):
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
-def test_broken_exif_leaves_the_picture_and_no_warning(exif):
+def test_broken_exif_keeps_the_image_and_gives_no_warning(exif):
     data = encode(Image.fromarray(QUADRANTS), "JPEG", quality=95, subsampling=0, exif=exif)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -187,7 +189,7 @@ def test_decompression_bombs_are_refused_by_their_size():
         decode(png_header(20_000, 20_000))
 
 
-def test_a_large_picture_is_no_bomb_and_warns_of_nothing():
+def test_a_large_image_is_no_bomb_and_gives_no_warning():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(UnreadableImage) as raised:  # its pixels are missing
@@ -200,13 +202,13 @@ def test_a_large_picture_is_no_bomb_and_warns_of_nothing():
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"not a picture", "not an image"),
+        (b"not an image file", "not an image"),
         (bytes(1000), "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),  # never to Ghostscript
     ],
 )
-def test_what_is_no_picture_says_so(data, reason):
+def test_other_files_are_refused_with_a_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         decode(data)
 
@@ -258,7 +260,7 @@ def test_perceptual_hash_of_gradients_by_hand():
     assert perceptual_hash(Image.fromarray(one_step).convert("RGB")) == 1 << (8 * 1 + 2)
 
 
-def test_perceptual_hash_survives_encoding_and_size_and_tells_pictures_apart():
+def test_perceptual_hash_survives_encoding_and_resizing_and_distinguishes_images():
     images = [photograph() for _ in range(12)]
     hashes = [perceptual_hash(image) for image in images]
     for image, expected in zip(images, hashes, strict=True):
@@ -268,7 +270,7 @@ def test_perceptual_hash_survives_encoding_and_size_and_tells_pictures_apart():
             image.resize((64, 48), Image.BILINEAR),
             image.resize((300, 200), Image.BICUBIC),
         ):
-            # 64 comparisons of neighbours; a few lie so close that rounding decides them.
+            # of 64 comparisons of neighbours, a few are so close that rounding decides them
             assert (perceptual_hash(other) ^ expected).bit_count() <= 6
-    # Unrelated pictures differ in 32 of 64 bits give or take 4; 6 is more than six deviations away.
+    # unrelated images differ in 32 +- 4 of 64 bits; 6 is more than six standard deviations away
     assert min((a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]) > 12

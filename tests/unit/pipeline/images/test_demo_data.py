@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images.decode import demo_data as module
+from pipeline.images import demo_data as module
 from pipeline.images.demo_data import CLASSES, demo_data
 
 RNG = np.random.default_rng(0)

@@ -1,3 +1,5 @@
+"""Sources of images: which rows, names, labels and classes folders and parquet files have."""
+
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ from pipeline.images.sources import RecordedSource, escape, open_sources, reopen
 
 
 def plant(folder, *paths):
-    """Files whose bytes are their own path: a source reads bytes, whatever they are."""
+    """Write files whose content is their own path: a source reads any bytes."""
     for path in paths:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +40,7 @@ def write_parquet(path, rows, *, labels=None, metadata=None, group=3):
     pq.write_table(table, path, row_group_size=group)
 
 
-def pictures(count, prefix="p"):
+def images(count, prefix="p"):
     return [{"bytes": f"{prefix}{i}".encode(), "path": f"{prefix}{i}.png"} for i in range(count)]
 
 
@@ -116,14 +118,14 @@ def test_escaped_names_are_text_and_come_back(raw):
     assert text.encode("utf-8").decode("utf-8") == text
 
 
-def test_hidden_and_other_files_are_passed_over(tmp_path):
+def test_hidden_and_other_files_are_skipped(tmp_path):
     plant(tmp_path, "a/1.PNG", "a/._1.png", "a/.hidden/2.png", ".git/3.png", "a/notes.txt", "a/png")
     (tmp_path / "a/folder.png").mkdir()
     os.mkfifo(tmp_path / "a/pipe.png")
     assert open_sources(tmp_path)["train"].names == ["a/1.PNG"]
 
 
-def test_links_are_followed_but_not_round_in_circles(tmp_path):
+def test_links_are_followed_but_not_in_circles(tmp_path):
     data = plant(tmp_path / "data", "a/1.png")
     elsewhere = plant(tmp_path / "elsewhere", "2.png", "deep/3.png")
     (data / "b").symlink_to(elsewhere)
@@ -135,7 +137,7 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path):
     source = open_sources(data)["train"]
     assert source.names == ["a/1.png", "a/4.png", "a/lost.png", "a/ring.png", "b/2.png", "b/deep/3.png"]
     assert source.read(1) == b"2.png"
-    for row in (2, 3):  # lost, and each keeps its row
+    for row in (2, 3):  # broken links keep their rows
         with pytest.raises(OSError, match="png"):
             source.read(row)
 
@@ -150,12 +152,12 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path):
         (["train/1.png", "car/1.png", "bus/1.png"], "images in bus/ beside it"),
     ],
 )
-def test_folders_that_hold_nothing_or_are_not_clear(tmp_path, paths, message):
+def test_empty_and_ambiguous_folders_are_refused(tmp_path, paths, message):
     with pytest.raises(WrongUse, match=message):
         open_sources(plant(tmp_path, *paths))
 
 
-def test_other_folders_beside_train_and_val_are_passed_over(tmp_path):
+def test_other_folders_beside_train_and_val_are_skipped(tmp_path):
     plant(tmp_path, "train/a/1.png", "val/a/1.png", "docs/figure.png")
     assert list(open_sources(tmp_path)) == ["train", "val"]
 
@@ -168,8 +170,8 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_parquet_rows_labels_and_names(tmp_path):
-    write_parquet(tmp_path / "train.parquet", pictures(8), labels=[0, 1, 2, 0, 1, 2, None, -1])
-    write_parquet(tmp_path / "validation-00000-of-00001.parquet", pictures(2, "v"), labels=[1, 1])
+    write_parquet(tmp_path / "train.parquet", images(8), labels=[0, 1, 2, 0, 1, 2, None, -1])
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", images(2, "v"), labels=[1, 1])
     sources = open_sources(tmp_path)
     assert list(sources) == ["train", "val"]
     train = sources["train"]
@@ -179,9 +181,9 @@ def test_parquet_rows_labels_and_names(tmp_path):
     assert read_all(train) == [f"p{i}".encode() for i in range(8)]
 
 
-def test_parquet_in_parts_is_read_at_random_by_many(tmp_path):
+def test_parquet_in_parts_is_read_in_any_order_and_by_threads(tmp_path):
     for part, group in enumerate((2, 5, 100)):
-        write_parquet(tmp_path / f"train-{part:05}-of-00003.parquet", pictures(11, f"{part}-"), group=group)
+        write_parquet(tmp_path / f"train-{part:05}-of-00003.parquet", images(11, f"{part}-"), group=group)
     source = open_sources(tmp_path)["train"]
     expected = [f"{part}-{i}".encode() for part in range(3) for i in range(11)]
     rows = np.random.default_rng(0).permutation(33).tolist()
@@ -196,13 +198,13 @@ def test_parquet_in_parts_is_read_at_random_by_many(tmp_path):
 def test_parquet_class_names_from_hugging_face_then_from_a_list(tmp_path):
     features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     (tmp_path / "classes.txt").write_text("ant\nbee\n", "utf-8")
-    write_parquet(tmp_path / "train.parquet", pictures(2), labels=[0, 1])
+    write_parquet(tmp_path / "train.parquet", images(2), labels=[0, 1])
     assert open_sources(tmp_path)["train"].classes == ("ant", "bee")
-    write_parquet(tmp_path / "train.parquet", pictures(2), labels=[0, 1], metadata=features)
+    write_parquet(tmp_path / "train.parquet", images(2), labels=[0, 1], metadata=features)
     assert open_sources(tmp_path)["train"].classes == ("cat", "dog")
 
 
-def test_parquet_paths_that_do_not_tell_rows_apart_are_replaced(tmp_path):
+def test_parquet_paths_that_are_not_unique_are_replaced(tmp_path):
     twice = [{"bytes": b"0", "path": "x.png"}, {"bytes": b"1", "path": "x.png"}]
     none = [{"bytes": b"0", "path": None}]
     write_parquet(tmp_path / "train.parquet", twice)
@@ -214,36 +216,36 @@ def test_parquet_paths_that_do_not_tell_rows_apart_are_replaced(tmp_path):
 
 
 def test_a_parquet_row_without_bytes_reads_as_empty(tmp_path):
-    write_parquet(tmp_path / "train.parquet", [{"bytes": None, "path": "a.png"}, None, *pictures(1)])
+    write_parquet(tmp_path / "train.parquet", [{"bytes": None, "path": "a.png"}, None, *images(1)])
     assert read_all(open_sources(tmp_path)["train"]) == [b"", b"", b"p0"]
 
 
 def test_a_parquet_file_that_is_rewritten_is_read_anew(tmp_path):
-    write_parquet(tmp_path / "train.parquet", pictures(3))
+    write_parquet(tmp_path / "train.parquet", images(3))
     source = open_sources(tmp_path)["train"]
     assert source.read(1) == b"p1"
-    write_parquet(tmp_path / "train.parquet", pictures(3, "new"))
+    write_parquet(tmp_path / "train.parquet", images(3, "new"))
     assert source.read(1) == b"new1"
 
 
-def test_parquet_that_is_something_else_is_refused(tmp_path):
+def test_other_parquet_files_are_refused(tmp_path):
     def refused(message):
         with pytest.raises(WrongUse, match=message):
             open_sources(tmp_path)
 
-    write_parquet(tmp_path / "train-00000-of-00002.parquet", pictures(1))
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", images(1))
     refused("expected 2 files of train, found 1")
-    write_parquet(tmp_path / "train-00001-of-00002.parquet", pictures(1), labels=[5])
+    write_parquet(tmp_path / "train-00001-of-00002.parquet", images(1), labels=[5])
     (tmp_path / "classes.txt").write_text("ant\nbee\n", "utf-8")
     refused("names 2 classes, but a label is 5")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "train-00001-of-00002.parquet")
     refused("expected a column image with fields bytes and path, found x")
-    table = pa.table({"image": pa.array(pictures(1)), "label": ["cat"]})
+    table = pa.table({"image": pa.array(images(1)), "label": ["cat"]})
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
     refused("expected whole numbers in column label")
     (tmp_path / "train-00001-of-00002.parquet").write_bytes(b"PAR1 nonsense PAR1")
     refused("cannot read .* as parquet")
-    write_parquet(tmp_path / "part-0.parquet", pictures(1))
+    write_parquet(tmp_path / "part-0.parquet", images(1))
     refused("part-0.parquet names no split")
 
 
@@ -260,7 +262,7 @@ def test_rows_of_a_damaged_row_group_cannot_be_read_but_others_can(tmp_path, pla
     assert source.read(3) == bytes([3]) * 500
 
 
-def test_a_recorded_source_answers_with_the_recorded_bytes_or_not_at_all(tmp_path):
+def test_a_recorded_source_returns_the_recorded_bytes_or_raises(tmp_path):
     plain = open_sources(plant(tmp_path, "1.png", "2.png", "3.png"))["train"]
     digests = [hashlib.sha256(data).digest() for data in (*read_all(plain)[:2], b"")]
     source = RecordedSource(source=plain, sha256=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
@@ -269,7 +271,7 @@ def test_a_recorded_source_answers_with_the_recorded_bytes_or_not_at_all(tmp_pat
     with pytest.raises(PipelineError, match=r"row 0, 1\.png, has changed"):
         source.read(0)
     (tmp_path / "2.png").unlink()
-    with pytest.raises(PipelineError, match=r"row 1, 2\.png, cannot be read any more"):
+    with pytest.raises(PipelineError, match=r"row 1, 2\.png, can no longer be read"):
         source.read(1)
     (tmp_path / "3.png").unlink()
-    assert source.read(2) == b""  # there was nothing to be read when it was recorded
+    assert source.read(2) == b""  # it could not be read when it was recorded either

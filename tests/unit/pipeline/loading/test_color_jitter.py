@@ -1,4 +1,4 @@
-"""Colour jitter: repeatable, within range, and torchvision's own arithmetic for one image."""
+"""Color jitter: repeatable, within range, and for one image the same as torchvision's."""
 
 import torch
 from torchvision.transforms.v2 import functional as F
@@ -15,7 +15,7 @@ def test_nothing_happens_at_strength_zero() -> None:
     torch.testing.assert_close(jitter(images(), torch.Generator().manual_seed(1)), images())
 
 
-def test_the_same_draws_give_the_same_colours_and_others_do_not() -> None:
+def test_the_same_seed_gives_the_same_colors_and_another_does_not() -> None:
     first, again, other = (ColorJitter()(images(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -30,9 +30,9 @@ def test_grayscale_makes_the_channels_equal() -> None:
 
 
 def test_contrast_and_saturation_are_torchvisions() -> None:
-    picture, factor = images(1), torch.tensor(0.5).view(1, 1, 1, 1)
-    contrast = blend(picture, luma(picture).mean((2, 3), keepdim=True), factor)
-    saturation = blend(picture, luma(picture), factor)
-    # torchvision's gray weights are 0.2989, 0.587, 0.114: they differ from ours by 1e-4
-    torch.testing.assert_close(contrast, F.adjust_contrast(picture, 0.5), atol=1e-3, rtol=0)
-    torch.testing.assert_close(saturation, F.adjust_saturation(picture, 0.5), atol=1e-3, rtol=0)
+    image, factor = images(1), torch.tensor(0.5).view(1, 1, 1, 1)
+    contrast = blend(image, luma(image).mean((2, 3), keepdim=True), factor)
+    saturation = blend(image, luma(image), factor)
+    # torchvision's gray weights, 0.2989, 0.587 and 0.114, differ from ours by up to 1e-4
+    torch.testing.assert_close(contrast, F.adjust_contrast(image, 0.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(saturation, F.adjust_saturation(image, 0.5), atol=1e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""The loader: every row once, joined to its own teacher row, cut the same way for any number of workers."""
+"""The loader: every row once, joined to its own teacher row, with the same crops for any number of workers."""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +18,7 @@ from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
 from pipeline.loading.color_jitter import ColorJitter
-from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.image_loader import ImageLoader, imagenet_table, look_up
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
 from pipeline.settings.commands import PackConfig
@@ -48,7 +48,7 @@ def open_loader(split: DatasetSplit, teacher: Split, workers: int) -> ImageLoade
         crops=(RandomCrop(), RandomCrop()),
         seed=3,
         teacher=teacher,
-        colour=ColorJitter(),
+        color_jitter=ColorJitter(),
         workers=workers,
     )
 
@@ -72,7 +72,7 @@ def test_every_row_comes_once_with_its_own_label_and_teacher_row(
         assert [view.shape for view in batch.images] == [(32, 3, 24, 24)] * 2
 
 
-def test_pictures_that_cannot_be_decoded_end_the_epoch_in_words(
+def test_images_that_cannot_be_decoded_end_the_epoch_with_an_error(
     split: DatasetSplit, teacher: Split, tmp_path: Path
 ) -> None:
     beton = tmp_path / "train.beton"
@@ -86,14 +86,14 @@ def test_pictures_that_cannot_be_decoded_end_the_epoch_in_words(
         list(open_loader(replace(split, folder=tmp_path), teacher, workers=1).epoch(0))
 
 
-def test_an_epoch_is_repeatable_and_goes_on_at_any_batch(loader: ImageLoader) -> None:
+def test_an_epoch_is_repeatable_and_resumes_at_any_batch(loader: ImageLoader) -> None:
     first, again, later = list(loader.epoch(1)), list(loader.epoch(1)), list(loader.epoch(1, skip=3))
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
     assert all(same(a, b) for a, b in zip(first[3:], later, strict=True))
     assert not torch.equal(first[0].rows, next(iter(loader.epoch(2))).rows)
 
 
-def test_views_differ_and_epochs_cut_the_same_row_differently(loader: ImageLoader) -> None:
+def test_views_differ_and_epochs_crop_the_same_row_differently(loader: ImageLoader) -> None:
     def of_row(epoch: int) -> torch.Tensor:
         for batch in loader.epoch(epoch):
             at = torch.nonzero(batch.rows == 5)
@@ -113,18 +113,18 @@ def test_two_workers_give_the_same_pixels_as_one(
     assert all(same(a, b) for a, b in zip(loader.epoch(0), two.epoch(0), strict=True))
 
 
-def test_the_centre_view_is_the_picture_itself(split: DatasetSplit) -> None:
+def test_the_center_view_is_the_image_itself(split: DatasetSplit) -> None:
     order = Order(rows=np.array([7, 3]), batch=2, shuffle=False, drop_last=False)
     (batch,) = ImageLoader(split.beton, order, image_size=32).epoch(0)
     for number, row in enumerate(batch.rows):
         pixels = np.asarray(Image.open(split.data / "train" / split.names[row]), np.float32) / 255
         expected = (pixels - IMAGENET.mean) / IMAGENET.std
-        # float32 arithmetic of values up to 2.7
+        # tolerance: float32 arithmetic on values up to 2.7
         np.testing.assert_allclose(batch.images[0][number].permute(1, 2, 0), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("mode", "worst", "mean"), [("raw", 1, 1), ("jpg", 40, 8)])
-def test_a_random_view_is_the_drawn_box_of_the_picture(
+def test_a_random_view_is_the_drawn_box_of_the_image(
     tmp_path: Path, mode: str, worst: int, mean: int
 ) -> None:
     y, x = np.mgrid[:60, :90]
@@ -147,16 +147,25 @@ def test_a_random_view_is_the_drawn_box_of_the_picture(
         if uniform(state, 0) < 0.5:
             expected = expected[:, ::-1]
         levels = 255 * (image.permute(1, 2, 0).numpy() * IMAGENET.std + IMAGENET.mean)
-        # rounding to a level, or what JPEG of quality 90 loses, mostly of colour (21 levels seen); another box: 60
+        # rounding to a level, or the loss of JPEG at quality 90, mostly in color (21 levels seen); a wrong box: 60
         error = np.abs(levels - expected)
         assert error.max() < worst
         assert error.mean() < mean
 
 
-def test_ranks_share_each_global_batch_without_overlap() -> None:
-    rows = np.arange(100, 203)
-    whole = Order(rows=rows, batch=20, seed=1).of_epoch(4)
-    parts = [Order(rows=rows, batch=5, seed=1, rank=rank, world=4) for rank in range(4)]
-    shares = np.stack([part.of_epoch(4).reshape(-1, 5) for part in parts], axis=1)
-    assert np.array_equal(shares.reshape(-1), whole)
-    assert {part.batches for part in parts} == {5}
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 16, 16, 3)])
+def test_normalization_is_bit_for_bit_what_torch_computes(shape: tuple[int, ...]) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (IMAGENET.mean, IMAGENET.std))
+    expected = pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+    found = look_up(pixels, imagenet_table())
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_byte_of_every_channel_is_normalized() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)[None, :, None, None].expand(1, 256, 1, 3)
+    found = look_up(pixels, imagenet_table())[0, :, :, 0].double().numpy()
+    mean, std = (np.array(numbers)[:, None] for numbers in (IMAGENET.mean, IMAGENET.std))
+    # tolerance: three roundings of float32
+    np.testing.assert_allclose(found, (np.arange(256) / 255 - mean) / std, rtol=1e-5, atol=1e-6)
