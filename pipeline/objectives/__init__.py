@@ -1,1 +1,1 @@
-"""What a student can be trained with: one objective a file, all behind the interface of objective.py."""
+"""Training objectives: one per file, all with the interface of objective.py."""

@@ -1,4 +1,6 @@
-"""The teacher's distribution over a ring of its own anchors, found once a step for all students of a pass."""
+"""The similarity loss against a queue of the teacher's anchors; students in one pass share the teacher's side of it."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -6,61 +8,36 @@ from torch import Tensor, nn
 from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
+from pipeline.objectives.objective import teacher_embedding
 from pipeline.objectives.queues import AnchorQueue
-from pipeline.objectives.streamed import TeacherSide, divergence, teacher_side
-
-PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from pipeline.objectives.streamed import SimilarityLoss, TeacherSide
 
 
 class AnchoredTeacher(nn.Module):
-    """A ring of anchors on the device, and how near a batch's rows are to them in the teacher's eyes.
+    """A queue of the teacher's anchors on the device, and the loss of a batch against them. It saves no state.
 
-    split: the teacher's cache. window: which of its rows are anchors at a step. tau: the teacher's temperature.
-    own_anchor: whether its embedding of an image is one more anchor, for that image alone. precision: of the products
-    with the anchors, fp32 or bf16. There is no state to save.
+    split: the teacher's cache. window: which of its rows are anchors at each step. similarity_loss: temperatures and
+    precision. own_anchor: whether the teacher's embedding of an image is one more anchor, for that image alone.
     """
 
     def __init__(
-        self,
-        split: Split,
-        window: AnchorWindow,
-        *,
-        tau: float,
-        own_anchor: bool = False,
-        precision: str = "fp32",
+        self, split: Split, window: AnchorWindow, similarity_loss: SimilarityLoss, *, own_anchor: bool = False
     ) -> None:
         super().__init__()
-        self.product_dtype = PRODUCT_DTYPES[precision]
-        self.ring = AnchorQueue(split, window, centred=precision == "bf16")
-        self.tau, self.own_anchor = tau, own_anchor
-        self.known: tuple[int, Tensor, TeacherSide] | None = None
+        self.queue = AnchorQueue(split, window, centered=similarity_loss.product_dtype == torch.bfloat16)
+        self.similarity_loss, self.own_anchor = similarity_loss, own_anchor
+        self.last: tuple[int, Tensor, TeacherSide] | None = None
 
-    def divergence(self, query: Tensor, batch: Batch, step: int, *, tau: float) -> Tensor:
-        """Mean over queries (B, Dt), unit rows, of KL(p(teacher) || p(query)) over the anchors of a step: a scalar.
-
-        tau: the student's temperature.
-        """
-        assert batch.teacher is not None, "this objective needs the teacher's rows"
-        self.ring.move_to(step)
-        anchors, own = self.ring.anchors, self.ring.slots_of(batch.rows)
-        positive = self.moved(batch.teacher) if self.own_anchor else None
-        if self.known is None or self.known[:1] != (step,) or self.known[1] is not batch.teacher:
-            side = teacher_side(
-                *(batch.teacher, anchors, anchors),
-                tau=self.tau,
-                own=own,
-                positive=positive,
-                product_dtype=self.product_dtype,
-            )
-            self.known = (step, batch.teacher, side)
-        return divergence(
-            *(self.known[2], query, anchors),
-            tau=tau,
-            own=own,
-            positive=positive,
-            product_dtype=self.product_dtype,
+    def loss(self, query: Tensor, batch: Batch, step: int) -> Tensor:
+        """Return the loss () of a student's unit rows (B, Dt) over the anchors of a step."""
+        teacher = teacher_embedding(batch)
+        self.queue.move_to(step)
+        anchors = self.queue.anchors
+        loss = replace(
+            self.similarity_loss,
+            self_index=self.queue.slots_of(batch.rows),
+            positive=self.queue.center(teacher) if self.own_anchor else None,
         )
-
-    def moved(self, embedding: Tensor) -> Tensor:
-        """Embeddings (B, Dt) where the anchors have them: less the ring's origin, if it has one."""
-        return embedding if self.ring.origin is None else embedding.float() - self.ring.origin
+        if self.last is None or self.last[0] != step or self.last[1] is not teacher:
+            self.last = step, teacher, loss.teacher_side(teacher, anchors, anchors)
+        return loss.student_loss(query, anchors, self.last[2])

@@ -1,4 +1,4 @@
-"""ClusterFit (Yan et al., CVPR 2020, arXiv 1912.03330): the student learns the cluster that its teacher sees."""
+"""ClusterFit (Yan et al., CVPR 2020, arXiv 1912.03330): classification of the teacher's clusters."""
 
 from collections.abc import Sequence
 
@@ -14,20 +14,21 @@ from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.queues import EMPTY, fetch
-from pipeline.runtime.distributed import from_first_rank, is_first_rank
+from pipeline.runtime.distributed import broadcast, is_main_process
 
 
 class ClusterFit(Objective):
     """Cross-entropy of a linear head over the k-means clusters of the teacher's embeddings.
 
-    split: the teacher's cache. rows: int64 (N,), those trained on, which alone are clustered.
-    clusters: of k-means, at most a quarter of the rows; CompRess has 16,000 for ImageNet. iterations: of k-means.
+    split: the teacher's cache. rows: int64 (N,), the training rows, which are clustered.
+    clusters: number of clusters, at most a quarter of the rows; CompRess uses 16,000 for ImageNet.
+    iterations: of k-means.
 
-    The first rank clusters at the first step; on a big cache this takes minutes. Saved is the outcome:
-    cluster_of_row, int32, one entry a row of the split, EMPTY where none.
+    The first rank runs k-means at the first step, which takes minutes on a big cache. The state is cluster_of_row:
+    int32, one entry per row of the split, EMPTY where it was not clustered.
     """
 
-    needs_teacher = False  # in a batch: the clusters stand for it
+    needs_teacher = False  # the clusters replace its embeddings
     cluster_of_row: Tensor
 
     def __init__(
@@ -45,7 +46,7 @@ class ClusterFit(Objective):
         self.student_dim = student_dim
         self.clusters = max(1, min(clusters, len(rows) // 4))
         self.iterations, self.seed = iterations, seed
-        self.others: tuple[ClusterFit, ...] = ()  # in a tuple: not a part of this module
+        self.others: tuple[ClusterFit, ...] = ()  # in a tuple, so that it is no submodule
         self.register_buffer("cluster_of_row", torch.full((split.shape.rows,), EMPTY, dtype=torch.int32))
 
     def describe(self) -> str:
@@ -65,17 +66,17 @@ class ClusterFit(Objective):
         return F.cross_entropy(embeddings[0].float(), clusters)
 
     def cluster(self) -> None:
-        """Find the clusters of the rows: the first rank's are everyone's, and the first student's every student's."""
+        """Cluster the rows on the first rank, or copy the clusters of another student of the pass."""
         for other in self.others:
             if (other.cluster_of_row != EMPTY).any():
                 self.cluster_of_row.copy_(other.cluster_of_row)
                 return
-        if is_first_rank():
+        if is_main_process():
             rows, dim = len(self.rows), self.split.shape.dim
-            tqdm.write(f"k-means of {rows:,} embeddings of {dim}-d into {self.clusters:,} clusters")
+            tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
             embedding = torch.empty(rows, dim)
             fetch(self.split, torch.arange(rows), self.rows, embedding)
             device = self.cluster_of_row.device
             _, found = kmeans(embedding.numpy(), self.clusters, self.iterations, self.seed, device.type)
             self.cluster_of_row[self.rows.to(device)] = torch.from_numpy(found).to(self.cluster_of_row)
-        from_first_rank(self.cluster_of_row)
+        broadcast(self.cluster_of_row)

@@ -1,4 +1,4 @@
-"""CompRess: similarities to anchors, as the teacher has them (NeurIPS 2020, arXiv 2010.14713)."""
+"""CompRess: the student learns the teacher's similarities to anchors (NeurIPS 2020, arXiv 2010.14713)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,17 +11,47 @@ from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
-from pipeline.objectives.objective import Objective
+from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
 from pipeline.objectives.queues import KeyQueue
-from pipeline.objectives.streamed import streamed_kl
-from pipeline.runtime.distributed import gather_ranks
+from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.runtime.distributed import all_gather
+
+
+def reference_loss(
+    student: Tensor,
+    teacher: Tensor,
+    student_anchors: Tensor,
+    teacher_anchors: Tensor,
+    tau: float,
+    self_index: Tensor | None = None,
+) -> Tensor:
+    """Return CompRess's loss in plain PyTorch: the mean over queries i of KL(p_i(teacher) || p_i(student)), with
+
+        p_ij(q) = exp(q_i . a_j / tau) / sum_k exp(q_i . a_k / tau)
+
+    over the anchors a_j of the same side. All rows are unit vectors, so q_i . a_j is the cosine: student (B, Ds),
+    teacher (B, Dt), student_anchors (K, Ds), teacher_anchors (K, Dt). self_index: int64 (B,), the slot of each query's
+    own image among the anchors, left out on both sides; -1 if absent.
+
+    It holds all logits in memory; the objectives compute the same with `SimilarityLoss`.
+    """
+
+    def log_p(query: Tensor, anchors: Tensor) -> Tensor:
+        logits = query @ anchors.T / tau
+        if self_index is not None:
+            is_self = self_index[:, None] == torch.arange(len(anchors), device=query.device)
+            logits = logits.masked_fill(is_self, torch.finfo(logits.dtype).min)
+        return logits.log_softmax(dim=1)
+
+    student_log_p, teacher_log_p = log_p(student, student_anchors), log_p(teacher, teacher_anchors)
+    return F.kl_div(student_log_p, teacher_log_p, log_target=True, reduction="batchmean")
 
 
 class Compress1q(Objective):
-    """One queue: the similarities of both are to the teacher's anchors, the student's behind a linear head.
+    """CompRess-1q: student and teacher are compared with the teacher's anchors, the student behind a linear head.
 
-    split: the teacher's cache. window: which of its rows are anchors at a step, the same on every rank: it
-    advances by the global batch. precision: of the products with the anchors, fp32 or bf16. There is no state to save.
+    split: the teacher's cache. window: which of its rows are anchors at each step, the same on every rank, as it
+    advances by the global batch. product_dtype: of the products with the anchors. It saves no state.
     """
 
     def __init__(
@@ -31,16 +61,17 @@ class Compress1q(Objective):
         *,
         student_dim: int,
         tau: float = 0.04,
-        precision: str = "fp32",
+        product_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
-        self.teacher = AnchoredTeacher(split, window, tau=tau, precision=precision)
+        loss = SimilarityLoss(tau=tau, product_dtype=product_dtype)
+        self.teacher = AnchoredTeacher(split, window, loss)
 
     def describe(self) -> str:
-        return f"CompRess-1q, {self.teacher.ring.size:,} anchors, tau {self.tau}"
+        return f"CompRess-1q, {self.teacher.queue.size:,} anchors, tau {self.tau}"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)
@@ -50,18 +81,18 @@ class Compress1q(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.divergence(l2_normalize(embeddings[0]), batch, step, tau=self.tau)
+        return self.teacher.loss(l2_normalize(embeddings[0]), batch, step)
 
 
 class Compress2q(Objective):
-    """Two queues: the student's similarities are to its own keys, the teacher's to those images' embeddings.
+    """CompRess-2q: the student is compared with keys of its own, the teacher with its embeddings of the same images.
 
-    split: the teacher's cache. anchors: size of the bank of keys, which starts empty and takes in each batch
-    of all ranks after its step, so that the first loss is zero.
-    momentum: of the average of the network that computes the keys, from the same crop; with 0 the queries
-    themselves become keys and there is no second network.
-    head_dim: width of a linear head, for a student to be compared in another width than its own.
-    live: the batches' teacher is no cache's, so that a checkpoint has to hold what it said.
+    split: the teacher's cache. anchors: size of the queue, which starts empty and takes in each batch of all ranks
+    after its step; the first loss is therefore zero.
+    momentum: of the key encoder, a moving average of the network that embeds the same crop; with 0 there is no second
+    network and the queries themselves become keys.
+    head_dim: output width of a linear head; None: no head.
+    live: the teacher's embeddings come from a live teacher, so a checkpoint has to hold those in the queue.
     """
 
     def __init__(
@@ -94,9 +125,10 @@ class Compress2q(Objective):
             self.key_encoder = deepcopy(network).requires_grad_(False).train()
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        query, teacher, bank = l2_normalize(embeddings[0]), teacher_of(batch), self.bank
-        own = bank.slots_of(batch.rows)
-        return streamed_kl(query, teacher, bank.keys, bank.teacher, tau=self.tau, own=own, filled=bank.filled)
+        self_index = self.bank.slots_of(batch.rows)
+        loss = SimilarityLoss(tau=self.tau, self_index=self_index, filled=self.bank.filled)
+        query, teacher = l2_normalize(embeddings[0]), teacher_embedding(batch)
+        return loss(query, teacher, self.bank.keys, self.bank.teacher)
 
     @torch.no_grad()
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
@@ -104,23 +136,11 @@ class Compress2q(Objective):
         if self.key_encoder is not None:
             ema_update(self.key_encoder, network, self.momentum)
             keys = self.key_encoder(batch.images[0])
-        self.bank.enqueue(
-            *map(gather_ranks, (batch.rows.to(keys.device), l2_normalize(keys), teacher_of(batch)))
-        )
-
-
-def l2_normalize(embedding: Tensor) -> Tensor:
-    """The rows of (B, D) at length 1, in float32."""
-    return F.normalize(embedding.float(), dim=1)
-
-
-def teacher_of(batch: Batch) -> Tensor:
-    """The teacher's unit rows (B, Dt), float16 or float32."""
-    assert batch.teacher is not None, "this objective needs the teacher's rows"
-    return batch.teacher
+        rows, teacher = batch.rows.to(keys.device), teacher_embedding(batch)
+        self.bank.enqueue(all_gather(rows), all_gather(l2_normalize(keys)), all_gather(teacher))
 
 
 def ema_update(average: nn.Module, network: nn.Module, momentum: float) -> None:
-    """Move the parameters of `average` to momentum * average + (1 - momentum) * network, in place."""
+    """Update `average` in place: momentum * average + (1 - momentum) * network, parameter by parameter."""
     for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, 1 - momentum)

@@ -1,7 +1,7 @@
 """Contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699), in its NCE form.
 
 Student and teacher are projected to 128-d. Each is contrasted with the other's memory, which holds one projection
-a row: the row's own is the positive, those of K other rows are the negatives. With z = cosine / tau, N rows and
+per row: the row's own is the positive, those of K other rows are the negatives. With z = cosine / tau, N rows and
 P = exp(z) / Z, the paper's critic is h = P / (P + K/N). Its authors fix Z at the first batch, as N times the mean
 of exp(z) over that batch's positives and negatives: N cancels, and h = sigmoid(z - log(K mean)).
 """
@@ -17,25 +17,23 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress import l2_normalize, teacher_of
-from pipeline.objectives.objective import Objective
-from pipeline.runtime.distributed import gather_ranks
+from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
+from pipeline.runtime.distributed import all_gather
 
-NEGATIVES_STREAM = 1 << 21  # far from the epochs, whose orders are drawn from (seed, epoch)
+NEGATIVES_STREAM = 1 << 21  # far from the epochs: the order of rows is drawn from (seed, epoch)
 
 
 def nce(positive: Tensor, negatives: Tensor, threshold: Tensor) -> Tensor:
-    """Mean over queries of - log h(positive) - sum over negatives of log(1 - h), with h = sigmoid(z - threshold).
+    """Return the mean over queries of -log h(positive) - sum log(1 - h(negative)), with h(z) = sigmoid(z - threshold).
 
-    positive (B,) and negatives (B, K): logits, of which -inf is one left out. threshold: scalar, log(K mean).
-    Returns a scalar.
+    positive (B,) and negatives (B, K): logits; -inf leaves a negative out. threshold: scalar, log(K mean).
     """
-    own, others = F.softplus(threshold - positive), F.softplus(negatives - threshold)
-    return (own + others.sum(1)).mean()
+    positive_loss, negative_losses = F.softplus(threshold - positive), F.softplus(negatives - threshold)
+    return (positive_loss + negative_losses.sum(1)).mean()
 
 
 class Projections(nn.Module):
-    """A linear layer for each side, to one width: the student's is what is called, the teacher's is trained with it."""
+    """Linear projections of student and teacher to one dim. Calling it projects the student; both are trained."""
 
     def __init__(self, student_dim: int, teacher_dim: int, dim: int) -> None:
         super().__init__()
@@ -47,14 +45,15 @@ class Projections(nn.Module):
 
 
 class CRD(Objective):
-    """CRD's loss of both sides.
+    """CRD's loss, summed over student and teacher.
 
-    split: the teacher's cache. rows: int64 (N,), those trained on. negatives: K an image, at most the other rows.
-    One draw of rows a step, a pure function of (seed, step), serves the whole batch on every rank: an own draw for
-    each image would gather (B, K, 128), a gigabyte at B = 256. No row is a negative of itself.
-    tau, momentum of the memories, dim: the authors' values.
+    split: the teacher's cache. rows: int64 (N,), the training rows. negatives: K per image, at most N - 1.
+    tau, momentum (of the memories), dim: the authors' values.
 
-    Saved are the memories, (N, 128) float16 each, and log_mean (2,), of the student's side and of the teacher's.
+    All images of a step, on all ranks, share one draw of negatives, which depends on (seed, step) only: separate draws
+    would gather (B, K, 128), a gigabyte at B = 256. No row is a negative of itself.
+
+    The state is the memories, (N, 128) float16 each, and log_mean (2,), of the student's side and the teacher's.
     """
 
     student_memory: Tensor
@@ -93,13 +92,13 @@ class CRD(Objective):
 
     def head(self) -> nn.Module:
         head = Projections(self.student_dim, self.teacher_dim, self.dim)
-        self.projections = (head,)  # in a tuple: its parameters are the network's, not the objective's
+        self.projections = (head,)  # in a tuple: its parameters belong to the network, not to the objective
         return head
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         queries = l2_normalize(embeddings[0]), self.projected_teacher(batch)
         places = self.places(batch.rows)
-        drawn = self.drawn(step)
+        drawn = self.draw(step)
         with torch.autocast(places.device.type, enabled=False):
             sides = [
                 self.logits(query, memory, places, drawn)
@@ -112,29 +111,32 @@ class CRD(Objective):
 
     @torch.no_grad()
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
-        places = gather_ranks(self.places(batch.rows))
+        places = all_gather(self.places(batch.rows))
         sides = l2_normalize(embeddings[0]), self.projected_teacher(batch)
         for memory, projections in zip((self.student_memory, self.teacher_memory), sides, strict=True):
-            average = memory[places].float().lerp(gather_ranks(projections), 1 - self.momentum)
+            average = memory[places].float().lerp(all_gather(projections), 1 - self.momentum)
             memory[places] = l2_normalize(average).half()
 
     def projected_teacher(self, batch: Batch) -> Tensor:
-        """The unit projections (B, 128) float32 of the teacher's rows."""
+        """Return the teacher's unit projections (B, 128), float32."""
         (head,) = self.projections
-        return l2_normalize(head.teacher(teacher_of(batch).float()))
+        return l2_normalize(head.teacher(teacher_embedding(batch).float()))
 
     def places(self, rows: Tensor) -> Tensor:
-        """Where rows (B,) stand in the memories."""
+        """Return the places of rows (B,) in the memories."""
         return self.place_of_row[rows.to(self.place_of_row.device)]
 
-    def drawn(self, step: int) -> Tensor:
-        """Places (K + 1,) of a step, each distinct: the one more is for a query that finds itself among them."""
+    def draw(self, step: int) -> Tensor:
+        """Return a step's K + 1 distinct places: one to spare for a query that is among them itself."""
         draws = np.random.default_rng((self.seed, step, NEGATIVES_STREAM))
         places = draws.choice(self.rows, self.negatives + 1, replace=False)
         return torch.from_numpy(places).to(self.place_of_row.device)
 
     def logits(self, query: Tensor, memory: Tensor, places: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the own row (B,) and of K + 1 drawn ones (B, K + 1), of which one is -inf: the own, or else the last."""
+        """Return the logits of the positive (B,) and of the drawn rows (B, K + 1).
+
+        One drawn row per query is -inf: its own, or the last if its own was not drawn.
+        """
         left_out = places[:, None] == drawn
         left_out[:, -1] |= ~left_out.any(1)
         positive = (query * memory[places].float()).sum(1) / self.tau
@@ -143,7 +145,7 @@ class CRD(Objective):
 
 
 def log_mean_exp(positive: Tensor, negatives: Tensor) -> Tensor:
-    """The log of the mean of exp over all logits of all ranks, those at -inf left out: a scalar without gradient."""
+    """Return log(mean(exp(logit))) over the finite logits of all ranks, a scalar without gradient."""
     own = torch.cat([positive[:, None], negatives], 1).detach()
-    sums = gather_ranks(own.logsumexp((0, 1))[None])
+    sums = all_gather(own.logsumexp((0, 1))[None])
     return sums.logsumexp(0) - math.log(len(sums) * len(own) * negatives.shape[1])

@@ -1,14 +1,15 @@
-"""The interface between the training loop and what a student is trained with."""
+"""The interface between the training loop and the objectives."""
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.loading.batch import Batch
 
 
 class Objective(nn.Module):
-    """What a student is trained with. A step of the training loop is
+    """A training objective. One step of the training loop is
 
         embeddings = tuple(network(view) for view in batch.images)
         loss = objective(embeddings, batch, step)
@@ -16,33 +17,47 @@ class Objective(nn.Module):
         objective.after_step(network, embeddings, batch, step)
 
     with network = Sequential(backbone, objective.head()). `start` is called once, before the first step and
-    before `load_state_dict`. `state_dict` holds what an exact resume needs and nothing that can be derived.
-    The optimiser gets the network's parameters only: what is trained belongs to the head.
+    before `load_state_dict`. `state_dict` holds what an exact resume needs and nothing that can be recomputed.
+    The optimizer gets the network's parameters only, so trainable layers belong in the head.
+
+    views: augmented crops per image. needs_teacher: whether batches hold the teacher's embeddings.
     """
 
     views: int = 1
     needs_teacher: bool = True
 
     def head(self) -> nn.Module:
-        """A new module to put after the backbone: trained with it, dropped at export."""
+        """Return a new module to put on the backbone: trained with it, dropped at export."""
         return nn.Identity()
 
     def describe(self) -> str:
-        """The objective and its settings in a few words, for the first line of a run."""
+        """Return a short name with the main settings, for the first line of a run."""
         return type(self).__name__
 
     def share(self, first: "Objective") -> None:
-        """Share with the objective of another student in the same pass what no student changes.
+        """Share what training does not change with `first`, the objective of another student in the same pass.
 
-        It is of the same class and settings. At every step it is called first, with the same batch, or has left.
+        `first` has the same class and settings. At each step it is called before this one with the same batch, unless
+        its student has left the pass.
         """
 
     def start(self, network: nn.Module) -> None:
-        """Look at the initial network, on its device and not wrapped by DDP."""
+        """Set up from the initial network, on its device and not wrapped by DDP."""
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        """The scalar loss of one raw (B, D) embedding a view; `step` counts from 0 over the whole run."""
+        """Return the loss () of raw embeddings (B, D), one per view; `step` counts from 0 over the whole run."""
         raise NotImplementedError
 
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
-        """Update what no gradient trains, once the optimiser has stepped; `network` as in `start`."""
+        """Update queues, memories and averages after the optimizer's step; `network` as in `start`."""
+
+
+def l2_normalize(embedding: Tensor) -> Tensor:
+    """Return the rows of (B, D) at length 1, in float32."""
+    return F.normalize(embedding.float(), dim=1)
+
+
+def teacher_embedding(batch: Batch) -> Tensor:
+    """Return the teacher's unit rows (B, Dt), float16 or float32."""
+    assert batch.teacher is not None, "this objective needs the teacher's embeddings"
+    return batch.teacher

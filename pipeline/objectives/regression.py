@@ -1,4 +1,4 @@
-"""Regression of the teacher's feature: the baselines Reg and Reg-BN of CompRess (NeurIPS 2020, arXiv 2010.14713)."""
+"""Regression of the teacher's embedding: the baselines Reg and Reg-BN of CompRess (NeurIPS 2020, arXiv 2010.14713)."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress import l2_normalize, teacher_of
-from pipeline.objectives.objective import Objective
-from pipeline.runtime.distributed import gather_ranks
+from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
+from pipeline.runtime.distributed import all_gather
 
 
 class Regression(Objective):
-    """The mean over a batch of the squared distance ||s - t||^2 = 2 - 2 cos(s, t) of unit rows, s behind a head.
+    """Mean squared distance ||s - t||^2 = 2 - 2 cos(s, t) between unit embeddings, the student's behind a linear head.
 
-    student_dim, teacher_dim: widths of the backbone's feature and of the teacher's.
+    student_dim, teacher_dim: dims of the backbone's and the teacher's embeddings.
     """
 
     def __init__(self, *, student_dim: int, teacher_dim: int) -> None:
@@ -25,21 +24,21 @@ class Regression(Objective):
         self.teacher_dim = teacher_dim
 
     def describe(self) -> str:
-        return "regression of unit features"
+        return "regression of L2-normalized embeddings"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return (l2_normalize(embeddings[0]) - l2_normalize(teacher_of(batch))).square().sum(1).mean()
+        return (l2_normalize(embeddings[0]) - l2_normalize(teacher_embedding(batch))).square().sum(1).mean()
 
 
 class RegressionBN(Objective):
-    """Regression with BatchNorm, without affine parameters, of both sides in place of unit length.
+    """Regression with BatchNorm, without affine parameters, on both sides instead of L2 normalization.
 
-    The teacher's raw feature is its unit row times its norm: the cache's, or a live teacher's. Both sides have mean 0
-    and variance 1 over the batch of all ranks in each dimension, and the squared difference is averaged over
-    rows and dimensions: 2 - 2 times the mean correlation, on the scale of `Regression`.
+    The teacher's raw embedding is its unit row times its norm, from the cache or a live teacher. Over the batch of all
+    ranks both sides have mean 0 and variance 1 in each dimension. The squared difference is averaged over rows and
+    dimensions: 2 - 2 times the mean correlation, on the scale of `Regression`.
 
     split: the teacher's cache.
     """
@@ -53,7 +52,7 @@ class RegressionBN(Objective):
         self.register_buffer("norm", torch.from_numpy(split.norm[0].copy()), persistent=False)
 
     def describe(self) -> str:
-        return "regression of features after BatchNorm"
+        return "regression of batch-normalized embeddings"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)
@@ -62,11 +61,11 @@ class RegressionBN(Objective):
         norm = batch.teacher_norm
         if norm is None:
             norm = self.norm[batch.rows.to(self.norm.device)]
-        student = gather_ranks(embeddings[0].float())
-        teacher = gather_ranks(teacher_of(batch).float() * norm[:, None])
-        return F.mse_loss(standardised(student), standardised(teacher))
+        student = all_gather(embeddings[0].float())
+        teacher = all_gather(teacher_embedding(batch).float() * norm[:, None])
+        return F.mse_loss(standardized(student), standardized(teacher))
 
 
-def standardised(features: Tensor) -> Tensor:
-    """(B, D) with mean 0 and variance 1 in each dimension, B at least 2; a constant dimension becomes 0."""
+def standardized(features: Tensor) -> Tensor:
+    """Return (B, D) with mean 0 and variance 1 in each dimension; B is at least 2, a constant dimension becomes 0."""
     return F.batch_norm(features, None, None, training=True)

@@ -1,30 +1,32 @@
-"""SEED: a sharp teacher's distribution over anchors and the image itself (Fang et al., ICLR 2021, arXiv 2101.04731)."""
+"""SEED (Fang et al., ICLR 2021, arXiv 2101.04731): a sharper teacher, and the image itself as one more anchor."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
-from pipeline.objectives.compress import l2_normalize
-from pipeline.objectives.objective import Objective
+from pipeline.objectives.objective import Objective, l2_normalize
+from pipeline.objectives.streamed import SimilarityLoss
 
 DEFAULT_ANCHORS = 65_536
 
 
 class Seed(Objective):
-    """Similarities to the teacher's anchors as in CompRess-1q, with these differences of the paper's eqs. 2 to 5:
+    """CompRess-1q with these differences, from the paper's eqs. 2 to 5:
 
-    - the teacher's own embedding of the image is one more anchor, for that image alone;
+    - the teacher's embedding of the image is one more anchor, for that image alone;
     - the teacher's temperature `tau` is far below the student's `student_tau`;
     - the student's head has two layers, with ReLU between them.
 
-    The loss is the paper's cross-entropy less the teacher's entropy, which no gradient sees, so that it ends at 0.
-    The paper compares 128-d outputs of MoCo's projection; here it is the feature that the cache holds.
+    The loss is the paper's cross-entropy minus the teacher's entropy, which has no gradient, so that its minimum is 0.
+    The paper compares 128-d outputs of MoCo's projection head; here it is the embedding that the cache holds.
 
-    split: the teacher's cache. window: which of its rows are anchors at a step. There is no state to save.
+    split: the teacher's cache. window: which of its rows are anchors at each step. product_dtype: of the products
+    with the anchors. It saves no state.
     """
 
     def __init__(
@@ -35,19 +37,18 @@ class Seed(Objective):
         student_dim: int,
         tau: float = 0.01,
         student_tau: float = 0.2,
-        precision: str = "fp32",
+        product_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
         self.student_tau = student_tau
-        self.teacher = AnchoredTeacher(split, window, tau=tau, own_anchor=True, precision=precision)
+        loss = SimilarityLoss(tau=student_tau, teacher_tau=tau, product_dtype=product_dtype)
+        self.teacher = AnchoredTeacher(split, window, loss, own_anchor=True)
 
     def describe(self) -> str:
-        return (
-            f"SEED, {self.teacher.ring.size:,} anchors, tau {self.tau} of the teacher and {self.student_tau}"
-        )
+        return f"SEED, {self.teacher.queue.size:,} anchors, teacher tau {self.tau}, student tau {self.student_tau}"
 
     def head(self) -> nn.Module:
         width = self.student_dim
@@ -60,4 +61,4 @@ class Seed(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.divergence(l2_normalize(embeddings[0]), batch, step, tau=self.student_tau)
+        return self.teacher.loss(l2_normalize(embeddings[0]), batch, step)

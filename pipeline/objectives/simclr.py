@@ -1,4 +1,4 @@
-"""SimCLR: contrast of two augmented views (Chen et al., ICML 2020, arXiv 2002.05709)."""
+"""SimCLR (Chen et al., ICML 2020, arXiv 2002.05709): contrast of two augmented views."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import Objective
-from pipeline.runtime.distributed import gather_ranks
+from pipeline.runtime.distributed import all_gather
 
 
 def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
-    """The normalised temperature-scaled cross entropy of SimCLR's eq. 1, averaged over all 2B positive pairs.
+    """Return NT-Xent, SimCLR's eq. 1, averaged over all 2B positive pairs: a scalar.
 
-    z1, z2: (B, D) projections of the two views of B images, of any length; the cosine is taken here, in at
-    least float32 also under autocast. Returns a scalar.
+    z1, z2: (B, D), projections of the two views of B images. They are normalized here, and computed with in at least
+    float32, also under autocast.
     """
     pairs = len(z1)
     with torch.autocast(z1.device.type, enabled=False):
@@ -27,9 +27,9 @@ def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
 
 
 class SimCLR(Objective):
-    """SimCLR with in-batch negatives, across all ranks: the temperature is 0.1 as the paper's on ImageNet.
+    """SimCLR with in-batch negatives from all ranks. The default temperature is the paper's on ImageNet.
 
-    student_dim: width of the backbone's feature; projection_dim: width in which views are contrasted.
+    student_dim: dim of the backbone's embedding. projection_dim: dim in which views are contrasted.
     """
 
     views = 2
@@ -54,4 +54,4 @@ class SimCLR(Objective):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         first, second = embeddings
-        return nt_xent(gather_ranks(first), gather_ranks(second), self.tau)
+        return nt_xent(all_gather(first), all_gather(second), self.tau)

@@ -1,4 +1,4 @@
-"""SimReg: regression behind a deep head (Navaneet, Koohpayegani, Tejankar, Pirsiavash, BMVC 2021)."""
+"""SimReg (Navaneet, Koohpayegani, Tejankar, Pirsiavash, BMVC 2021): regression through an MLP head."""
 
 from torch import nn
 
@@ -6,10 +6,9 @@ from pipeline.objectives.regression import Regression
 
 
 class SimReg(Regression):
-    """`Regression` with four linear layers between the student's feature and the teacher's.
+    """`Regression` with a head of four linear layers, d -> 2d -> d -> 2d -> teacher_dim.
 
-    The layers are d -> 2d -> d -> 2d -> teacher_dim: a projection and a prediction of two each, with BatchNorm
-    and ReLU inside of both and nothing between them.
+    These are two MLPs of two layers, a projector and a predictor, each with BatchNorm and ReLU between its layers.
     """
 
     def describe(self) -> str:
@@ -21,7 +20,7 @@ class SimReg(Regression):
 
 
 def two_layers(width: int, out: int) -> nn.Sequential:
-    """Linear, BatchNorm, ReLU, Linear: (B, width) -> (B, 2 width) -> (B, out)."""
+    """Return Linear, BatchNorm, ReLU, Linear: (B, width) -> (B, 2 width) -> (B, out)."""
     return nn.Sequential(
         nn.Linear(width, 2 * width),
         nn.BatchNorm1d(2 * width),

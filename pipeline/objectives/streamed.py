@@ -1,13 +1,15 @@
 """The similarity loss of CompRess (NeurIPS 2020, arXiv 2010.14713), streamed over blocks of anchors.
 
-Each side takes one pass over the anchors, in memory that does not depend on their number. With logits
-l = cosine / tau, weights w = exp(l - peak), Z = sum_j w_j, p_j = w_j / Z and the student's anchors a_j,
+`reference_loss` in compress.py is the same loss in plain PyTorch. Here student and teacher each make one pass over
+the anchors, in memory that does not depend on their number. With logits l_j = cosine_j / tau, weights
+w_j = exp(l_j - peak), Z = sum_j w_j, p_j = w_j / Z and the student's anchors a_j,
 
-    KL(p(t) || p(s))  = sum_j p_j(t) log p_j(t) - m(t) . s / tau + log sum_j exp(l_j(s)),  m = sum_j p_j a_j
+    m                 = sum_j p_j a_j
+    KL(p(t) || p(s))  = -H(t) - m(t) . s / tau + log sum_j exp(l_j(s)),    H = -sum_j p_j log p_j
     its gradient in s = (m(s) - m(t)) / tau
 
-so that of each side only Z and m are kept, and of the teacher's the sum of p log p. The teacher's side knows nothing
-of the student where both have the same anchors: found once, it serves every student that sees the batch.
+so a pass keeps only Z and m, and the teacher's its entropy H. Where student and teacher share their anchors, the
+teacher's pass does not depend on the student: one pass serves every student of a batch.
 """
 
 from collections.abc import Iterator
@@ -21,237 +23,232 @@ from torch.autograd.function import once_differentiable
 # Unit vectors bound a logit by 1/tau. Down to this temperature the weights, from exp(-50) to exp(50), and the
 # sums of millions of them lie well inside float32 without a peak; below it the running maximum is subtracted.
 SMALLEST_TAU_WITHOUT_PEAK = 0.02
-# Anchors at a time. On a processor those that have to be converted are fewer, so that 2048-d stay in its last cache.
+# Anchors per block. On a CPU, blocks to be converted are smaller, so that 2048-d ones stay in its last-level cache.
 CONVERTED_BLOCK, BLOCK = 2048, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSide:
-    """What the loss needs of the teacher: its mean (B, D) of the student's anchors, p_log_p (B,), its negative
-    entropy, and has_anchors (B,) bool: a query without any has no loss and no gradient.
+    """The teacher's part of the loss for B queries.
+
+    mean: (B, Ds), the student's anchors averaged under the teacher's distribution p. entropy: (B,), that of p.
+    has_anchors: bool (B,); a query without anchors has no loss and no gradient.
     """
 
     mean: Tensor
-    p_log_p: Tensor
+    entropy: Tensor
     has_anchors: Tensor
 
 
-def streamed_kl(
-    query: Tensor,
-    teacher_query: Tensor,
-    anchors: Tensor,
-    teacher_anchors: Tensor,
-    *,
-    tau: float,
-    teacher_tau: float | None = None,
-    own: Tensor | None = None,
-    positive: Tensor | None = None,
-    filled: int | None = None,
-    block: int = 0,
-    product_dtype: torch.dtype | None = None,
-) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class SimilarityLoss:
     """Mean over queries of KL(p(teacher) || p(student)), with p = softmax(cosine / tau) over the anchors.
 
-    query (B, Ds), teacher_query (B, Dt), anchors (K, Ds), teacher_anchors (K, Dt): unit rows, of which only
-    `query` receives a gradient. Anchors may be float16: they are converted a block at a time. Both may be one
-    and the same tensor.
-    tau: the student's temperature and, unless `teacher_tau` is given, the teacher's.
-    own: int64 (B,), the slot of each query's own row among the anchors, left out on both sides; -1 if absent.
-    positive: (B, D), one more anchor for each query that no other query sees, where D = Ds = Dt is one space.
-    filled: only the first `filled` slots are anchors. A query without any anchor has no loss and no gradient.
-    block: anchors at a time; 0: what suits the device.
-    product_dtype: of the products, the query's by default; sums are in at least float32, also under autocast.
+    tau: the student's temperature, and the teacher's unless `teacher_tau` is given.
+    self_index: int64 (B,), the slot of each query's own image among the anchors, -1 if absent. Both sides leave it out.
+    positive: (B, D), one more anchor for each query, which no other query sees. Student and teacher share one space.
+    filled: only the first `filled` slots are anchors; None: all.
+    block: anchors per block; None: what suits the device.
+    product_dtype: dtype of the matrix products. Sums are in at least float32, also under autocast.
 
-    Returns a scalar in the dtype of the sums. Raises ValueError for products in float16.
+    Raises ValueError for products in float16.
     """
-    shared: dict[str, Any] = {"own": own, "positive": positive, "filled": filled, "block": block}
-    shared["product_dtype"] = product_dtype or query.dtype
-    teacher = teacher_side(
-        teacher_query, teacher_anchors, anchors, tau=tau if teacher_tau is None else teacher_tau, **shared
-    )
-    return divergence(teacher, query, anchors, tau=tau, **shared)
 
+    tau: float
+    teacher_tau: float | None = None
+    self_index: Tensor | None = None
+    positive: Tensor | None = None
+    filled: int | None = None
+    block: int | None = None
+    product_dtype: torch.dtype = torch.float32
 
-@torch.no_grad()
-def teacher_side(
-    query: Tensor,
-    anchors: Tensor,
-    student_anchors: Tensor,
-    *,
-    tau: float,
-    own: Tensor | None = None,
-    positive: Tensor | None = None,
-    filled: int | None = None,
-    block: int = 0,
-    product_dtype: torch.dtype = torch.float32,
-) -> TeacherSide:
-    """The teacher's part of `streamed_kl`, without gradient: query (B, Dt), anchors (K, Dt), student_anchors (K, Ds).
+    def __post_init__(self) -> None:
+        if self.product_dtype == torch.float16:
+            raise ValueError("weights underflow in float16: use float32 or bfloat16 products")
 
-    The rest is as there. Queries in float16 are multiplied in `product_dtype`, which is not.
-    """
-    with torch.autocast(query.device.type, enabled=False):
-        values = None if anchors.is_set_to(student_anchors) else student_anchors[:filled]
-        side = _Side(query, student_anchors.shape[1], tau, product_dtype, is_teacher=values is not None)
-        side.stream(anchors[:filled], values, own, positive, block)
-        # in one space the mean logit is the logit of the mean
-        mean_logit = (side.mean() * side.scaled).sum(1) if values is None else side.mean_logit()
-        p_log_p = mean_logit - side.log_sum()
-        return TeacherSide(mean=side.mean(), p_log_p=p_log_p, has_anchors=side.has_anchors)
-
-
-def divergence(
-    teacher: TeacherSide,
-    query: Tensor,
-    anchors: Tensor,
-    *,
-    tau: float,
-    own: Tensor | None = None,
-    positive: Tensor | None = None,
-    filled: int | None = None,
-    block: int = 0,
-    product_dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """The student's part of `streamed_kl`, which it ends: query (B, Ds), anchors (K, Ds), the rest as there."""
-    if product_dtype == torch.float16:
-        raise ValueError("the weights of far anchors underflow in float16: use float32 or bfloat16 products")
-    with torch.autocast(query.device.type, enabled=False):
-        return _Divergence.apply(query, teacher, anchors[:filled], tau, own, positive, block, product_dtype)
-
-
-class _Divergence(torch.autograd.Function):
-    """The loss, with its gradient computed on the way forward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        teacher: TeacherSide,
-        anchors: Tensor,
-        tau: float,
-        own: Tensor | None,
-        positive: Tensor | None,
-        block: int,
-        product_dtype: torch.dtype,
+    def __call__(
+        self, query: Tensor, teacher_query: Tensor, anchors: Tensor, teacher_anchors: Tensor
     ) -> Tensor:
-        side = _Side(query, anchors.shape[1], tau, product_dtype)
-        side.stream(anchors, None, own, positive, block)
-        mean = side.mean()
-        losses = teacher.p_log_p - (teacher.mean * side.scaled).sum(1) + side.log_sum()
-        ctx.save_for_backward(((mean - teacher.mean) / (tau * len(query))).to(query.dtype))
-        return losses.masked_fill(~teacher.has_anchors, 0).mean()
+        """Return the loss, a scalar in the dtype of the sums. Only `query` receives a gradient.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (query_gradient,) = ctx.saved_tensors
-        return gradient * query_gradient, *[None] * 7
+        query (B, Ds), teacher_query (B, Dt), anchors (K, Ds), teacher_anchors (K, Dt): unit rows. Anchors may be
+        float16; they are converted a block at a time. Both may be one and the same tensor.
+        """
+        return self.student_loss(query, anchors, self.teacher_side(teacher_query, teacher_anchors, anchors))
+
+    @torch.no_grad()
+    def teacher_side(self, query: Tensor, anchors: Tensor, student_anchors: Tensor) -> TeacherSide:
+        """Return the teacher's part for queries (B, Dt), anchors (K, Dt) and the student's anchors (K, Ds)."""
+        tau = self.tau if self.teacher_tau is None else self.teacher_tau
+        with torch.autocast(query.device.type, enabled=False):
+            p = self._softmax_over(query, anchors, tau, student_anchors)
+            entropy = p.log_sum - p.mean_logit
+        return TeacherSide(mean=p.mean, entropy=entropy, has_anchors=p.has_anchors)
+
+    def student_loss(self, query: Tensor, anchors: Tensor, teacher: TeacherSide) -> Tensor:
+        """Return the loss of queries (B, Ds) against anchors (K, Ds), given the teacher's part."""
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            p = self._softmax_over(query, anchors, self.tau, anchors)
+            # KL = -H(teacher) - m(teacher) . s / tau + log sum exp(l)
+            losses = -teacher.entropy - (teacher.mean * p.scaled_query).sum(1) + p.log_sum
+            loss = losses.masked_fill(~teacher.has_anchors, 0).mean()
+            gradient = ((p.mean - teacher.mean) / (self.tau * len(query))).to(query.dtype)
+        return _LossWithGradient.apply(query, loss, gradient)
+
+    def _softmax_over(self, query: Tensor, anchors: Tensor, tau: float, values: Tensor) -> "_Softmax":
+        """Stream p = softmax(query . anchor / tau) over the anchors (K, D), averaging values (K, Dv) under it."""
+        one_space = anchors.is_set_to(values)
+        anchors, values = anchors[: self.filled], values[: self.filled]
+        self_index = self.self_index
+        if self_index is None:
+            self_index = torch.full((len(query),), -1, device=query.device)
+        sums = _RunningSums(query, values.shape[1], tau, self.product_dtype, sum_logits=not one_space)
+        scaled_query = (query.to(sums.dtype) / tau).to(self.product_dtype)
+        block = self._block_size(anchors)
+        buffer = scaled_query.new_empty(len(query) * block)
+        for start, a, v in _blocks(anchors, anchors if one_space else values, block, self.product_dtype):
+            # l = cosine / tau
+            out = buffer[: len(query) * len(a)].view(len(query), -1)
+            logits = torch.mm(scaled_query, a.T, out=out).to(sums.dtype)
+            # w = exp(l - peak), but 0 for the query's own anchor; Z += sum w
+            w = sums.weigh(logits, self_index - start)
+            # Z m += sum w a
+            sums.add(w, v)
+        if self.positive is not None:
+            # the same for the anchor that this query alone has
+            positive = self.positive.to(sums.dtype)
+            w = sums.weigh((scaled_query * positive).sum(1, keepdim=True))
+            sums.values += w * positive
+        has_anchors = len(anchors) > ((self_index >= 0) & (self_index < len(anchors))).long()
+        has_anchors |= self.positive is not None
+        return sums.softmax(scaled_query, has_anchors)
+
+    def _block_size(self, anchors: Tensor) -> int:
+        converts_on_cpu = anchors.device.type == "cpu" and anchors.dtype != self.product_dtype
+        return min(self.block or (CONVERTED_BLOCK if converts_on_cpu else BLOCK), max(1, len(anchors)))
 
 
-class _Side:
-    """What is accumulated over the anchors for one side's queries (B, D); dim: of the anchors that are averaged.
+@dataclass(frozen=True, kw_only=True)
+class _Softmax:
+    """The result of a pass over the anchors for B queries; finite also for a query without anchors.
 
-    is_teacher: whether the logits are averaged too.
+    scaled_query: (B, D), query / tau. mean: (B, Dv), the values averaged under p. mean_logit: (B,), sum_j p_j l_j.
+    log_sum: (B,), log sum_j exp(l_j). has_anchors: bool (B,).
+    """
+
+    scaled_query: Tensor
+    mean: Tensor
+    mean_logit: Tensor
+    log_sum: Tensor
+    has_anchors: Tensor
+
+
+class _RunningSums:
+    """Sums over the anchors seen so far, for B queries.
+
+    partition: (B,), Z, the sum of the weights. values: (B, Dv), the weighted sum of the values. logits: (B,), the
+    weighted sum of the logits, if `sum_logits`. peak: (B, 1), subtracted from the logits before exp.
     """
 
     def __init__(
-        self, query: Tensor, dim: int, tau: float, product_dtype: torch.dtype, *, is_teacher: bool = False
+        self, query: Tensor, dim: int, tau: float, product_dtype: torch.dtype, *, sum_logits: bool
     ) -> None:
         self.dtype = torch.promote_types(product_dtype, torch.float32)
-        self.scaled = (query.to(self.dtype) / tau).to(product_dtype)
-        longest = 1 if product_dtype == self.dtype else 2  # anchors of bf16 products may be less their mean
+        longest = (
+            1 if product_dtype == self.dtype else 2
+        )  # bfloat16 anchors may be centered: of length up to 2
         self.needs_peak = tau < longest * SMALLEST_TAU_WITHOUT_PEAK
         lowest = torch.finfo(self.dtype).min if self.needs_peak else 0.0
         self.peak = query.new_full((len(query), 1), lowest, dtype=self.dtype)
         self.partition = query.new_zeros(len(query), dtype=self.dtype)
-        self.anchors = query.new_zeros(len(query), dim, dtype=self.dtype)
-        self.logits = torch.zeros_like(self.partition) if is_teacher else None
+        self.values = query.new_zeros(len(query), dim, dtype=self.dtype)
+        self.logits = torch.zeros_like(self.partition) if sum_logits else None
 
-    def stream(
-        self, anchors: Tensor, values: Tensor | None, own: Tensor | None, positive: Tensor | None, block: int
-    ) -> None:
-        """Take in anchors (K, D) and what is averaged in their place (K, dim), by default themselves."""
-        if own is None:
-            own = torch.full((len(self.scaled),), -1, device=self.scaled.device)
-        spaces = [anchors] if values is None else [anchors, values]
-        small = anchors.device.type == "cpu" and anchors.dtype != self.scaled.dtype
-        block = min(block or (CONVERTED_BLOCK if small else BLOCK), len(anchors))
-        room = self.scaled.new_empty(len(self.scaled) * block)
-        blocks = zip(*(_converted(space, block, self.scaled.dtype) for space in spaces), strict=True)
-        for index, parts in enumerate(blocks):
-            logits = room[: len(self.scaled) * len(parts[0])].view(len(self.scaled), -1)
-            torch.mm(self.scaled, parts[0].T, out=logits)
-            self._add(logits, parts[-1], own - index * block)
-        if positive is not None:
-            self._add_positive(positive.to(self.dtype))
-        self.has_anchors = len(anchors) > ((own >= 0) & (own < len(anchors))).long()
-        self.has_anchors |= positive is not None
+    def weigh(self, logits: Tensor, self_index: Tensor | None = None) -> Tensor:
+        """Overwrite logits (B, n) with their weights, and add them to the partition and the sum of logits.
 
-    def _add(self, logits: Tensor, anchors: Tensor, own: Tensor) -> None:
-        """Take in a block: logits (B, n) to overwrite, anchors (n, dim), own (B,) from its first slot."""
-        logits = logits.to(self.dtype)
-        finite = None if self.logits is None else logits.clone()
-        _leave_out(logits, own)
-        weights = self._weigh(logits, finite)
-        if anchors.dtype == self.dtype:
-            self.anchors.addmm_(weights, anchors)
-        else:
-            self.anchors += weights.to(anchors.dtype) @ anchors
-
-    def _add_positive(self, positive: Tensor) -> None:
-        """Take in an anchor (B, D) of each query alone."""
-        logits = (self.scaled * positive).sum(1, keepdim=True)
-        self.anchors += self._weigh(logits, logits.clone()) * positive
-
-    def _weigh(self, logits: Tensor, finite: Tensor | None) -> Tensor:
-        """The weights of logits (B, n), summed into the partition and, times the finite logits, into their sum."""
+        self_index: int64 (B,), the column whose weight is 0; outside 0..n-1: none.
+        """
+        finite_logits = None if self.logits is None else logits.clone()
+        if self_index is not None:
+            _mask_column(logits, self_index)
         if self.needs_peak:
             self._raise_peak(logits.amax(1, keepdim=True))
             logits.sub_(self.peak)
         weights = logits.exp_()
         self.partition += weights.sum(1)
-        if self.logits is not None and finite is not None:
-            self.logits += finite.mul_(weights).sum(1)
+        if self.logits is not None and finite_logits is not None:
+            self.logits += finite_logits.mul_(weights).sum(1)
         return weights
 
     def _raise_peak(self, peak: Tensor) -> None:
         peak = torch.maximum(self.peak, peak)
         shrink = torch.exp(self.peak - peak)  # (B, 1)
         self.partition *= shrink[:, 0]
-        self.anchors *= shrink
+        self.values *= shrink
         if self.logits is not None:
             self.logits *= shrink[:, 0]
         self.peak = peak
 
-    def mean(self) -> Tensor:
-        """The weighted mean (B, dim) of the anchors; zero for a query without any, as its other sums are finite."""
-        return self.anchors / self._partition()[:, None]
+    def add(self, weights: Tensor, values: Tensor) -> None:
+        """Add values (n, Dv) times their weights (B, n)."""
+        if values.dtype == self.dtype:
+            self.values.addmm_(weights, values)
+        else:
+            self.values += weights.to(values.dtype) @ values
 
-    def mean_logit(self) -> Tensor:
-        """The weighted mean (B,) of the logits."""
-        assert self.logits is not None, "only a teacher's are kept"
-        return self.logits / self._partition()
-
-    def log_sum(self) -> Tensor:
-        """log sum_j exp(l_j), (B,)."""
-        return self.peak[:, 0] + self._partition().log()
-
-    def _partition(self) -> Tensor:
-        return self.partition.masked_fill(~self.has_anchors, 1)
-
-
-def _converted(anchors: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Blocks of `anchors` in `dtype`, through one buffer if they have to be converted."""
-    parts = anchors.split(block) if block else ()
-    if anchors.dtype == dtype:
-        yield from parts
-        return
-    buffer = anchors.new_empty(block, anchors.shape[1], dtype=dtype)
-    for part in parts:
-        yield buffer[: len(part)].copy_(part)
+    def softmax(self, scaled_query: Tensor, has_anchors: Tensor) -> _Softmax:
+        """Normalize the sums, once all anchors have been seen."""
+        partition = self.partition.masked_fill(~has_anchors, 1)
+        mean = self.values / partition[:, None]
+        return _Softmax(
+            scaled_query=scaled_query,
+            mean=mean,
+            # in one space, the mean logit is the logit of the mean
+            mean_logit=(mean * scaled_query).sum(1) if self.logits is None else self.logits / partition,
+            log_sum=self.peak[:, 0] + partition.log(),
+            has_anchors=has_anchors,
+        )
 
 
-def _leave_out(logits: Tensor, own: Tensor) -> None:
-    """Set column own[i] of row i to -inf where there is such a column, without waiting for the device."""
-    column = own.clamp(0, logits.shape[1] - 1)[:, None]
-    elsewhere = logits.gather(1, column)
-    logits.scatter_(1, column, elsewhere.masked_fill_(column == own[:, None], -torch.inf))
+class _LossWithGradient(torch.autograd.Function):
+    """A loss () whose gradient in the query is already known."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None
+
+
+def _blocks(
+    anchors: Tensor, values: Tensor, size: int, dtype: torch.dtype
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the first slot, the anchors and the values of each block, in `dtype`. Values may be the anchors.
+
+    What has to be converted goes through one buffer, which the next block overwrites.
+    """
+    spaces = [anchors] if values is anchors else [anchors, values]
+    buffers = [
+        None if space.dtype == dtype else space.new_empty(size, space.shape[1], dtype=dtype)
+        for space in spaces
+    ]
+    for start in range(0, len(anchors), size):
+        parts = [space[start : start + size] for space in spaces]
+        parts = [
+            part if buffer is None else buffer[: len(part)].copy_(part)
+            for part, buffer in zip(parts, buffers, strict=True)
+        ]
+        yield start, parts[0], parts[-1]
+
+
+def _mask_column(logits: Tensor, column: Tensor) -> None:
+    """Set logits[i, column[i]] to -inf where that column exists, without synchronizing with the device."""
+    nearest = column.clamp(0, logits.shape[1] - 1)[:, None]
+    kept = logits.gather(1, nearest)
+    logits.scatter_(1, nearest, kept.masked_fill_(nearest == column[:, None], -torch.inf))

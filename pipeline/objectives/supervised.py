@@ -1,4 +1,4 @@
-"""The labels: cross-entropy of a linear classifier on the student, the upper row of the paper's tables."""
+"""Supervised training, the baseline in the upper row of the paper's tables."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from pipeline.objectives.objective import Objective
 
 
 class Supervised(Objective):
-    """Classification of the labels by Linear(student_dim -> classes); no teacher's row is read."""
+    """Cross-entropy of a linear classifier on the labels. It needs no teacher."""
 
     needs_teacher = False
 
@@ -24,7 +24,7 @@ class Supervised(Objective):
         self.classes = classes
 
     def describe(self) -> str:
-        return f"the labels of {self.classes:,} classes"
+        return f"supervised, {self.classes:,} classes"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.classes)
@@ -33,8 +33,8 @@ class Supervised(Objective):
         return F.cross_entropy(embeddings[0].float(), batch.labels)
 
 
-def labelled_classes(split: Split, rows: NDArray[np.int64]) -> int:
-    """How many classes a split has. WrongUse unless each of `rows` has a label."""
+def labeled_classes(split: Split, rows: NDArray[np.int64]) -> int:
+    """Return the number of classes of a split. WrongUse unless each of `rows` has a label."""
     missing = int((split.label[rows] < 0).sum())
     if missing:
         raise WrongUse(

@@ -1,1 +1,1 @@
-"""Stage two: the training loop of distillation and of pretraining."""
+"""Stage two: the training loop of distillation and pretraining."""

@@ -1,4 +1,4 @@
-"""Stage two: a student, an objective and a cache into the training loop."""
+"""Stage two: train a student from a cache."""
 
 from cache.reader import Split, Store, open_store
 from cache.rows import compact
@@ -9,47 +9,50 @@ from pipeline.images.subset import subset
 from pipeline.models.students import build_student
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objectives, resolved
-from pipeline.runtime.distributed import join, resolve_device, use_every_core
+from pipeline.runtime.distributed import init_distributed, is_main_process, resolve_device, use_all_cores
 from pipeline.runtime.out_of_memory import explain_out_of_memory
-from pipeline.settings.commands import DistillConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
 from pipeline.training.loop import Training
-from pipeline.training.student_run import StudentRun
-from pipeline.training.trainable_rows import chunks_of_run, chunks_there, left_out, require_whole, usable_rows
+from pipeline.training.student_run import student_runs
+from pipeline.training.trainable_rows import (
+    describe_excluded,
+    require_complete,
+    trainable_rows,
+    training_chunks,
+    written_chunks,
+)
 
 
 @explain_out_of_memory("--batch-size", "--image-size", "--anchors")
 def distill(*configs: DistillConfig) -> None:
-    """Train a student from a cache into a run folder, going on where an interrupted run stopped.
+    """Train a student from a cache into a run folder, or resume an interrupted run.
 
-    Several configs, which differ in `student` and `run` alone, share one pass over the images: one loader, one join,
-    one set of anchors. Each run ends with the bits that it has alone.
+    Several configs, which differ in `student` and `run` only, share one pass over the images: one loader and one set of
+    anchors. Each run ends with exactly the weights that it would have alone.
     """
     configs = tuple(map(resolved, configs))
     config = configs[0]
     device = resolve_device(config.device)
-    world = join(device)
-    use_every_core()
+    world = init_distributed(device)
+    use_all_cores()
     dataset, store = open_dataset(config.dataset), open_store(config.cache)
-    split = joined(store.split("train"), dataset.split("train"), partial=config.partial)
-    if world.is_first:
+    split = open_split(store.split("train"), dataset.split("train"), partial=config.partial)
+    if is_main_process():
         warn_of_preprocessing(store.teacher, store.origin)
     folders = [each.run for each in configs]
-    chunks = chunks_of_run(split, folders, world, device) if config.partial else chunks_there(split)
-    chosen = subset(usable_rows(split, chunks), config.subset, config.seed)
+    chunks = training_chunks(split, folders, world, device) if config.partial else written_chunks(split)
+    chosen = subset(trainable_rows(split, chunks), config.subset, config.seed)
     students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
     objectives = build_objectives(config, [student.dim for student in students], split, chosen)
     rows = compact(chosen)
-    del chosen  # twice as large, and this function stays until the training ends
+    del chosen  # twice as large, and this frame lives until training ends
     Training(
         command="distill",
         dataset=dataset,
         rows=rows,
-        runs=[
-            StudentRun(config=each, student=student, objective=objective, world=world, device=device)
-            for each, student, objective in zip(configs, students, objectives, strict=True)
-        ],
+        runs=student_runs(configs, students, objectives, world, device),
         teacher=split,
         live=live_teacher(config, store, objectives[0], device),
         made_of={
@@ -58,30 +61,28 @@ def distill(*configs: DistillConfig) -> None:
             "teacher": {**store.origin, **store.teacher},
             **({"chunks": chunks} if config.partial else {}),
         },
-        left_out=left_out(split, chunks),
-        world=world,
-        device=device,
+        excluded=describe_excluded(split, chunks),
     ).run()
 
 
 def live_teacher(
     config: DistillConfig, store: Store, objective: Objective, device: str
 ) -> LiveTeacher | None:
-    """The teacher to be run on each crop, or None if its cache is to serve. WrongUse for flags that do not fit."""
+    """Return the teacher of --live-teacher, or None without it. WrongUse for flags that contradict each other."""
     if not config.live_teacher:
         if config.teacher or config.weights:
-            raise WrongUse("--teacher and --weights belong to --live-teacher; give that too, or neither")
+            raise WrongUse("--teacher and --weights belong to --live-teacher: give it too, or leave them out")
         return None
     if not objective.needs_teacher:
-        raise WrongUse(f"--live-teacher: {config.objective} asks no teacher about a crop; leave it out")
+        raise WrongUse(f"--live-teacher: the objective {config.objective} needs no teacher; leave it out")
     return open_live_teacher(config, store, device)
 
 
-def joined(split: Split, dataset: DatasetSplit, *, partial: bool = False) -> Split:
-    """The cache's split, once it is known to be of these very images, sound and, unless partial, whole."""
+def open_split(split: Split, dataset: DatasetSplit, *, partial: bool = False) -> Split:
+    """Return the cache's split, after checking that it is of these images, intact and, unless partial, complete."""
     require_same_images(split, dataset)
     if not partial:
-        require_whole(split)
+        require_complete(split)
     split.verify()
     split.warm()
     return split

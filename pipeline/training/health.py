@@ -1,6 +1,6 @@
-"""What a run's steps came to: numbers that are not finite, and features that are all alike.
+"""Checks of a run while it trains: values that are not finite, and features that have collapsed.
 
-All is kept on the device until somebody looks, so that no step waits for it.
+Values stay on the device until they are checked, so that no step waits for them.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ALIKE = 0.999
-LOOKS = 3
-ROWS_NAMED = 5
+COLLAPSED_COSINE = 0.999
+CHECKS_BEFORE_WARNING = 3
+ROWS_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One step, counted from 1: rows (B,) int64, loss (), finite (B,) bool: whose features are, in every view."""
+class StepOutcome:
+    """The outcome of one step, counted from 1.
+
+    rows: int64 (B,). loss: (). finite: bool (B,), whether a row's features are finite in every view.
+    """
 
     step: int
     rows: Tensor
@@ -25,58 +28,57 @@ class Outcome:
     finite: Tensor
 
     def problem(self) -> str:
-        """What is not finite, with the rows that it happened on."""
+        """Return what is not finite, and the rows of the batch."""
         finite = self.finite.cpu()
         if not finite.all():
-            rows = named(self.rows.cpu()[~finite])
+            rows = list_rows(self.rows.cpu()[~finite])
             return f"the student's features are not finite at step {self.step} for {rows} of the train split"
-        rows = named(self.rows.cpu())
+        rows = list_rows(self.rows.cpu())
         return f"the loss is {self.loss.item()} at step {self.step}, on {rows} of the train split"
 
 
-class Watch:
-    """The outcomes since the last look, and how alike the features were at each."""
+class TrainingHealth:
+    """The outcomes of the steps since the last check, and the steps at which features had collapsed."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[StepOutcome] = []
         self.features: Tensor | None = None
-        self.alike: list[int] = []
+        self.collapsed_at: list[int] = []
         self.has_warned = False
 
-    def note(self, step: int, rows: Tensor, loss: Tensor, embeddings: Sequence[Tensor]) -> None:
-        """Remember a step: its number from 1, rows (B,), loss () and raw embeddings (B, D), one a view."""
-        own = [embedding.detach() for embedding in embeddings]
-        finite = torch.stack([each.isfinite().flatten(1).all(1) for each in own]).all(0)
-        self.outcomes.append(Outcome(step=step, rows=rows, loss=loss.detach(), finite=finite))
-        self.features = own[0]
+    def record(self, step: int, rows: Tensor, loss: Tensor, embeddings: Sequence[Tensor]) -> None:
+        """Record a step, counted from 1: rows (B,), loss () and raw embeddings (B, D), one per view."""
+        views = [embedding.detach() for embedding in embeddings]
+        finite = torch.stack([view.isfinite().flatten(1).all(1) for view in views]).all(0)
+        self.outcomes.append(StepOutcome(step=step, rows=rows, loss=loss.detach(), finite=finite))
+        self.features = views[0]
 
-    def problem(self) -> str | None:
-        """The first step since the last look whose loss or features are not finite, in words; None if all are."""
+    def first_problem(self) -> str | None:
+        """Describe the first step since the last call whose loss or features are not finite; None if there is none."""
         outcomes, self.outcomes = self.outcomes, []
         if not outcomes:
             return None
-        sound = torch.stack([each.loss.isfinite() & each.finite.all() for each in outcomes]).tolist()
-        return None if all(sound) else outcomes[sound.index(False)].problem()
+        is_finite = torch.stack([each.loss.isfinite() & each.finite.all() for each in outcomes]).tolist()
+        return None if all(is_finite) else outcomes[is_finite.index(False)].problem()
 
-    def collapse(self, step: int) -> str | None:
-        """A warning, once, when the last batch's features are nearly one at this look and the two before."""
-        assert self.features is not None, "no step was noted"
+    def collapse_warning(self, step: int) -> str | None:
+        """Return a warning, once, if the features had collapsed at this check and the two before."""
+        assert self.features is not None, "no step was recorded"
         cosine = mean_cosine(self.features)
-        self.alike = [*self.alike, step] if cosine > ALIKE else []
-        if self.has_warned or len(self.alike) < LOOKS:
+        self.collapsed_at = [*self.collapsed_at, step] if cosine > COLLAPSED_COSINE else []
+        if self.has_warned or len(self.collapsed_at) < CHECKS_BEFORE_WARNING:
             return None
         self.has_warned = True
         return (
-            f"warning: the student says nearly the same of every image (mean cosine {cosine:.5f} between the "
-            f"features of a batch, and above {ALIKE} since step {self.alike[0]}): it has collapsed, or has not begun "
-            "to learn; a smaller --lr may help, or a --warmup"
+            f"warning: features have collapsed: mean cosine {cosine:.5f} between the images of a batch, above "
+            f"{COLLAPSED_COSINE} since step {self.collapsed_at[0]}; try a smaller --lr, or a --warmup"
         )
 
 
 def mean_cosine(features: Tensor) -> float:
-    """The mean cosine of the B (B - 1) pairs of distinct rows of (B, D); NaN for one row.
+    """Return the mean cosine over the B (B - 1) pairs of distinct rows of (B, D); NaN for one row.
 
-    The unit rows' sum s has |s|^2 = B + the sum over these pairs. Rows that are all equal have 1, zeros too.
+    It is (|s|^2 - B) / (B (B - 1)), with s the sum of the unit rows. It is 1 for equal rows, also if all are zero.
     """
     count = len(features)
     if count < 2:
@@ -88,7 +90,7 @@ def mean_cosine(features: Tensor) -> float:
 
 
 def non_finite_weights(network: nn.Module, step: int) -> str | None:
-    """The first parameter that is not finite after a step, in words; None if all are."""
+    """Name the first parameter that is not finite after a step; None if all are finite."""
     names, parameters = zip(*network.named_parameters(), strict=True)
     finite = torch.stack([each.detach().isfinite().all() for each in parameters]).tolist()
     return (
@@ -98,7 +100,7 @@ def non_finite_weights(network: nn.Module, step: int) -> str | None:
     )
 
 
-def named(rows: Tensor) -> str:
-    """Rows for a sentence: the first, and how many more."""
-    more = f" and {len(rows) - ROWS_NAMED:,} more" if len(rows) > ROWS_NAMED else ""
-    return f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:ROWS_NAMED].tolist()))}{more}"
+def list_rows(rows: Tensor) -> str:
+    """Return the first few rows, and the number of the others, as text."""
+    more = f" and {len(rows) - ROWS_LISTED:,} more" if len(rows) > ROWS_LISTED else ""
+    return f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:ROWS_LISTED].tolist()))}{more}"

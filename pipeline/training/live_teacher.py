@@ -1,4 +1,4 @@
-"""The teacher in the training loop: the control against which a cache is measured. It sees the student's very crop."""
+"""The teacher in the training loop, on the student's own crops: the baseline that a cache is compared with."""
 
 from dataclasses import replace
 
@@ -13,16 +13,16 @@ from pipeline.errors import WrongUse
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.loading.batch import Batch
 from pipeline.models.backbone import Backbone
-from pipeline.settings.commands import DistillConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 
 class LiveTeacher:
-    """A frozen teacher for crops that were made for a student.
+    """A frozen teacher that embeds the crops of a student.
 
-    backbone: whose preprocessing is a `Preprocessing`. precision: of the forward pass, fp32 or bf16, whatever
-    the student's is. The crop is not cut again: it is resized to the teacher's input as PIL resizes, and
-    normalised by the teacher's mean and deviation.
+    backbone: its preprocessing is a `Preprocessing`. precision: of its forward pass, fp32 or bf16, independent of the
+    student's. A crop is not cropped again: it is resized to the teacher's input as PIL does, and normalized by the
+    teacher's mean and std.
     """
 
     def __init__(self, backbone: Backbone, *, precision: str, device: str) -> None:
@@ -30,29 +30,29 @@ class LiveTeacher:
         self.name, self.preprocessing = backbone.name, backbone.preprocessing
         self.module = backbone.module.to(device).to(memory_format=torch.channels_last)
         self.precision, self.device = precision, device
-        triples = (IMAGENET.mean, IMAGENET.std, self.preprocessing.mean, self.preprocessing.std)
-        self.given_mean, self.given_std, self.mean, self.std = (
-            torch.tensor(triple, device=device).view(1, 3, 1, 1) for triple in triples
+        channels = (IMAGENET.mean, IMAGENET.std, self.preprocessing.mean, self.preprocessing.std)
+        self.student_mean, self.student_std, self.mean, self.std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in channels
         )
 
-    def join(self, batch: Batch) -> Batch:
-        """The same batch with this teacher's unit embeddings of its first view, float32 (B, Dt), and their norms."""
+    def add_embeddings(self, batch: Batch) -> Batch:
+        """Return the batch with the teacher's unit embeddings of its first view, float32 (B, Dt), and their norms."""
         feature = self.embed(batch.images[0])
         return replace(batch, teacher=F.normalize(feature, dim=1), teacher_norm=feature.norm(dim=1))
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Features (B, Dt) float32 of a student's images (B, 3, H, W), normalised by ImageNet's mean and deviation."""
+        """Return the embeddings, float32 (B, Dt), of images (B, 3, H, W) normalized by ImageNet's mean and std."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            feature: Tensor = self.module(self.as_input(images))
+            feature: Tensor = self.module(self.preprocess(images))
         return feature.float()
 
-    def as_input(self, images: Tensor) -> Tensor:
-        """A student's images (B, 3, H, W) as the teacher wants them: (B, 3, crop, crop)."""
-        pixels = images * self.given_std + self.given_mean
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return a student's images (B, 3, H, W) as the teacher's input (B, 3, crop, crop)."""
+        pixels = images * self.student_std + self.student_mean
         size = [self.preprocessing.crop] * 2
         if list(pixels.shape[2:]) != size:
-            # in 8 bits, which the crop was in before: some networks see PIL's rounding of smooth pictures
+            # in 8 bits, like the crop before: some networks are sensitive to PIL's rounding of smooth images
             levels = pixels.mul_(255).round_().to(torch.uint8)
             mode = InterpolationMode(self.preprocessing.interpolation)
             pixels = resize(levels, size, mode).float().div_(255)
@@ -60,16 +60,16 @@ class LiveTeacher:
 
 
 def open_live_teacher(config: DistillConfig, cache: Store, device: str) -> LiveTeacher:
-    """The very teacher that a cache was made by.
+    """Open the teacher that computed a cache.
 
-    Raises WrongUse when the cache does not tell which that is and --teacher does not either, or when its
-    preprocessing is a person's own function, and IdentityMismatch, field by field, for another teacher.
+    Raises WrongUse if neither the cache nor --teacher names it, or if its preprocessing is the user's own function,
+    and IdentityMismatch, field by field, for another teacher.
     """
     made_by = cache.teacher
     preprocessing = made_by.get("preprocessing", {})
     if "crop" not in preprocessing:
         raise WrongUse(
-            f"the teacher of {cache.path} has a preprocessing of its own, which cannot be fed with a student's crop; "
+            f"the teacher of {cache.path} has its own preprocessing function, which cannot take a student's crops; "
             "leave --live-teacher out"
         )
     _, backbone = open_teacher_of_cache(cache, config.teacher, config.weights)

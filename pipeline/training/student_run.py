@@ -1,5 +1,6 @@
-"""One student in the training loop: its network, objective and optimiser, what a step does, and its run folder."""
+"""One student in the training loop: its network, objective and optimizer, its training step, and its run folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cache.identity import identity_difference
-from cache.sigbus import require_sizes
+from cache.sigbus import require_intact_files
 from pipeline.errors import PipelineError
 from pipeline.loading.batch import Batch
 from pipeline.loading.random_crop import stream
@@ -18,14 +19,14 @@ from pipeline.models.optimizer import build_optimizer
 from pipeline.models.student_file import save_student
 from pipeline.models.students import Student
 from pipeline.objectives.objective import Objective
-from pipeline.runtime.distributed import World, any_rank
+from pipeline.runtime.distributed import World, any_rank, is_main_process
 from pipeline.runtime.provenance import versions
-from pipeline.settings.commands import DistillConfig, PretrainConfig
-from pipeline.training.health import Watch, non_finite_weights
-from pipeline.training.knn_monitor import NearestMonitor
+from pipeline.settings.training import DistillConfig, PretrainConfig
+from pipeline.training.health import TrainingHealth, non_finite_weights
+from pipeline.training.knn_monitor import KnnMonitor
 from pipeline.training.run_log import RunLog
 
-DROPOUT_STREAM = 1 << 20  # far from the streams of views, which count from 0
+DROPOUT_STREAM = 1 << 20  # far from the streams of views, which are numbered from 0
 STUDENT_FILE = "student.safetensors"
 RESUME_FILE = "resume.pt"
 RESUME_STATE = ("step", "network", "optimizer", "objective", "conditions")
@@ -33,8 +34,9 @@ RESUME_STATE = ("step", "network", "optimizer", "objective", "conditions")
 
 @dataclass(kw_only=True, eq=False)
 class StudentRun:
-    """What is trained into the folder `config.run`, on this rank. Its bits are those of the run alone, whatever
-    other students see the same batches: it shares with them nothing that it changes.
+    """The training of one student into the folder `config.run`, on this rank.
+
+    Its results do not depend on the other students of a pass: it shares with them nothing that it changes.
     """
 
     config: DistillConfig | PretrainConfig
@@ -51,7 +53,7 @@ class StudentRun:
         self.optimizer = build_optimizer(self.config, self.network)
         self.step = 0
         self.saved_step: int | None = None
-        self.watch = Watch()
+        self.health = TrainingHealth()
         self.log: RunLog | None = None
 
     @property
@@ -59,18 +61,18 @@ class StudentRun:
         return self.config.run
 
     def is_finished(self, steps: int) -> bool:
-        """Whether all is done that a run of so many steps does."""
+        """Return whether all steps are done and the student is written."""
         return self.step == steps and (self.folder / STUDENT_FILE).exists()
 
-    def begin(self, steps: int, name: str) -> None:
-        """Get ready for the steps to come, of so many in all; `name` stands before the progress bar."""
-        self.steps, self.model = steps, self.parallel()
-        if self.world.is_first:
+    def start(self, steps: int, name: str) -> None:
+        """Prepare for training up to `steps`; `name` labels the progress bar."""
+        self.steps, self.model = steps, self.wrap_model()
+        if is_main_process():
             batch = self.config.batch_size
             self.log = RunLog(self.folder, step=self.step, steps=steps, batch_size=batch, name=name)
 
-    def parallel(self) -> nn.Module:
-        """The network as it is called in a step: over the ranks, compiled where asked."""
+    def wrap_model(self) -> nn.Module:
+        """Return the network in DistributedDataParallel if there are several ranks, compiled if --compile."""
         model: nn.Module = self.network
         if self.world.size > 1:
             devices = [self.world.local_rank] if self.device == "cuda" else None
@@ -79,8 +81,8 @@ class StudentRun:
             model.compile()
         return model
 
-    def learn(self, batch: Batch, rate: float) -> None:
-        """One step: embed the views, score them, descend at a learning rate, and let the objective follow."""
+    def train_step(self, batch: Batch, rate: float) -> None:
+        """Do one step on a batch, at a learning rate."""
         torch.manual_seed(int(stream(self.config.seed, self.step, self.world.rank, DROPOUT_STREAM)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -88,7 +90,7 @@ class StudentRun:
         with self.autocast():
             embeddings = self.model(torch.cat(batch.images)).chunk(self.objective.views)
             loss = self.objective(embeddings, batch, self.step)
-        self.watch.note(self.step + 1, batch.rows, loss, embeddings)
+        self.health.record(self.step + 1, batch.rows, loss, embeddings)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -98,44 +100,47 @@ class StudentRun:
         self.loss = loss.detach()
 
     def autocast(self) -> torch.autocast:
-        """bf16 where asked; parameters and losses stay float32."""
+        """Return the autocast context of --amp-dtype. Parameters and losses stay float32."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.config.amp_dtype == "bf16")
 
-    def report(self) -> None:
-        """Log the loss, unless it is not finite, and warn of features that are all alike."""
-        self.check()
+    def log_progress(self) -> None:
+        """Log the loss, and warn if the features have collapsed. PipelineError for anything not finite."""
+        self.require_finite()
         if not self.log:
             return
         self.log.progress(self.step, loss=self.loss.item(), lr=self.optimizer.param_groups[0]["lr"])
-        warning = self.watch.collapse(self.step)
+        warning = self.health.collapse_warning(self.step)
         if warning:
-            self.log.say(warning)
+            self.log.print(warning)
 
-    def evaluate(self, monitor: NearestMonitor) -> None:
-        """Log the nearest-neighbour accuracy of the student as it is."""
+    def evaluate(self, monitor: KnnMonitor) -> None:
+        """Log the student's current k-NN accuracy."""
         if self.log:
             self.log.write(self.step, **monitor.evaluate(self.student))
 
-    def check(self, *, weights: bool = False) -> None:
-        """Stop every rank when a step since the last check, or the weights if asked, were not finite on any."""
-        problem = self.watch.problem()
+    def require_finite(self, *, weights: bool = False) -> None:
+        """Raise PipelineError on every rank if a loss or features since the last call are not finite on any rank.
+
+        weights: check the weights as well.
+        """
+        problem = self.health.first_problem()
         if weights and not problem:
             problem = non_finite_weights(self.network, self.step)
-        if not any_rank(problem is not None, self.world, self.device):
+        if not any_rank(problem is not None, self.device):
             return
         kept = f"the last good checkpoint in {self.folder} is of step {self.saved_step}"
         raise PipelineError(
-            f"{problem or f'another rank stopped by step {self.step}'}; "
-            f"{'there is no checkpoint yet' if self.saved_step is None else kept}, and the same settings would come "
-            "to this again: begin a new run with a smaller --lr, a --warmup, or --amp-dtype fp32"
+            f"{problem or f'another rank stopped at step {self.step}'}; "
+            f"{'there is no checkpoint yet' if self.saved_step is None else kept}; the same settings would fail "
+            "again, so start a new run with a smaller --lr, a --warmup, or --amp-dtype fp32"
         )
 
     def save(self) -> None:
-        """Write the student and everything that an exact resume needs, if all of it is finite."""
-        self.check(weights=True)
-        require_sizes()
+        """Write the student, and the checkpoint of an exact resume, if all is finite."""
+        self.require_finite(weights=True)
+        require_intact_files()
         self.saved_step = self.step
-        if not self.world.is_first:
+        if not is_main_process():
             return
         save_student(self.folder, self.student, {"step": str(self.step), "steps": str(self.steps)})
         save_resume(
@@ -150,22 +155,22 @@ class StudentRun:
         )
 
     def resume(self) -> None:
-        """Go on from the folder's last checkpoint, if there is one.
+        """Load the folder's last checkpoint, if there is one.
 
-        Raises PipelineError when the bits could come out otherwise than in one go, unless --inexact.
+        Raises PipelineError, unless --inexact, if the results could differ from those of an uninterrupted run.
         """
         file = self.folder / RESUME_FILE
         if not file.exists():
             return
         state = load_resume(file)
-        if lacking := [name for name in RESUME_STATE if name not in state]:
+        if missing := [name for name in RESUME_STATE if name not in state]:
             raise PipelineError(
-                f"{file} lacks {', '.join(lacking)}: it is of something else, remove it to begin again"
+                f"{file} is not a checkpoint of a run: {', '.join(missing)} missing; remove it to start again"
             )
         differences = identity_difference(state["conditions"], self.conditions())
         if differences and not self.config.inexact:
             raise PipelineError(
-                f"going on here would not be exact ({'; '.join(differences)}): repeat these, or give --inexact"
+                f"resuming would not be exact ({'; '.join(differences)}): restore these, or give --inexact"
             )
         try:
             load_strictly(self.network, state["network"], f"{file}")
@@ -174,13 +179,13 @@ class StudentRun:
             self.step = self.saved_step = int(state["step"])
         except PipelineError:
             raise
-        except Exception as error:  # of a file that was edited PyTorch may raise anything
+        except Exception as error:  # PyTorch may raise anything for a file that was edited
             raise PipelineError(
-                f"{file} does not fit this run ({first_line(error)}): remove it to begin again"
+                f"{file} does not fit this run ({first_line(error)}): remove it to start again"
             ) from error
 
     def conditions(self) -> dict[str, Any]:
-        """What bits depend on beside the settings."""
+        """Return what else the results depend on, besides the settings."""
         return {
             "world_size": self.world.size,
             "device": self.device,
@@ -191,3 +196,17 @@ class StudentRun:
     def close(self) -> None:
         if self.log:
             self.log.close()
+
+
+def student_runs(
+    configs: Sequence[DistillConfig | PretrainConfig],
+    students: Sequence[Student],
+    objectives: Sequence[Objective],
+    world: World,
+    device: str,
+) -> list[StudentRun]:
+    """Return a StudentRun for each config, with its student and objective."""
+    return [
+        StudentRun(config=config, student=student, objective=objective, world=world, device=device)
+        for config, student, objective in zip(configs, students, objectives, strict=True)
+    ]

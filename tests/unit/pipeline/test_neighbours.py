@@ -26,7 +26,7 @@ def test_knn_is_the_sorted_inner_product(queries: int) -> None:
     assert (similarity.dtype, index.dtype) == (np.float32, np.int64)
 
 
-def test_knn_reads_float16_and_strided_rows_as_their_values() -> None:
+def test_knn_takes_float16_and_strided_rows() -> None:
     train, query = unit_rows(100, 16, 0).astype(np.float16), unit_rows(10, 16, 1)
     expected = knn(train.astype(np.float32), query, 3)
     for given in (train, np.asfortranarray(train), np.repeat(train, 2, axis=0)[::2]):
@@ -59,7 +59,7 @@ def test_cuda_without_a_gpu_build_of_faiss_searches_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_rows_that_are_not_finite_are_refused_by_number(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.neighbours.CHECKED_ROWS", 8)
+    monkeypatch.setattr("pipeline.neighbours.ROWS_PER_CHECK", 8)
     good, broken = unit_rows(30, 4, 0), unit_rows(30, 4, 0)
     broken[19, 2] = bad
     for search in (
@@ -73,13 +73,13 @@ def test_rows_that_are_not_finite_are_refused_by_number(bad: float, monkeypatch:
 
 
 @pytest.mark.parametrize("k", [0, 11])
-def test_k_outside_of_the_rows_is_refused(k: int) -> None:
+def test_k_above_the_number_of_rows_or_below_one_is_refused(k: int) -> None:
     rows = unit_rows(10, 4, 0)
     with pytest.raises(PipelineError, match=f"{k} neighbours among 10 rows"):
         knn(rows, rows, k)
 
 
-def test_unequal_widths_are_refused() -> None:
+def test_different_dims_are_refused() -> None:
     with pytest.raises(PipelineError, match=r"have 5 dimensions .* have 4"):
         knn(unit_rows(10, 4, 0), unit_rows(3, 5, 0), 1)
 
@@ -89,7 +89,7 @@ def test_kmeans_finds_planted_clusters() -> None:
     truth = np.repeat(np.arange(3), 50)
     x = (10 * np.eye(3, 6)[truth] + 0.1 * rng.standard_normal((150, 6))).astype(np.float32)
     centroids, assignment = kmeans(x, 3, seed=0)
-    # The same partition: as many pairs of (cluster, truth) as clusters.
+    # the partitions are equal: there are as many pairs of (cluster, truth) as clusters
     assert len(set(zip(assignment.tolist(), truth.tolist(), strict=True))) == 3
     for cluster in range(3):
         # float32 means of 50 values near 10
@@ -97,7 +97,7 @@ def test_kmeans_finds_planted_clusters() -> None:
 
 
 def test_kmeans_uses_every_row() -> None:
-    # 600 equal rows and one far away: faiss by default draws 256 rows a cluster and leaves the others out.
+    # 600 equal rows and one far away: by default, faiss samples 256 rows per cluster
     x = np.zeros((601, 2), dtype=np.float32)
     x[600] = 600
     centroids, assignment = kmeans(x, 1, iterations=1)
@@ -124,18 +124,18 @@ def test_kmeans_of_as_many_rows_as_clusters_keeps_each_row() -> None:
 
 @pytest.mark.parametrize("clusters", [0, 10])
 def test_more_clusters_than_rows_are_refused(clusters: int) -> None:
-    with pytest.raises(PipelineError, match=f"{clusters} clusters of 9 rows"):
+    with pytest.raises(PipelineError, match=f"{clusters} clusters from 9 rows"):
         kmeans(unit_rows(9, 4, 0), clusters)
 
 
-def test_kmeans_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_kmeans_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     kmeans(unit_rows(20, 4, 0), 10)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("imports", ["import faiss, torch", "import torch, faiss"])
 def test_faiss_and_torch_share_a_process(imports: str) -> None:
-    # Each brings an OpenMP library of its own; two that do not get on abort the process.
+    # each brings its own OpenMP library; incompatible ones abort the process
     program = f"""{imports}
 import numpy as np
 from pipeline.neighbours import knn

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cache.layout import ChunkKey, SplitShape
 from cache.reader import Split, open_store
-from cache.writer import ChunkRows, normalise, write_chunk
+from cache.writer import ChunkRows, normalize, write_chunk
 from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
 from pipeline.objectives import clusterfit
@@ -22,11 +22,11 @@ SHAPE = SplitShape(rows=ROWS, views=1, dim=DIM)
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Rows of four directions in turn: row r is of group r % 4."""
+    """A cache of rows in four groups, one direction each: row r is in group r % 4."""
     path: Path = tmp_path_factory.mktemp("planted") / "cache.zarr"
     noise = np.random.default_rng(0).standard_normal((ROWS, DIM))
     features = 5 * np.eye(GROUPS, DIM)[np.arange(ROWS) % GROUPS] + 0.3 * noise
-    embedding, norm, status = normalise(features.astype(np.float32))
+    embedding, norm, status = normalize(features.astype(np.float32))
     create(path, SHAPE)
     crop = np.tile(np.float32([0, 0, 1, 1, 0]), (ROWS, 1))
     chunk = ChunkRows(embedding=embedding, norm=norm, crop=crop, status=status)
@@ -44,7 +44,7 @@ def batch_at(step: int) -> Batch:
 
 
 def features_of(batch: Batch) -> Tensor:
-    """A student's features: of a group its own axis, and noise."""
+    """Return a student's features: an axis per group, plus noise."""
     noise = torch.randn(ROWS, STUDENT_DIM, generator=torch.Generator().manual_seed(0))
     return 2 * torch.eye(GROUPS, STUDENT_DIM)[batch.rows % GROUPS] + 0.3 * noise[batch.rows]
 
@@ -86,7 +86,7 @@ def test_the_loss_is_the_cross_entropy_of_the_rows_clusters(planted: Split) -> N
 
 
 def test_the_loss_by_hand_and_its_gradient(planted: Split) -> None:
-    """Of equal logits over four clusters the loss is log 4, its gradient 1/4 less the target, over the batch."""
+    """With equal logits for four clusters, the loss is log 4 and its gradient (1/4 - target) / B."""
     objective = cc(planted)
     logits, batch = torch.zeros(BATCH, GROUPS, requires_grad=True), batch_at(0)
     loss = objective((logits,), batch, 0)
@@ -134,27 +134,27 @@ def test_a_resumed_run_does_not_cluster_again_and_ends_bit_for_bit(
     assert halves + train(second, head, range(4, 8)) == losses
 
 
-def test_state_is_the_clusters_alone_and_no_cache_is_joined(planted: Split) -> None:
+def test_the_state_is_the_clusters_and_no_teacher_is_needed(planted: Split) -> None:
     objective = cc(planted)
     assert set(objective.state_dict()) == {"cluster_of_row"}
     assert list(objective.parameters()) == []
     assert not objective.needs_teacher
 
 
-def test_what_takes_minutes_is_announced(planted: Split, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kmeans_is_announced(planted: Split, capsys: pytest.CaptureFixture[str]) -> None:
     cc(planted).cluster()
-    assert "k-means of 64 embeddings of 8-d into 4 clusters" in capsys.readouterr().out
+    assert "k-means: 64 embeddings (8-d), 4 clusters" in capsys.readouterr().out
 
 
 def clusters_of(rank: int, store: Path) -> Tensor:
-    """With a seed of its own a rank would find other numbers."""
+    """Each rank has another seed, which would give other clusters."""
     split = open_store(store).split("train")
     objective = ClusterFit(split, split.eligible(), student_dim=STUDENT_DIM, clusters=9, seed=rank)
     objective(embeddings=(torch.zeros(BATCH, 9),), batch=batch_at(rank), step=0)
     return objective.cluster_of_row
 
 
-def test_every_rank_has_the_first_ones_clusters(planted: Split, tmp_path: Path) -> None:
+def test_every_rank_has_the_clusters_of_rank_0(planted: Split, tmp_path: Path) -> None:
     first, second = on_two_ranks(clusters_of, tmp_path, planted.path)
     assert torch.equal(first, second)
     assert first.tolist() == clusters_of(0, planted.path).tolist()

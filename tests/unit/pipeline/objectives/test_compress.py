@@ -9,9 +9,9 @@ from cache.anchors import AnchorWindow
 from cache.layout import SplitShape
 from cache.reader import Split, open_store
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress import Compress1q, Compress2q
+from pipeline.objectives.compress import Compress1q, Compress2q, reference_loss
 from pipeline.objectives.objective import Objective
-from pipeline.objectives.streamed import streamed_kl
+from pipeline.objectives.streamed import SimilarityLoss
 from tests.support.tiny_store import written
 from tests.support.two_ranks import on_two_ranks
 
@@ -25,11 +25,11 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def batch_at(split: Split, step: int) -> Batch:
-    """Twenty rows in turn, each with a picture of its own."""
+    """Return the next six of twenty rows, in turn. Each row has an image of its own."""
     rows = torch.from_numpy(split.eligible())[(step * BATCH + torch.arange(BATCH)) % 20]
-    pictures = torch.randn(ROWS, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(ROWS, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return Batch(
-        images=(pictures[rows],),
+        images=(images[rows],),
         rows=rows,
         labels=torch.full_like(rows, -1),
         teacher=torch.from_numpy(split.gather(rows.numpy())),
@@ -77,39 +77,38 @@ def compress_1q(split: Split, anchors: int = 20, tau: float = 0.07) -> Compress1
 
 def test_1q_a_student_at_its_teacher_has_no_loss_and_no_gradient(split: Split) -> None:
     objective, batch = compress_1q(split), batch_at(split, 0)
-    embedding = (3 * teacher_of(batch)).requires_grad_()  # its length does not matter
+    embedding = (3 * teacher_of(batch)).requires_grad_()  # the loss normalizes it
     loss = objective((embedding,), batch, 0)
     loss.backward()
     assert embedding.grad is not None
-    # The teacher's rows, float16, are unit to 5e-4 only; the student's are exactly.
+    # the teacher's float16 rows are unit vectors to 5e-4 only, the student's to float32 precision
     assert abs(loss.item()) < 1e-4
     assert embedding.grad.abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("step", [0, 1, 7])
-def test_1q_scores_against_the_windows_rows_but_its_own(split: Split, step: int) -> None:
+def test_1q_is_the_reference_loss_over_the_windows_other_rows(split: Split, step: int) -> None:
     objective, batch = compress_1q(split), batch_at(split, step)
     embedding = torch.randn(BATCH, TEACHER_DIM, generator=torch.Generator().manual_seed(step))
-    window = objective.teacher.ring.window.rows_at(step)
-    losses = []
-    for query, teacher, row in zip(embedding, teacher_of(batch), batch.rows, strict=True):
-        anchors = torch.from_numpy(split.gather(window[window != row.item()])).float()
-        teacher_p = torch.softmax(anchors @ teacher / 0.07, 0)
-        student_log_p = torch.log_softmax(anchors @ F.normalize(query, dim=0) / 0.07, 0)
-        losses.append((teacher_p * (teacher_p.log() - student_log_p)).sum().item())
+    window = objective.teacher.queue.window.rows_at(step)
+    is_self = torch.from_numpy(window) == batch.rows[:, None]
+    self_index = torch.where(is_self.any(1), is_self.int().argmax(1), -1)
+    assert (self_index >= 0).any()  # some queries have to be masked
+    anchors = torch.from_numpy(split.gather(window)).double()
+    query = F.normalize(embedding.double(), dim=1)
+    expected = reference_loss(query, teacher_of(batch).double(), anchors, anchors, 0.07, self_index)
     loss = objective((embedding,), batch, step)
-    # Sums of twenty float32 terms of at most some 10.
-    assert loss.item() == pytest.approx(sum(losses) / BATCH, rel=1e-4)
-    assert (window[:, None] == batch.rows.numpy()).any()  # the mask was needed
+    # float32 sums of twenty terms of at most 10
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_1q_in_bf16_has_the_loss_and_the_gradient_of_fp32_but_for_rounding(split: Split) -> None:
+def test_1q_in_bf16_differs_from_fp32_by_rounding_only(split: Split) -> None:
     batch = batch_at(split, 1)
     drawn = torch.randn(BATCH, TEACHER_DIM, generator=torch.Generator().manual_seed(1))
     losses, gradients = [], []
-    for precision in ("fp32", "bf16"):
+    for product_dtype in (torch.float32, torch.bfloat16):
         window = AnchorWindow(split.eligible(), 20, BATCH, seed=0)
-        objective = Compress1q(split, window, student_dim=STUDENT_DIM, tau=0.07, precision=precision)
+        objective = Compress1q(split, window, student_dim=STUDENT_DIM, tau=0.07, product_dtype=product_dtype)
         embedding = drawn.clone().requires_grad_()
         loss = objective((embedding,), batch, 1)
         loss.backward()
@@ -117,7 +116,7 @@ def test_1q_in_bf16_has_the_loss_and_the_gradient_of_fp32_but_for_rounding(split
         losses.append(loss.item())
         gradients.append(embedding.grad)
     assert losses[0] != losses[1]
-    # 8 bits of logits of up to 14
+    # bfloat16 rounds logits of up to 14 to 8 bits
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
@@ -139,7 +138,7 @@ def test_1q_resumes_at_any_step(split: Split) -> None:
     assert halves == losses
 
 
-def test_1q_head_leads_to_the_teachers_width(split: Split) -> None:
+def test_1q_head_projects_to_the_teachers_dim(split: Split) -> None:
     head = compress_1q(split).head()
     assert isinstance(head, nn.Linear)
     assert (head.in_features, head.out_features) == (STUDENT_DIM, TEACHER_DIM)
@@ -167,22 +166,28 @@ def test_2q_first_step_only_enqueues(split: Split) -> None:
     torch.testing.assert_close(objective.bank.keys[:BATCH], F.normalize(embedding.detach(), dim=1))
 
 
-def test_2q_scores_both_spaces_against_the_same_rows_but_its_own(split: Split) -> None:
+def test_2q_is_the_reference_loss_over_the_queues_other_rows(split: Split) -> None:
     objective = compress_2q(split, momentum=0)
     torch.manual_seed(0)
     embeddings = [torch.randn(BATCH, STUDENT_DIM) for _ in range(8)]
     for step in range(7):
         objective.after_step(nn.Identity(), (embeddings[step],), batch_at(split, step), step)
     batch, bank = batch_at(split, 7), objective.bank
-    own = bank.slots_of(batch.rows)
-    assert (own >= 0).any()
+    self_index = bank.slots_of(batch.rows)
+    assert (self_index >= 0).any()
     teacher_anchors = torch.from_numpy(split.gather(bank.rows.numpy()))
     query = F.normalize(embeddings[7], dim=1)
-    expected = streamed_kl(query, teacher_of(batch), bank.keys, teacher_anchors, tau=0.07, own=own)
-    assert objective((embeddings[7],), batch, 7).item() == expected.item()
+    streamed = SimilarityLoss(tau=0.07, self_index=self_index)
+    expected = streamed(query, teacher_of(batch), bank.keys, teacher_anchors)
+    loss = objective((embeddings[7],), batch, 7).item()
+    assert loss == expected.item()
+    sides = (query, teacher_of(batch), bank.keys, teacher_anchors)
+    reference = reference_loss(*(rows.double() for rows in sides), tau=0.07, self_index=self_index)
+    # float32 sums of fifteen terms of at most 10
+    assert loss == pytest.approx(reference.item(), rel=1e-4)
 
 
-def test_2q_a_student_that_turns_its_teacher_has_no_loss(split: Split) -> None:
+def test_2q_a_student_that_is_a_rotated_teacher_has_no_loss(split: Split) -> None:
     rotation = torch.linalg.qr(
         torch.randn(TEACHER_DIM, TEACHER_DIM, generator=torch.Generator().manual_seed(0))
     )[0]
@@ -191,7 +196,7 @@ def test_2q_a_student_that_turns_its_teacher_has_no_loss(split: Split) -> None:
         batch = batch_at(split, step)
         embedding = (teacher_of(batch) @ rotation).requires_grad_()
         loss = objective((embedding,), batch, step)
-        # As in 1q: the teacher's rows are unit to 5e-4 only.
+        # as in 1q: the teacher's float16 rows are unit vectors to 5e-4 only
         assert abs(loss.item()) < 1e-4
         objective.after_step(nn.Identity(), (embedding,), batch, step)
     assert objective.bank.filled == 15
@@ -210,7 +215,7 @@ def test_2q_keys_come_from_the_average_of_the_network(split: Split) -> None:
         torch.testing.assert_close(mine, expected)
         assert not mine.requires_grad
     batch = batch_at(split, 2)
-    keys = F.normalize(objective.key_encoder(batch.images[0]), dim=1)  # in train mode: the batch's statistics
+    keys = F.normalize(objective.key_encoder(batch.images[0]), dim=1)  # in training mode: batch statistics
     torch.testing.assert_close(objective.bank.keys[objective.bank.slots_of(batch.rows)], keys)
 
 

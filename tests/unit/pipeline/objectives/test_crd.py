@@ -26,7 +26,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def crd(split: Split, negatives: int = 16, **settings: float) -> CRD:
-    """Of every second eligible row, so that places and rows differ."""
+    """Return CRD on every second eligible row, so that places and rows differ."""
     rows = split.eligible()[::2]
     return CRD(split, rows, student_dim=STUDENT_DIM, negatives=negatives, tau=TAU, **settings)  # type: ignore[arg-type]
 
@@ -39,7 +39,7 @@ def batch_at(objective: CRD, split: Split, step: int, part: slice = slice(None))
 
 
 def features_of(batch: Batch) -> Tensor:
-    """A student's: five of the teacher's eight numbers."""
+    """Return a student's features: five of the teacher's eight dimensions."""
     assert batch.teacher is not None
     return batch.teacher[:, :STUDENT_DIM].float()
 
@@ -52,7 +52,7 @@ def started(objective: CRD) -> nn.Module:
 
 
 def test_nce_by_hand() -> None:
-    # h = sigmoid(0) = 1/2 of the positive; of the negatives sigmoid(0) = 1/2 and sigmoid(log 3) = 3/4.
+    # h is sigmoid(0) = 1/2 for the positive, and sigmoid(0) = 1/2 and sigmoid(log 3) = 3/4 for the negatives
     loss = nce(torch.tensor([1.0]), torch.tensor([[1.0, 1 + math.log(3), -torch.inf]]), torch.tensor(1.0))
     assert loss.item() == pytest.approx(math.log(2) + math.log(2) + math.log(4))
 
@@ -68,7 +68,7 @@ def test_nce_gradient() -> None:
 
 
 def test_nce_of_a_far_positive_is_finite() -> None:
-    """At tau 0.01 a logit is 100: its exponential is no float32."""
+    """At tau 0.01 a logit is 100, whose exponential overflows float32."""
     positive = torch.tensor([-100.0, 100.0]).requires_grad_()
     loss = nce(positive, torch.tensor([[100.0], [-torch.inf]]), torch.tensor(0.0))
     loss.backward()
@@ -78,11 +78,11 @@ def test_nce_of_a_far_positive_is_finite() -> None:
 
 
 def naive_loss(objective: CRD, head: nn.Module, features: Tensor, batch: Batch, step: int) -> float:
-    """The formulae as Tian et al. write them, a row at a time in float64, with exp, Z and N."""
+    """Compute the equations of Tian et al. with exp, Z and N, one row at a time in float64."""
     assert batch.teacher is not None
     student = F.normalize(head.student(features).double(), dim=1)
     teacher = F.normalize(head.teacher(batch.teacher.float()).double(), dim=1)
-    drawn = objective.drawn(step).tolist()
+    drawn = objective.draw(step).tolist()
     count, total = objective.rows, 0.0
     for side, (queries, memory) in enumerate(
         ((student, objective.teacher_memory), (teacher, objective.student_memory))
@@ -108,49 +108,49 @@ def test_the_loss_is_the_naive_one_at_every_step(split: Split, negatives: int) -
         features = features_of(batch)
         with torch.no_grad():
             loss = objective((head(features),), batch, step)
-            # float32 logits of at most 1/tau = 5, in sums of some twenty
+            # float32 logits of at most 1/tau = 5, in sums of about twenty
             assert loss.item() == pytest.approx(naive_loss(objective, head, features, batch, step), rel=1e-5)
             objective.after_step(head, (head(features),), batch, step)
 
 
-def test_at_most_the_other_rows_are_negatives(split: Split) -> None:
+def test_negatives_are_limited_to_the_other_rows(split: Split) -> None:
     objective = crd(split, 10_000)
     assert objective.negatives == objective.rows - 1
-    assert sorted(objective.drawn(3).tolist()) == list(range(objective.rows))
+    assert sorted(objective.draw(3).tolist()) == list(range(objective.rows))
 
 
 def test_every_query_has_k_negatives_and_never_itself(split: Split) -> None:
     objective = crd(split, 16)
     memory = objective.teacher_memory
-    places, drawn = torch.arange(objective.rows), objective.drawn(0)
+    places, drawn = torch.arange(objective.rows), objective.draw(0)
     _, negatives = objective.logits(torch.randn(objective.rows, 128), memory, places, drawn)
     left_out = negatives == -torch.inf
     assert left_out.sum(1).tolist() == [1] * objective.rows
-    assert left_out.any(0).sum() == 17  # the drawn ones each their own, the last also for those not drawn
+    assert left_out.any(0).sum() == 17  # drawn rows leave out themselves; the others, the last one
     for place in range(objective.rows):
         assert place not in drawn[~left_out[place]]
 
 
 def test_negatives_are_drawn_evenly_by_seed_and_step_alone(split: Split) -> None:
     objective, same, other = crd(split), crd(split), crd(split, seed=1)
-    draws = [objective.drawn(step) for step in range(600)]
+    draws = [objective.draw(step) for step in range(600)]
     assert all(len(set(draw.tolist())) == 17 for draw in draws)
-    assert all(torch.equal(same.drawn(step), draws[step]) for step in (599, 0, 7))
-    assert not torch.equal(other.drawn(0), draws[0])
+    assert all(torch.equal(same.draw(step), draws[step]) for step in (599, 0, 7))
+    assert not torch.equal(other.draw(0), draws[0])
     counts = torch.cat(draws).bincount()
-    # each place is in 600 x 17 / 28 = 364 draws, with a deviation of 12
+    # each place is in 600 x 17 / 28 = 364 draws, with a std of 12
     expected = 600 * 17 / objective.rows
     assert counts.min() > expected - 60
     assert counts.max() < expected + 60
 
 
-def test_the_mean_is_that_of_the_first_batch_and_stays(split: Split) -> None:
+def test_the_mean_is_fixed_at_the_first_batch(split: Split) -> None:
     objective = crd(split)
     head = started(objective)
     batch = batch_at(objective, split, 0)
     embeddings = (head(features_of(batch)),)
     student = F.normalize(embeddings[0].detach().double(), dim=1)
-    places, drawn = objective.places(batch.rows), objective.drawn(0)
+    places, drawn = objective.places(batch.rows), objective.draw(0)
     memory = objective.teacher_memory.double()
     weights = []
     for query, own in zip(student, places.tolist(), strict=True):
@@ -204,7 +204,7 @@ def test_gradients_reach_both_projections_of_the_network_and_nothing_else(split:
 
 
 def test_the_gradient_is_that_of_finite_differences(split: Split) -> None:
-    """Along one direction, in float32: steps of 1e-2 leave three digits."""
+    """Check one direction in float32: steps of 1e-2 leave three digits."""
     objective = crd(split)
     started(objective)
     batch = batch_at(objective, split, 0)
@@ -229,7 +229,7 @@ def train(
 
 
 def own_is_nearest(objective: CRD, head: nn.Module, split: Split) -> float:
-    """The share of rows whose own teacher memory is the nearest to the student's projection."""
+    """Return the fraction of rows whose student projection is closest to their own teacher memory."""
     rows = torch.from_numpy(split.eligible()[::2])
     batch = Batch(images=(), rows=rows, labels=rows, teacher=torch.from_numpy(split.gather(rows.numpy())))
     with torch.no_grad():
@@ -237,13 +237,13 @@ def own_is_nearest(objective: CRD, head: nn.Module, split: Split) -> float:
     return (nearest == objective.places(rows)).float().mean().item()
 
 
-def test_the_student_learns_to_tell_what_its_teacher_saw(split: Split) -> None:
+def test_the_student_learns_to_match_its_teacher(split: Split) -> None:
     objective = crd(split)
     head = started(objective)
-    assert own_is_nearest(objective, head, split) < 0.2  # chance: one of 29
+    assert own_is_nearest(objective, head, split) < 0.2  # chance: 1 / 29
     losses = train(objective, head, split, range(150))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    assert own_is_nearest(objective, head, split) > 0.8  # it sees five numbers of eight
+    assert own_is_nearest(objective, head, split) > 0.8  # it sees five of eight dimensions
 
 
 def test_a_resumed_run_ends_bit_for_bit(split: Split, tmp_path: Path) -> None:

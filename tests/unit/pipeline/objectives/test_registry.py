@@ -1,4 +1,4 @@
-"""Settings that are left to the objective, and every objective from settings to a trained student."""
+"""Default settings of the objectives, and a short run with each."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from pipeline.errors import WrongUse
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report.registries import defaults_of
 from pipeline.results.run_record import read_config
-from pipeline.settings.commands import DistillConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
 from tests.support import training_runs
 
@@ -25,25 +25,25 @@ def settings(**changes: Any) -> DistillConfig:
 @pytest.mark.parametrize(
     ("objective", "tau", "student_tau", "lr", "schedule"),
     [
-        ("1q", 0.04, 0, 0.01, "step"),
-        ("2q", 0.04, 0, 0.01, "step"),
-        ("reg", 0, 0, 0.01, "step"),
-        ("reg-bn", 0, 0, 0.01, "step"),
-        ("simreg", 0, 0, 0.05, "cosine"),
+        ("1q", 0.04, None, 0.01, "step"),
+        ("2q", 0.04, None, 0.01, "step"),
+        ("reg", None, None, 0.01, "step"),
+        ("reg-bn", None, None, 0.01, "step"),
+        ("simreg", None, None, 0.05, "cosine"),
         ("seed", 0.01, 0.2, 0.03, "cosine"),
-        ("supervised", 0, 0, 0.01, "step"),
-        ("crd", 0.07, 0, 0.01, "step"),
-        ("cc", 0, 0, 0.01, "step"),
+        ("supervised", None, None, 0.01, "step"),
+        ("crd", 0.07, None, 0.01, "step"),
+        ("cc", None, None, 0.01, "step"),
     ],
 )
-def test_what_is_left_out_is_the_papers(
-    objective: str, tau: float, student_tau: float, lr: float, schedule: str
+def test_defaults_are_the_papers(
+    objective: str, tau: float | None, student_tau: float | None, lr: float, schedule: str
 ) -> None:
     found = resolved(settings(objective=objective))
     assert (found.tau, found.student_tau, found.lr, found.schedule) == (tau, student_tau, lr, schedule)
 
 
-def test_what_is_given_stays() -> None:
+def test_given_settings_are_kept() -> None:
     given = settings(objective="seed", tau=0.05, student_tau=0.1, lr=0.5, schedule="step")
     assert resolved(given) == given
     assert resolved(resolved(settings())) == resolved(settings())
@@ -52,30 +52,33 @@ def test_what_is_given_stays() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"objective": "sed"}, "no objective 'sed'.*did you mean 'seed'"),
-        ({"tau": -0.1}, "--tau -0.1 with the objective 1q: expected a number above 0"),
-        ({"student_tau": 0.2}, "--student-tau 0.2 with the objective 1q: expected none"),
-        ({"objective": "reg", "tau": 0.04}, "--tau 0.04 with the objective reg: expected none; leave it out"),
+        ({"objective": "sed"}, "unknown objective 'sed'.*did you mean 'seed'"),
+        ({"tau": -0.1}, "--tau: expected a number of at least 0, found -0.1"),
+        ({"student_tau": 0.2}, "--student-tau 0.2: the objective 1q has no such temperature; leave it out"),
+        (
+            {"objective": "reg", "tau": 0.04},
+            "--tau 0.04: the objective reg has no such temperature; leave it out",
+        ),
         (
             {"objective": "2q", "loss_dtype": "bf16"},
             "--loss-dtype bf16 with the objective 2q: only 1q and seed",
         ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_impossible_settings_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(WrongUse, match=sentence):
         resolved(settings(**changes))
 
 
-def test_the_listing_names_what_runs() -> None:
+def test_the_listing_shows_the_defaults() -> None:
     assert defaults_of(OBJECTIVES["1q"]) == "K 128,000, tau 0.04, lr 0.01, step"
     assert defaults_of(OBJECTIVES["seed"]) == "K 65,536, tau 0.01, student-tau 0.2, lr 0.03, cosine"
     assert defaults_of(OBJECTIVES["reg"]) == "lr 0.01, step"
 
 
-def left_out(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillConfig:
-    """Settings of a small run that leave the objective its own."""
-    return training_runs.settings(packed, cached, run, **{"lr": 0.0, "anchors": "", **changes})
+def default_settings(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillConfig:
+    """Return the settings of a small run, with the objective's defaults."""
+    return training_runs.settings(packed, cached, run, **{"lr": None, "anchors": None, **changes})
 
 
 @pytest.mark.parametrize("objective", ["reg", "reg-bn", "simreg", "seed", "supervised", "crd", "cc"])
@@ -83,7 +86,7 @@ def test_a_run_learns_and_records_what_ran(
     packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
     monkeypatch.setattr("pipeline.training.loop.LOG_EVERY", 1)
-    config = left_out(packed, cached, tmp_path / "run", objective=objective, epochs=6)
+    config = default_settings(packed, cached, tmp_path / "run", objective=objective, epochs=6)
     distill(config)
     found, own = read_config(config.run)["config"], OBJECTIVES[objective]
     assert [found[name] for name in ("tau", "student_tau", "lr")] == [own.tau, own.student_tau, own.lr]
@@ -91,11 +94,11 @@ def test_a_run_learns_and_records_what_ran(
     every = [loss for _, loss in training_runs.losses(config.run)]
     assert len(every) == 24
     assert sum(every[-4:]) < sum(every[:4])
-    distill(config)  # finished: the settings, left out again, are those that were recorded
+    distill(config)  # finished: the same defaults resolve to the recorded settings
 
 
-def test_a_run_recorded_before_a_setting_was_made_goes_on(packed: Path, cached: Path, tmp_path: Path) -> None:
-    config = left_out(packed, cached, tmp_path / "run", anchors="100")
+def test_a_run_recorded_before_a_setting_existed_resumes(packed: Path, cached: Path, tmp_path: Path) -> None:
+    config = default_settings(packed, cached, tmp_path / "run", anchors="100")
     distill(config)
     path = config.run / "config.json"
     record = json.loads(path.read_text())

@@ -47,7 +47,7 @@ def test_reg_is_2_minus_2_cosines_by_hand(degrees: float, expected: float) -> No
     teacher = torch.zeros(2, TEACHER_DIM)
     teacher[:, 0] = 1
     student = torch.zeros(2, TEACHER_DIM)
-    student[:, 0], student[:, 1] = 3 * math.cos(angle), 3 * math.sin(angle)  # its length does not matter
+    student[:, 0], student[:, 1] = 3 * math.cos(angle), 3 * math.sin(angle)  # the loss normalizes it
     batch = Batch(images=(), rows=torch.arange(2), labels=torch.arange(2), teacher=teacher)
     assert regression()((student,), batch, 0).item() == pytest.approx(expected, abs=1e-6)
 
@@ -59,17 +59,17 @@ def test_reg_equals_a_loop_over_rows(split: Split) -> None:
         teacher = split.gather(np.array([row]))[0].astype(np.float64)
         difference = mine / np.linalg.norm(mine) - teacher / np.linalg.norm(teacher)
         total += sum(value**2 for value in difference)
-    # sums of some ten float32 terms near 1
+    # sums of about ten float32 terms near 1
     assert regression()((student,), batch, 0).item() == pytest.approx(total / BATCH, rel=1e-6)
 
 
 def test_reg_bn_by_hand(split: Split) -> None:
-    """Two rows have values -1 and 1 in each dimension: it counts only in how many the signs agree."""
+    """With two rows, all values become -1 or 1, so only the signs count."""
     batch = eligible_batch(split, 2)
     signs = np.sign(np.diff(raw_teacher(split, batch), axis=0))[0]
     student = 50 * torch.stack([torch.zeros(TEACHER_DIM), torch.from_numpy(signs).float()])
     student[1, 0] *= -1
-    # one of six dimensions differs, by 2 in both rows; BatchNorm's 1e-5 beside a variance of some 0.5
+    # one of six dimensions differs, by 2 in both rows; BatchNorm adds 1e-5 to variances of about 0.5
     assert regression_bn(split)((student,), batch, 0).item() == pytest.approx(4 / TEACHER_DIM, rel=1e-3)
 
 
@@ -84,11 +84,11 @@ def test_reg_bn_equals_a_loop_over_dimensions(split: Split) -> None:
 
 
 def test_reg_bn_reads_the_norms_of_the_cache(split: Split) -> None:
-    """A student at the teacher's raw features, moved and scaled in each dimension, has no loss; at unit rows it has."""
+    """The teacher's raw features, shifted and scaled per dimension, have no loss; its unit rows do."""
     batch, objective = eligible_batch(split, BATCH), regression_bn(split)
     raw = torch.from_numpy(raw_teacher(split, batch)).float()
     assert batch.teacher is not None
-    # BatchNorm's 1e-5 beside variances near 1: 1e-5 of each value at most
+    # BatchNorm adds 1e-5 to variances near 1: at most 1e-5 of each value
     assert objective((3 * raw + 7,), batch, 0).item() < 1e-8
     assert objective((batch.teacher.float(),), batch, 0).item() > 1e-3
 
@@ -105,7 +105,7 @@ def test_reg_bn_takes_the_norms_of_a_live_teacher(split: Split) -> None:
 def test_gradients_agree_with_finite_differences(split: Split) -> None:
     batch, student = eligible_batch(split, BATCH), embedding()
     for objective in (regression(), regression_bn(split)):
-        # central differences err by the step squared, 1e-4, beside gradients up to some 0.2
+        # central differences are off by the step squared, 1e-4; gradients are up to about 0.2
         torch.testing.assert_close(
             gradient_of(objective, student, batch), slope(objective, student, batch), atol=1e-4, rtol=1e-3
         )
@@ -119,7 +119,7 @@ def test_a_student_at_its_teacher_has_no_loss_and_no_gradient(split: Split) -> N
     assert gradient_of(regression(), student, batch).abs().max() < 1e-6
 
 
-def test_half_precision_embeddings_are_scored_in_float32(split: Split) -> None:
+def test_the_loss_of_half_precision_embeddings_is_float32(split: Split) -> None:
     batch, student = eligible_batch(split, BATCH), embedding().bfloat16()
     for objective in (regression(), regression_bn(split)):
         with torch.autocast("cpu", torch.bfloat16):
@@ -136,7 +136,7 @@ def test_losses_fall_and_nothing_is_saved(split: Split) -> None:
         assert not list(objective.parameters())
 
 
-def test_heads_lead_to_the_teachers_width(split: Split) -> None:
+def test_heads_project_to_the_teachers_dim(split: Split) -> None:
     for objective in (regression(), regression_bn(split)):
         head = objective.head()
         assert isinstance(head, nn.Linear)
@@ -164,5 +164,5 @@ def test_reg_bn_two_ranks_share_the_statistics(split: Split, tmp_path: Path) -> 
     found = on_two_ranks(my_half, tmp_path, split.path)
     for rank_loss, _ in found:
         assert rank_loss.item() == loss.item()
-    # DDP's mean over two ranks halves what each one has
+    # DDP averages over two ranks, which halves each one's gradient
     torch.testing.assert_close(torch.cat([part for _, part in found]) / 2, gradient)

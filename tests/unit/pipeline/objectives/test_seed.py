@@ -33,8 +33,8 @@ def embedding() -> Tensor:
 
 
 def naive(objective: Seed, split: Split, student: Tensor, batch: Batch, step: int) -> float:
-    """Cross-entropy of the two softmaxes less the teacher's entropy, a term at a time in float64."""
-    window, losses = objective.teacher.ring.window.rows_at(step), []
+    """Return the cross-entropy of the softmaxes minus the teacher's entropy, term by term in float64."""
+    window, losses = objective.teacher.queue.window.rows_at(step), []
     for mine, row in zip(student.double().numpy(), batch.rows.tolist(), strict=True):
         mine = mine / np.linalg.norm(mine)
         teacher = split.gather(np.array([row]))[0].astype(np.float64)
@@ -53,19 +53,19 @@ def naive(objective: Seed, split: Split, student: Tensor, batch: Batch, step: in
 def test_equals_the_papers_loss_term_by_term(split: Split, step: int, taus: tuple[float, float]) -> None:
     objective = seed(split, tau=taus[0], student_tau=taus[1])
     batch, student = eligible_batch(split, BATCH, seed=step), embedding()
-    window = objective.teacher.ring.window.rows_at(step)
-    among = np.isin(batch.rows.numpy(), window)
-    assert among.any()  # a row among the anchors counts once, as the image's own
-    assert not among.all()
+    window = objective.teacher.queue.window.rows_at(step)
+    in_window = np.isin(batch.rows.numpy(), window)
+    assert in_window.any()  # such a row counts once, as the image's own anchor
+    assert not in_window.all()
     loss = objective((student,), batch, step).item()
     # float32 logits of up to 100 are rounded by 4e-6
     assert loss == pytest.approx(naive(objective, split, student, batch, step), rel=1e-4)
 
 
 def test_by_hand_one_anchor_and_the_image_itself(split: Split) -> None:
-    """The teacher's weights 1 : e^(cos - 1)/tau, the student's 1 : 1 where it is as near to both."""
+    """The teacher's weights are 1 : e^((cos - 1) / tau), those of a student halfway between both 1 : 1."""
     objective = seed(split, anchors=1, tau=1.0, student_tau=1.0)
-    anchor = int(objective.teacher.ring.window.rows_at(0)[0])
+    anchor = int(objective.teacher.queue.window.rows_at(0)[0])
     row = next(row for row in split.eligible() if row != anchor)
     teacher, other = (split.gather(np.array([r])).astype(np.float64)[0] for r in (row, anchor))
     middle = torch.from_numpy(teacher + other).float()[None]
@@ -77,13 +77,13 @@ def test_by_hand_one_anchor_and_the_image_itself(split: Split) -> None:
         labels=torch.tensor([0]),
         teacher=torch.from_numpy(split.gather(np.array([row]))),
     )
-    # float16 rows are of length 1 to 5e-4 only
+    # float16 rows have length 1 to 5e-4 only
     assert objective((middle,), batch, 0).item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_gradient_agrees_with_finite_differences(split: Split) -> None:
     objective, batch = seed(split), eligible_batch(split, BATCH)
-    # central differences err by the step squared over tau squared, beside gradients of some 0.2
+    # central differences are off by (step / tau) squared; gradients are about 0.2
     torch.testing.assert_close(
         gradient_of(objective, embedding(), batch),
         slope(objective, embedding(), batch),
@@ -92,8 +92,8 @@ def test_the_gradient_agrees_with_finite_differences(split: Split) -> None:
     )
 
 
-def test_a_sharp_teacher_draws_the_student_to_the_image_itself(split: Split) -> None:
-    """At tau 0.01 the image has nearly all of the teacher's weight, so its own embedding is a good answer."""
+def test_a_sharp_teacher_pulls_the_student_to_the_image_itself(split: Split) -> None:
+    """At tau 0.01 the image has nearly all of the teacher's weight, so the teacher's embedding has a small loss."""
     objective, batch = seed(split), eligible_batch(split, BATCH)
     assert batch.teacher is not None
     at_home = objective((batch.teacher.float(),), batch, 0).item()
@@ -104,7 +104,7 @@ def test_a_sharp_teacher_draws_the_student_to_the_image_itself(split: Split) -> 
 def test_equal_temperatures_leave_no_loss_at_the_teacher(split: Split) -> None:
     objective, batch = seed(split, tau=0.1, student_tau=0.1), eligible_batch(split, BATCH)
     assert batch.teacher is not None
-    # the teacher's rows, float16, are unit to 5e-4 only; the student's are exactly
+    # the teacher's float16 rows are unit vectors to 5e-4 only, the student's to float32 precision
     assert abs(objective((batch.teacher.float(),), batch, 0).item()) < 1e-4
 
 
@@ -115,16 +115,16 @@ def test_the_loss_falls_and_nothing_is_saved(split: Split) -> None:
     assert not objective.state_dict()
 
 
-def test_bf16_has_the_loss_of_fp32_but_for_rounding(split: Split) -> None:
+def test_bf16_differs_from_fp32_by_rounding_only(split: Split) -> None:
     batch, losses = eligible_batch(split, BATCH, seed=1), []
-    for precision in ("fp32", "bf16"):
+    for product_dtype in (torch.float32, torch.bfloat16):
         window = AnchorWindow(split.eligible(), 20, BATCH, seed=0)
         objective = Seed(
-            split, window, student_dim=STUDENT_DIM, tau=0.2, student_tau=0.2, precision=precision
+            split, window, student_dim=STUDENT_DIM, tau=0.2, student_tau=0.2, product_dtype=product_dtype
         )
         losses.append(objective((embedding(),), batch, 1).item())
     assert losses[0] != losses[1]
-    # 8 bits of logits of up to 5
+    # bfloat16 rounds logits of up to 5 to 8 bits
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 

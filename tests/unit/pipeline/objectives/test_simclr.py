@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.loading.batch import Batch
 from pipeline.objectives.simclr import SimCLR, nt_xent
-from pipeline.runtime.distributed import gather_ranks
+from pipeline.runtime.distributed import all_gather
 from tests.support.two_ranks import on_two_ranks
 
 
@@ -32,12 +32,12 @@ def views(pairs: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("pairs", [1, 2, 7])
 def test_equals_the_papers_equation_term_by_term(pairs: int, tau: float) -> None:
     z1, z2 = views(pairs, 5)
-    # float64 sums of at most 14 terms of logits up to 14: rounding is some 1e-15.
+    # float64 sums of at most 14 terms with logits up to 14: rounding of about 1e-15
     assert nt_xent(z1, z2, tau).item() == pytest.approx(naive_nt_xent(z1.numpy(), z2.numpy(), tau), abs=1e-12)
 
 
 def test_value_by_hand() -> None:
-    # Two images, both views alike, images orthogonal, tau 1: each pair costs log((e + 1 + 1) / e).
+    # two orthogonal images with equal views, tau 1: the loss of each pair is log((e + 1 + 1) / e)
     z = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
     assert nt_xent(z, z, 1.0).item() == pytest.approx(math.log((math.e + 2) / math.e), abs=1e-6)
 
@@ -52,7 +52,7 @@ def test_gradient_is_right() -> None:
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.5), (z1, z2))
 
 
-def test_agreeing_views_cost_less_than_shuffled_ones() -> None:
+def test_matching_views_have_a_smaller_loss_than_shuffled_ones() -> None:
     z, _ = views(16, 8)
     assert nt_xent(z, z, 0.1) < nt_xent(z, z.roll(1, 0), 0.1) - 5
 
@@ -65,7 +65,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
     assert torch.equal(inside, nt_xent(z1, z2, 0.1))
 
 
-def test_the_objective_trains_its_head_to_tell_images_apart() -> None:
+def test_the_objective_trains_its_head_to_distinguish_images() -> None:
     torch.manual_seed(0)
     objective = SimCLR(8, projection_dim=8, tau=0.2)
     head = objective.head()
@@ -79,11 +79,11 @@ def test_the_objective_trains_its_head_to_tell_images_apart() -> None:
             for parameter, gradient in zip(head.parameters(), gradients, strict=True):
                 parameter.sub_(0.5 * gradient)
         losses.append(loss.item())
-    # A head that cannot tell 16 images apart stays at log(31) = 3.4; one that does gets far below 1.
+    # a head that cannot distinguish 16 images stays at log(31) = 3.4; one that can gets far below 1
     assert losses[-1] < 1
 
 
-def test_what_the_objective_asks_for() -> None:
+def test_views_and_teacher() -> None:
     objective = SimCLR(8)
     assert (objective.views, objective.needs_teacher, dict(objective.state_dict())) == (2, False, {})
     assert objective.describe() == "SimCLR, tau 0.1"
@@ -109,10 +109,10 @@ def test_two_ranks_see_the_loss_and_gradient_of_the_whole_batch(tmp_path: Path) 
     whole = nt_xent(z1, z2, 0.5)
     whole.backward()
     assert [half["loss"].item() for half in halves] == [whole.item()] * 2
-    # Each rank holds twice its share, which DDP's mean over the two ranks halves again.
+    # each rank has twice its part of the gradient; DDP's mean over two ranks halves it again
     torch.testing.assert_close(torch.cat([half["grad"] for half in halves]) / 2, z1.grad, rtol=0, atol=1e-12)
 
 
 def test_gathering_alone_is_the_identity() -> None:
     z, _ = views(2, 3)
-    assert gather_ranks(z) is z
+    assert all_gather(z) is z

@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_regression_by_hand(split: Split) -> None:
     other = torch.randn(BATCH, TEACHER_DIM, generator=torch.Generator().manual_seed(0))
     plain = Regression(student_dim=STUDENT_DIM, teacher_dim=TEACHER_DIM)
     assert simreg()((other,), batch, 0).item() == plain((other,), batch, 0).item()
-    # as in test_pipeline_objectives_regression.py
+    # as in test_regression.py
     torch.testing.assert_close(
         gradient_of(simreg(), other, batch), slope(simreg(), other, batch), atol=1e-4, rtol=1e-3
     )

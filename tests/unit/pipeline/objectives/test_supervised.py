@@ -9,7 +9,7 @@ from cache.layout import SplitShape
 from cache.reader import Split
 from pipeline.errors import WrongUse
 from pipeline.loading.batch import Batch
-from pipeline.objectives.supervised import Supervised, labelled_classes
+from pipeline.objectives.supervised import Supervised, labeled_classes
 from tests.support.tiny_batch import STUDENT_DIM, gradient_of, losses_of_descent
 from tests.support.tiny_store import written
 
@@ -19,14 +19,14 @@ def supervised(classes: int = 3) -> Supervised:
 
 
 def batch_of(labels: list[int]) -> Batch:
-    """Pictures of noise with one bright channel, that of their class."""
+    """Return images of noise with one bright channel, that of their class."""
     images = torch.randn(len(labels), 3, 4, 4, generator=torch.Generator().manual_seed(len(labels)))
     images[range(len(labels)), labels] += 2
     return Batch(images=(images,), rows=torch.arange(len(labels)), labels=torch.tensor(labels))
 
 
 def test_by_hand() -> None:
-    """Odds 3 : 1 for the right class of two are a loss of log 4/3; against it, of log 4."""
+    """With two classes, odds of 3 : 1 for the right one give a loss of log 4/3; against it, of log 4."""
     logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
     loss = supervised(2)((logits,), batch_of([0, 1]), 0)
     assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, rel=1e-6)
@@ -48,7 +48,7 @@ def test_value_and_gradient_equal_a_loop_over_rows() -> None:
 def test_planted_classes_are_learned_without_a_teacher() -> None:
     batches = (batch_of(torch.arange(30).remainder(3).tolist()) for _ in range(60))
     losses = losses_of_descent(supervised(), batches, 0.3)
-    # chance is log 3; the first network is near it, the last is sure
+    # chance is log 3: the first network is near it, the last is certain
     assert losses[0] > 0.8
     assert losses[-1] < 0.1
     assert not supervised().needs_teacher
@@ -58,6 +58,6 @@ def test_planted_classes_are_learned_without_a_teacher() -> None:
 def test_rows_without_a_label_are_refused(tmp_path: Path) -> None:
     split: Split = written(tmp_path / "cache.zarr", SplitShape(rows=40, views=1, dim=6))
     labelled = np.flatnonzero(split.label >= 0)
-    assert labelled_classes(split, labelled) == 2
+    assert labeled_classes(split, labelled) == 2
     with pytest.raises(WrongUse, match="needs labels, but 14 of 40 rows have none"):
-        labelled_classes(split, np.arange(40))
+        labeled_classes(split, np.arange(40))

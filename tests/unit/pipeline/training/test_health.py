@@ -1,4 +1,4 @@
-"""Training that goes wrong says so: what is not finite stops it before a checkpoint, what is all alike is told of."""
+"""Values that are not finite stop a run before it is saved; collapsed features give a warning."""
 
 import itertools
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.training.distill import distill
-from pipeline.training.health import Watch, mean_cosine, named, non_finite_weights
+from pipeline.training.health import TrainingHealth, list_rows, mean_cosine, non_finite_weights
 from pipeline.training.student_run import RESUME_FILE, StudentRun
 from tests.support.training_runs import settings, weights
 
@@ -36,42 +36,45 @@ def test_the_mean_cosine_is_that_of_all_pairs() -> None:
 
 
 def test_the_first_bad_step_is_named_with_its_rows_and_only_once() -> None:
-    watch, nan = Watch(), torch.tensor(float("nan"))
-    assert watch.problem() is None
-    watch.note(1, ROWS, torch.tensor(0.5), [spread()])
-    assert watch.problem() is None
-    watch.note(2, ROWS + 1, torch.tensor(0.5), [spread()])
-    watch.note(3, ROWS, nan, [spread()])
-    watch.note(4, ROWS + 2, nan, [spread()])
-    assert watch.problem() == "the loss is nan at step 3, on rows 7, 3, 9 of the train split"
-    assert watch.problem() is None
+    health, nan = TrainingHealth(), torch.tensor(float("nan"))
+    assert health.first_problem() is None
+    health.record(1, ROWS, torch.tensor(0.5), [spread()])
+    assert health.first_problem() is None
+    health.record(2, ROWS + 1, torch.tensor(0.5), [spread()])
+    health.record(3, ROWS, nan, [spread()])
+    health.record(4, ROWS + 2, nan, [spread()])
+    assert health.first_problem() == "the loss is nan at step 3, on rows 7, 3, 9 of the train split"
+    assert health.first_problem() is None
 
 
-def test_of_features_the_bad_rows_are_named_whichever_view_they_are_in() -> None:
-    watch, bad = Watch(), spread()
+def test_rows_with_bad_features_are_named_whichever_view_they_are_in() -> None:
+    health, bad = TrainingHealth(), spread()
     bad[1, 2] = torch.inf
-    watch.note(8, ROWS, torch.tensor(0.5), [spread(), bad])
-    assert watch.problem() == "the student's features are not finite at step 8 for row 3 of the train split"
+    health.record(8, ROWS, torch.tensor(0.5), [spread(), bad])
+    assert (
+        health.first_problem()
+        == "the student's features are not finite at step 8 for row 3 of the train split"
+    )
 
 
-def test_many_rows_are_named_in_short() -> None:
-    assert named(torch.arange(5)) == "rows 0, 1, 2, 3, 4"
-    assert named(torch.arange(1300)) == "rows 0, 1, 2, 3, 4 and 1,295 more"
+def test_many_rows_are_listed_briefly() -> None:
+    assert list_rows(torch.arange(5)) == "rows 0, 1, 2, 3, 4"
+    assert list_rows(torch.arange(1300)) == "rows 0, 1, 2, 3, 4 and 1,295 more"
 
 
-def test_collapse_is_told_once_and_only_when_it_lasts() -> None:
-    watch = Watch()
+def test_collapse_is_warned_of_once_and_only_when_it_lasts() -> None:
+    health = TrainingHealth()
 
     def look(step: int, features: Tensor) -> str | None:
-        watch.note(step, ROWS, torch.tensor(0.5), [features])
-        return watch.collapse(step)
+        health.record(step, ROWS, torch.tensor(0.5), [features])
+        return health.collapse_warning(step)
 
-    alike = torch.ones(3, 4) + 1e-3 * spread()
-    assert [look(step, alike) for step in (10, 20)] == [None, None]
+    collapsed = torch.ones(3, 4) + 1e-3 * spread()
+    assert [look(step, collapsed) for step in (10, 20)] == [None, None]
     assert look(30, spread()) is None
-    assert [look(step, alike) for step in (40, 50)] == [None, None]
-    assert "since step 40" in str(look(60, alike))
-    assert look(70, alike) is None
+    assert [look(step, collapsed) for step in (40, 50)] == [None, None]
+    assert "since step 40" in str(look(60, collapsed))
+    assert look(70, collapsed) is None
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
@@ -83,17 +86,17 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 def poison_after(step: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
-    """Let a run's weights become NaN at the end of a step; gives the rows of each step, which it fills."""
-    learn, rows = StudentRun.learn, {}
+    """Make a run's weights NaN at the end of a step. Returns the rows of each step, filled while it trains."""
+    train_step, rows = StudentRun.train_step, {}
 
     def poisoned(self: StudentRun, batch: Any, rate: float) -> None:
-        learn(self, batch, rate)
+        train_step(self, batch, rate)
         rows[self.step] = batch.rows.tolist()
         if self.step == step:
             with torch.no_grad():
                 next(self.network.parameters()).fill_(torch.nan)
 
-    monkeypatch.setattr(StudentRun, "learn", poisoned)
+    monkeypatch.setattr(StudentRun, "train_step", poisoned)
     return rows
 
 
@@ -128,11 +131,11 @@ def test_a_run_that_diverges_stops(packed: Path, cached: Path, tmp_path: Path, o
         distill(replace(config, student="tests.support.tiny_student:plain"))
 
 
-def test_a_student_that_says_the_same_of_every_image_is_warned_of_once(
+def test_collapsed_features_are_warned_of_once(
     packed: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(packed, cached, tmp_path / "run", epochs=12)
     distill(replace(config, student="tests.support.tiny_student:constant", lr=1e-9))
-    assert capsys.readouterr().out.count("warning: the student says nearly the same of every image") == 1
+    assert capsys.readouterr().out.count("warning: features have collapsed") == 1
     distill(replace(config, run=tmp_path / "sound"))
     assert "warning" not in capsys.readouterr().out

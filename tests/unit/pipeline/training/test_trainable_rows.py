@@ -1,4 +1,4 @@
-"""Training on a cache that is still being written: its complete chunks, and the same ones to the end."""
+"""Training on a cache that is still being written: on its complete chunks, the same ones to the end."""
 
 import json
 import shutil
@@ -11,14 +11,19 @@ import pytest
 from cache.errors import IncompleteStore
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.reader import open_store
-from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.results.run_record import read_config
 from pipeline.runtime.distributed import World
 from pipeline.training.distill import distill
 from pipeline.training.student_run import StudentRun
-from pipeline.training.trainable_rows import chunks_of_run, chunks_there, left_out, usable_rows
+from pipeline.training.trainable_rows import (
+    describe_excluded,
+    trainable_rows,
+    training_chunks,
+    written_chunks,
+)
 from tests.support.tiny_store import create, write
 from tests.support.training_runs import assert_same_run, settings
 from tests.support.two_ranks import on_two_ranks
@@ -27,14 +32,14 @@ CHUNK, UNREADABLE, ZERO = 64, 5, 140
 
 
 def write_chunks(packed: Path, cache: Path, *indices: int) -> None:
-    """Some of the three chunks of `packed`'s training rows, created where there is none yet."""
+    """Write some of the three chunks of `packed`'s training rows, into a new cache or an existing one."""
     split = open_dataset(packed).splits["train"]
     create_store(cache, {"architecture": "planted", "dim": 24})
     made = {"dataset": split.identity, "labels": split.labels, "thumbs": split.thumbs}
     create_split(cache, "train", rows=split.rows, views=1, dim=24, **made)
     features = np.random.default_rng(1).normal(size=(split.rows, 24)).astype(np.float32)
     features[ZERO] = 0
-    embedding, norm, status = normalise(features)
+    embedding, norm, status = normalize(features)
     embedding[UNREADABLE], norm[UNREADABLE], status[UNREADABLE] = np.nan, np.nan, Status.UNREADABLE
     crop = np.tile(np.float32([0, 0, 1, 1, 0]), (split.rows, 1))
     for index in indices:
@@ -45,7 +50,7 @@ def write_chunks(packed: Path, cache: Path, *indices: int) -> None:
 
 @pytest.fixture
 def growing(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of `packed` with chunks 0 and 2 of 3: 160 rows, 96 of them there and 94 of these usable."""
+    """A cache of `packed` with chunks 0 and 2 of 3: 96 of 160 rows, 94 of them trainable."""
     monkeypatch.setattr("cache.layout.LARGEST_CHUNK_ROWS", CHUNK)
     write_chunks(packed, tmp_path / "growing.zarr", 0, 2)
     return tmp_path / "growing.zarr"
@@ -68,15 +73,15 @@ def test_only_rows_of_complete_chunks_are_trained_on(
     capsys: pytest.CaptureFixture[str],
     objective: str,
 ) -> None:
-    learn, seen = StudentRun.learn, set()
+    train_step, seen = StudentRun.train_step, set()
 
     def spy(self: StudentRun, batch, rate):  # type: ignore[no-untyped-def]
         seen.update(batch.rows.tolist())
-        learn(self, batch, rate)
+        train_step(self, batch, rate)
 
-    monkeypatch.setattr(StudentRun, "learn", spy)
+    monkeypatch.setattr(StudentRun, "train_step", spy)
     config = settings(
-        packed, growing, tmp_path / "run", objective=objective, batch_size=47, anchors="", clusters=8
+        packed, growing, tmp_path / "run", objective=objective, batch_size=47, anchors=None, clusters=8
     )
     distill(replace(config, partial=True))
     assert seen == {*range(64), *range(128, 160)} - {UNREADABLE, ZERO}
@@ -88,7 +93,7 @@ def test_only_rows_of_complete_chunks_are_trained_on(
 
 
 def test_a_run_keeps_its_rows_while_the_cache_grows(packed: Path, growing: Path, tmp_path: Path) -> None:
-    config = settings(packed, growing, tmp_path / "whole", batch_size=20, anchors="", partial=True)
+    config = settings(packed, growing, tmp_path / "whole", batch_size=20, anchors=None, partial=True)
     distill(config)
     write_chunks(packed, growing, 1)
     # as a run that was killed before its first checkpoint left it
@@ -102,31 +107,31 @@ def test_a_run_keeps_its_rows_while_the_cache_grows(packed: Path, growing: Path,
     assert json.loads((tmp_path / "later" / "config.json").read_text())["made_of"]["chunks"] == [0, 1, 2]
 
 
-def test_a_run_whose_chunk_is_gone_does_not_go_on(packed: Path, growing: Path, tmp_path: Path) -> None:
-    config = settings(packed, growing, tmp_path / "run", epochs=0, anchors="", partial=True)
+def test_a_run_whose_chunk_is_gone_does_not_resume(packed: Path, growing: Path, tmp_path: Path) -> None:
+    config = settings(packed, growing, tmp_path / "run", epochs=0, anchors=None, partial=True)
     distill(config)
     (growing / "train" / "embedding" / "c" / "0" / "2" / "0").unlink()
-    with pytest.raises(IncompleteStore, match=r"began with chunks of .* that are not there \(2\)"):
+    with pytest.raises(IncompleteStore, match=r"began with chunks of .* that are missing \(2\)"):
         distill(config)
 
 
-def test_a_cache_without_a_usable_row_is_refused(packed: Path, tmp_path: Path) -> None:
+def test_a_cache_without_a_trainable_row_is_refused(packed: Path, tmp_path: Path) -> None:
     write_chunks(packed, tmp_path / "empty.zarr")
     split = open_store(tmp_path / "empty.zarr").split("train")
-    assert chunks_there(split) == []
+    assert written_chunks(split) == []
     with pytest.raises(PipelineError, match=r"no row .* to train with: 160 in 1 of 1 chunks not cached yet"):
-        usable_rows(split, [])
+        trainable_rows(split, [])
 
 
-def test_of_a_whole_cache_nothing_is_left_out(cached: Path) -> None:
+def test_a_complete_cache_has_no_excluded_rows(cached: Path) -> None:
     split = open_store(cached).split("train")
-    assert left_out(split, chunks_there(split)) == ""
-    np.testing.assert_array_equal(usable_rows(split, chunks_there(split)), split.eligible())
+    assert describe_excluded(split, written_chunks(split)) == ""
+    np.testing.assert_array_equal(trainable_rows(split, written_chunks(split)), split.eligible())
 
 
 def agreed_chunks(rank: int, stores: list[Path], run: Path) -> list[int]:
     split = open_store(stores[rank]).split("train")
-    return chunks_of_run(split, [run], World(rank=rank, size=2), "cpu")
+    return training_chunks(split, [run], World(rank=rank, size=2), "cpu")
 
 
 def test_ranks_agree_on_what_all_of_them_see(tmp_path: Path) -> None:
