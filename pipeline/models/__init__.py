@@ -1,1 +1,1 @@
-"""Networks: architectures, students, checkpoints, optimisers."""
+"""Networks: architectures, students, checkpoints, optimizers."""

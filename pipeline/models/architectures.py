@@ -1,4 +1,4 @@
-"""Networks without their classifier, by name: torchvision/NAME, timm/NAME and package.module:function."""
+"""Build networks without classifier by name: torchvision/NAME, timm/NAME or package.module:function."""
 
 import importlib
 import os
@@ -15,10 +15,11 @@ from pipeline.errors import PipelineError, WrongUse, suggest
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network that gives features, and what it was called before it lost its classifier.
+    """A feature extractor.
 
-    module: (B, 3, H, W) -> (B, dim). heads: names of the removed layers, whose weight and bias a file may
-    still hold. settings: what a function gave beside its module (a preprocessing), or None.
+    module: (B, 3, H, W) -> (B, dim). heads: names of the removed layers, whose weight and bias a checkpoint may
+    still contain. feature: which layer the features are. settings: the second value returned by a user's function, a
+    preprocessing, or None.
     """
 
     module: nn.Module
@@ -28,7 +29,7 @@ class Network:
 
 
 def open_network(name: str, image_size: int | None = None) -> Network:
-    """Build torchvision/NAME, timm/NAME or package.module:function with fresh weights."""
+    """Build torchvision/NAME, timm/NAME or package.module:function with random weights."""
     if name.startswith("torchvision/"):
         return torchvision_network(name.removeprefix("torchvision/"))
     if name.startswith("timm/"):
@@ -37,7 +38,7 @@ def open_network(name: str, image_size: int | None = None) -> Network:
 
 
 def torchvision_network(name: str) -> Network:
-    """torchvision's network without its last linear layer and without dropout; nothing is downloaded."""
+    """Build a torchvision model without its last linear layer and without dropout. Downloads nothing."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise WrongUse(f"torchvision has no classification model {name!r}{suggest(name, known)}")
@@ -45,18 +46,18 @@ def torchvision_network(name: str) -> Network:
     head = [key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
     if not head:
         raise WrongUse(
-            f"torchvision/{name} has no linear classifier to leave out; use package.module:function"
+            f"torchvision/{name} has no linear classifier to remove; wrap it in a package.module:function"
         )
     parent, _, child = head[0].rpartition(".")
     setattr(module.get_submodule(parent), child, nn.Identity())
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
-            layer.p = 0.0  # dropout belongs to the classifier that was left out
+            layer.p = 0.0  # it belongs to the classifier
     return Network(module=module, heads=(head[0],), feature="input of the classifier")
 
 
 def timm_network(name: str, image_size: int | None = None) -> Network:
-    """timm's network with num_classes=0; a transformer is built for image_size when that is given."""
+    """Build a timm model with num_classes=0. `image_size` sets the input size of models that fix it."""
     import timm
 
     if not timm.is_model(name):
@@ -75,18 +76,18 @@ def timm_network(name: str, image_size: int | None = None) -> Network:
 
 
 def function_network(spec: str) -> Network:
-    """Call a person's own package.module:function(), which returns a module or (module, preprocessing)."""
-    made = call_function(spec)
-    module, settings = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    """Call the user's own package.module:function(), which returns a module or (module, preprocessing)."""
+    result = call_function(spec)
+    module, settings = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, nn.Module):
         raise PipelineError(
-            f"{spec} returned {describe(made)}; expected an nn.Module, or that and a preprocessing"
+            f"{spec} returned {describe(result)}; expected an nn.Module or a tuple of an nn.Module and a preprocessing"
         )
     return Network(module=module, heads=("fc", "classifier"), feature="output", settings=settings)
 
 
 def call_function(spec: str) -> object:
-    """Import package.module, from the current folder too, and call the function without arguments."""
+    """Import package.module, also from the current folder, and call the function without arguments."""
     module_name, _, function_name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -107,13 +108,18 @@ def call_function(spec: str) -> object:
 
 
 def feature_width(module: nn.Module, example: Tensor, name: str) -> int:
-    """Width of the features that the module, put in eval mode, gives for one example (1, 3, H, W)."""
+    """Return the width of a module's features for one example (1, 3, H, W); switches the module to eval mode.
+
+    Raises WrongUse if the module does not accept the image size, PipelineError if its output is not (1, width).
+    """
     module.eval()
     try:
         with torch.inference_mode():
             feature = module(example)
     except Exception as error:
-        raise WrongUse(f"{name} does not take images of shape {tuple(example.shape[1:])}: {error}") from error
+        raise WrongUse(
+            f"{name} does not accept images of shape {tuple(example.shape[1:])}: {error}"
+        ) from error
     if not isinstance(feature, Tensor) or feature.ndim != 2 or len(feature) != 1:
         raise PipelineError(
             f"{name} returns {describe(feature)} for one image; expected features of shape (1, width): "
@@ -123,7 +129,7 @@ def feature_width(module: nn.Module, example: Tensor, name: str) -> int:
 
 
 def describe(value: object) -> str:
-    """A value's kind in words, with the shape when it is a tensor."""
+    """Describe a value for an error message: its type, and the shape of a tensor."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"

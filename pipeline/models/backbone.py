@@ -1,4 +1,4 @@
-"""A frozen network with its preprocessing: a teacher's, or a student's after training."""
+"""Frozen networks with their preprocessing: teachers, and students after training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +15,24 @@ from pipeline.models.checkpoints import (
     load_strictly,
     weights_sha256,
 )
-from pipeline.models.state_dict_layout import Layout, choose, plain
+from pipeline.models.state_dict_layout import Layout, closest_layout, own_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a backbone is made: its module, its preprocessing, and how a weights file becomes its state dict.
+    """The parts of a backbone: module, preprocessing, and the layouts of its checkpoints.
 
-    layouts: of the files that it can be loaded from; the names in the file decide which.
+    layouts: naming schemes of the weights files it can be loaded from; the names in the file decide which applies.
     """
 
     module: nn.Module
     architecture: str
     feature: str
     preprocessing: Transform
-    layouts: tuple[Layout, ...] = (plain(),)
+    layouts: tuple[Layout, ...] = (own_names(),)
 
 
-NO_WEIGHTS = "0" * 64  # as long as a sha256
+NO_WEIGHTS = "0" * 64  # placeholder of the length of a sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Backbone:
     feature: str
 
     def identity(self) -> dict[str, Any]:
-        """What it is, as plain JSON values: a part of the identity of every store that it makes."""
+        """Return what defines its embeddings, as JSON values; part of the identity of every store it writes."""
         return {
             "architecture": self.architecture,
             "weights": self.weights_sha256,
@@ -59,17 +59,18 @@ class Backbone:
 
 
 def load_weights(recipe: Recipe, weights: Path, name: str) -> None:
-    _give_memory(recipe.module)
+    """Load a weights file strictly. Raises PipelineError if it does not match the network."""
+    _materialize(recipe.module)
     state = load_state(weights)
-    layout = choose(recipe.layouts, state, recipe.module.state_dict())
+    layout = closest_layout(recipe.layouts, state, recipe.module.state_dict())
     try:
-        load_strictly(recipe.module, layout.read(state), f"{name} in {weights}")
+        load_strictly(recipe.module, layout.rename_all(state), f"{name} in {weights}")
     except PipelineError as error:
-        raise PipelineError(f"{error}; `teachers --check {weights}` tells what it holds") from error
+        raise PipelineError(f"{error}; `teachers --check {weights}` shows what it contains") from error
 
 
-def _give_memory(module: nn.Module) -> None:
-    """Put a module that was built on the meta device on the CPU; what a file need not hold is what it is at first."""
+def _materialize(module: nn.Module) -> None:
+    """Move a module from the meta device to the CPU; batch counters, which a file may lack, start at zero."""
     if any(tensor.is_meta for tensor in module.state_dict().values()):
         module.to_empty(device="cpu")
         for name, buffer in module.named_buffers():
@@ -78,6 +79,7 @@ def _give_memory(module: nn.Module) -> None:
 
 
 def freeze(recipe: Recipe, name: str, image_size: int | None = None, *, device: str = "cpu") -> Backbone:
+    """Turn a recipe into a backbone in eval mode that needs no gradients. image_size: another input size, in pixels."""
     preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
     module = recipe.module.eval().requires_grad_(False).to(device)
     example = preprocessing.transform(Image.new("RGB", (256, 256))).to(device)

@@ -1,6 +1,6 @@
-"""Weights and training state on disk: safetensors with readable metadata, and exact resume state.
+"""Weights files and training checkpoints: safetensors with metadata, and exact resume state.
 
-A file is written whole or not at all; a full disk is a StoreError.
+Files are written atomically; a full disk raises StoreError.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from cache.durable import write_file
 from pipeline.errors import PipelineError
 
 METADATA_KEY = "anchorage"
-PLACES = ("state_dict", "model", "teacher")
+STATE_DICT_KEYS = ("state_dict", "model", "teacher")
 NAMES_SHOWN = 20
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata atomically; the same content gives the same bytes."""
-    # safetensors writes several metadata keys in an order that differs between processes, so there is one
+    """Write tensors and metadata atomically; equal content gives equal bytes."""
+    # a single key, because safetensors orders metadata keys differently in each process
     header = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
     dense = torch.contiguous_format
     own = {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
@@ -37,7 +37,7 @@ def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU and the metadata; raises PipelineError when the file is missing or damaged."""
+    """Return the tensors, on the CPU, and the metadata. Raises PipelineError if the file is missing or damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -51,10 +51,10 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Names of tensors that a network with the state dict `own` cannot be loaded from, by kind; {} when it can."""
+def load_problems(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return the names that prevent loading `tensors` into the state dict `own`, by kind of problem; {} if none."""
     kinds = {
-        # torch itself starts the batch counters of files that are older than those
+        # checkpoints older than PyTorch's batch counters lack them
         "missing": [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")],
         "unexpected": [name for name in tensors if name not in own],
         "of another shape": [
@@ -66,91 +66,96 @@ def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[st
     return {kind: names for kind, names in kinds.items() if names}
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names for a sentence; of very many, the first and how many more."""
+def join_names(names: Sequence[str]) -> str:
+    """Join names for an error message; after the first 20, only count them."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load every tensor; raises PipelineError naming those that are missing, unexpected or of another shape."""
-    problems = [f"{kind}: {listed(names)}" for kind, names in misfits(module.state_dict(), tensors).items()]
+    """Load all tensors. Raises PipelineError with the names that are missing, unexpected or of another shape."""
+    problems = [
+        f"{kind}: {join_names(names)}" for kind, names in load_problems(module.state_dict(), tensors).items()
+    ]
     if problems:
         raise PipelineError(f"the weights of {what} do not fit its architecture; {'; '.join(problems)}")
     module.load_state_dict(dict(tensors), strict=False)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Load an optimiser's state; raises ValueError when it is of other parameters or of another optimiser.
+    """Load an optimizer's state. Raises ValueError if it belongs to other parameters or another optimizer.
 
-    PyTorch itself compares little more than how many parameters there are, and fails at the first step of others.
+    PyTorch compares little more than the number of parameters, and would fail only in the first step.
     """
     own = [set(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     if [set(group) for group in optimizer.param_groups] != own:
-        raise ValueError("the state of another optimiser")
+        raise ValueError("the state of another optimizer")
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                 expected, found = tuple(parameter.shape), tuple(value.shape)
-                raise ValueError(f"the optimiser's {name} of a parameter: expected {expected}, found {found}")
+                raise ValueError(f"the optimizer's {name} of a parameter: expected {expected}, found {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """The tensors of a weights file by name, without `prefix`, which every name had.
+    """The tensors of a weights file by name.
 
-    place: the top-level key that held them; "" for a file of tensors alone. metadata: of a safetensors file.
+    key: the top-level key they were stored under, or "". prefix: removed from every name, or "". metadata: of a
+    safetensors file.
     """
 
     state: dict[str, Tensor]
-    place: str
+    key: str
     prefix: str
     metadata: dict[str, str]
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Tensors of a .safetensors file, or of a pickle that holds a state dict or has it under one of PLACES.
+    """Open a .safetensors file, or a pickle with a state dict at the top level or under one of STATE_DICT_KEYS.
 
-    A `module.` prefix is dropped when every name has it. Pickles are opened with weights_only, and of classes they
-    may hold argparse.Namespace alone, which training scripts save their options as. Raises PipelineError.
+    A `module.` prefix common to all names is removed. Pickles are loaded with weights_only; the only class allowed is
+    argparse.Namespace, in which training scripts save their options. Raises PipelineError.
     """
     safe = path.suffix == ".safetensors"
     held, metadata = load_safetensors(path) if safe else (_load_pickle(path, argparse.Namespace), {})
-    place = next(
-        (key for key in PLACES if isinstance(held, Mapping) and isinstance(held.get(key), Mapping)), ""
-    )
-    state = held[place] if place else held
+    nested = [
+        key for key in STATE_DICT_KEYS if isinstance(held, Mapping) and isinstance(held.get(key), Mapping)
+    ]
+    key = nested[0] if nested else ""
+    state = held[key] if key else held
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise PipelineError(
-            f"{path} holds no state dict; expected named tensors, or those under {' or '.join(map(repr, PLACES))}"
+            f"{path} holds no state dict; expected named tensors, at the top level or under "
+            f"{' or '.join(map(repr, STATE_DICT_KEYS))}"
         )
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
     named = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return WeightsFile(state=named, place=place, prefix=prefix, metadata=metadata)
+    return WeightsFile(state=named, key=key, prefix=prefix, metadata=metadata)
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a weights file; see open_weights."""
+    """Return the named tensors of a weights file; see open_weights."""
     return open_weights(path).state
 
 
 def check_sha256(path: Path) -> None:
-    """Compare a file with the hash that ends its name, as in resnet50-11ad3fa6.pth; PipelineError if it differs."""
+    """Check a file against the hash in its name, as in resnet50-11ad3fa6.pth. Raises PipelineError on a mismatch."""
     wanted = path.stem.rpartition("-")[2]
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(wanted):
         raise PipelineError(
-            f"{path} is not the published file: its name says that its sha256 begins with {wanted}, and it begins "
-            f"with {found[: len(wanted)]}; fetch it again, or rename it if these are weights of your own"
+            f"{path} is not the published file: by its name its sha256 begins with {wanted}, but it begins "
+            f"with {found[: len(wanted)]}; download it again, or rename it if these are your own weights"
         )
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """sha256 hex over name, dtype, shape and little-endian bytes of each tensor of the state dict, by name.
+    """Return the sha256 over name, dtype, shape and little-endian bytes of each tensor of the state dict, by name.
 
-    It is about the tensors as loaded: the same weights in another kind of file have the same hash.
+    It depends on the loaded tensors only, so the same weights in another file format have the same hash.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -161,14 +166,14 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def save_resume(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state that training goes on from, atomically: tensors and plain values."""
+    """Write the state to resume training from, tensors and plain values, atomically."""
     content = io.BytesIO()
     torch.save(dict(state), content)
     write_file(path, content.getvalue())
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """What save_resume wrote, on the CPU; raises PipelineError when the file is missing or damaged."""
+    """Read what save_resume wrote, on the CPU. Raises PipelineError if the file is missing or damaged."""
     state = _load_pickle(path)
     if not isinstance(state, dict):
         raise PipelineError(f"{path} holds no training state; remove it to start from the beginning")
@@ -185,15 +190,15 @@ def _load_pickle(path: Path, *allowed: type) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if not found:
             raise PipelineError(
-                f"{path} is no weights file: expected .safetensors, or what PyTorch saved"
+                f"{path} is not a weights file: expected .safetensors or a file saved by PyTorch"
             ) from error
         raise PipelineError(
-            f"{path} holds more than tensors and plain values: a pickled {found[1]}, which is not opened"
+            f"{path} holds more than tensors and plain values: a pickled {found[1]}, which is not loaded"
         ) from error
-    except Exception as error:  # of bytes that are no pickle PyTorch's reader may raise anything
+    except Exception as error:  # PyTorch raises many types for bytes that are not a pickle
         raise PipelineError(f"{path} is damaged ({first_line(error)}); copy or write it again") from error
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without what follows its first line."""
+    """Return the first line of an exception's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The vision transformers of DINO and DINOv2: timm's, with the authors' way to fit positions to another image size."""
+"""DINO's and DINOv2's vision transformers: timm's, with the authors' resampling of positions for other image sizes."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 class DinoTransformer(VisionTransformer):
     """Images (B, 3, H, W), H and W multiples of the patch size -> class token (B, D) after the last LayerNorm.
 
-    The state dict has the shapes of the published files, whatever the size of the images: positions are resampled in
-    the forward pass as in Caron et al. 2021 and Oquab et al. 2023, bicubic, without antialiasing, and with the scale
-    of a grid that is 0.1 patches wider. timm's own resampling gives slightly other features.
+    The state dict has the shapes of the published checkpoints for any image size: positions are resampled in the
+    forward pass as by Caron et al. 2021 and Oquab et al. 2023, bicubic, without antialiasing, and with the scale of a
+    grid 0.1 patches larger. timm's own resampling gives slightly different features.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(num_classes=0, global_pool="token", dynamic_img_size=True, **settings)
 
-    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes a mask too
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # timm's also takes a mask
         assert self.cls_token is not None
         assert self.pos_embed is not None
         patches = self.patch_embed(images)  # (B, rows, columns, D)
@@ -31,7 +31,7 @@ class DinoTransformer(VisionTransformer):
 
 
 def resample_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """Positions (1, 1 + n * n, D), class token first, for a grid of rows x columns: (1, 1 + rows * columns, D)."""
+    """Resample positions (1, 1 + n * n, D), class token first, to a rows x columns grid: (1, 1 + rows * columns, D)."""
     side = round((positions.shape[1] - 1) ** 0.5)
     if (rows, columns) == (side, side):
         return positions
@@ -42,15 +42,15 @@ def resample_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def dino_transformer(patch: int, dim: int) -> DinoTransformer:
-    """DINO's ViT: small (384 wide) or base (768), for 224 px."""
+    """Build DINO's ViT for 224 px: small (width 384) or base (768)."""
     return DinoTransformer(img_size=224, patch_size=patch, embed_dim=dim, depth=12, num_heads=dim // 64)
 
 
 def dinov2_transformer(dim: int, depth: int) -> DinoTransformer:
-    """DINOv2's ViT with patches of 14 px, whose positions are those of 518 px; the giant, 1536 wide, has SwiGLU."""
+    """Build DINOv2's ViT with patches of 14 px and positions for 518 px; the giant, of width 1536, uses SwiGLU."""
     settings: dict[str, Any] = {}
     if dim == 1536:
-        # SwiGLU's two halves are 4096 wide each, and timm counts both
+        # timm's ratio counts both halves of SwiGLU, of width 4096 each
         settings = {"mlp_ratio": 2.66667 * 2, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
     return DinoTransformer(
         img_size=518,

@@ -1,6 +1,6 @@
-"""Features from inside a network: a layer's output, its map pooled to about 9,000 numbers.
+"""Features from an inner layer of a network, with feature maps pooled to at most 9,600 values.
 
-The sizes are those of the usual protocol for AlexNet's layers (Zhang, Isola and Efros, ECCV 2016, arXiv 1603.08511).
+The sizes follow the usual protocol for AlexNet's layers (Zhang, Isola and Efros, ECCV 2016, arXiv 1603.08511).
 """
 
 from dataclasses import replace
@@ -15,8 +15,8 @@ from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.models.architectures import describe
 from pipeline.models.backbone import Backbone
 
-MOST_NUMBERS = 9_600
-# after each ReLU, as in the papers that probe these layers
+MAX_VALUES = 9_600
+# the outputs of ReLUs, as in the papers that probe these layers
 ALEXNET = {
     "conv1": "features.1",
     "conv2": "features.4",
@@ -30,9 +30,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class LayerFeatures(nn.Module):
-    """Images (B, 3, H, W) -> what a layer gives for them (B, dim), pooled over the map if it is one.
+    """Images (B, 3, H, W) -> output of one layer (B, dim), with feature maps pooled.
 
-    path: of a module of the network, dotted. Its output must be (B, C, H, W) or (B, D).
+    path: dotted path of the layer, whose output must be (B, C, H, W) or (B, D).
     """
 
     def __init__(self, network: nn.Module, path: str) -> None:
@@ -45,45 +45,45 @@ class LayerFeatures(nn.Module):
         self.network(images)
         found, self.found = self.found, None
         if found is None:
-            raise PipelineError(f"the layer {self.path} takes no part when images pass the network")
+            raise PipelineError(f"the layer {self.path} is not used in the network's forward pass")
         return found
 
     def _keep(self, module: nn.Module, inputs: object, output: object) -> None:
         if not isinstance(output, Tensor) or output.ndim not in (2, 4):
             raise PipelineError(
-                f"the layer {self.path} gives {describe(output)}; a probe needs a map (B, C, H, W) or rows (B, D)"
+                f"the layer {self.path} returns {describe(output)}; expected a feature map (B, C, H, W) or rows (B, D)"
             )
-        # a copy either way: the next layer may work in place
+        # a copy in both cases, because the next layer may work in place
         self.found = pooled(output) if output.ndim == 4 else output.clone()
 
 
 def pooled(maps: Tensor) -> Tensor:
-    """Maps (B, C, H, W) -> (B, C * h * w), averaged over the largest square grid of at most 9,600 numbers."""
+    """Average maps (B, C, H, W) over the largest square grid with at most 9,600 values: (B, C * h * w)."""
     channels, height, width = maps.shape[1:]
-    side = max(1, int((MOST_NUMBERS / channels) ** 0.5))
+    side = max(1, int((MAX_VALUES / channels) ** 0.5))
     return F.adaptive_avg_pool2d(maps, (min(side, height), min(side, width))).flatten(1)
 
 
-def layers_of(network: nn.Module, asked: str) -> list[str]:
-    """The layer asked for, or with "all" those of AlexNet (conv1 to conv5, fc6, fc7) or of a ResNet (layer1 to 4).
+def layers_of(network: nn.Module, layer: str) -> list[str]:
+    """Return [layer], or for "all" the layers of AlexNet (conv1 to conv5, fc6, fc7) or a ResNet (layer1 to layer4).
 
-    Raises WrongUse for a layer that the network has not, and for "all" of another architecture.
+    Raises WrongUse for a layer the network does not have, and for "all" with another architecture.
     """
-    if asked != "all":
-        path_of(network, asked)
-        return [asked]
+    if layer != "all":
+        path_of(network, layer)
+        return [layer]
     if isinstance(network, AlexNet):
         return list(ALEXNET)
     if all(hasattr(network, stage) for stage in STAGES):
         return list(STAGES)
     raise WrongUse(
-        f"--layer all is for AlexNet and ResNets; name one module of this {type(network).__name__}, such as "
+        f"--layer all works for AlexNet and ResNets only; give one module of this {type(network).__name__}, such as "
         f"{next(name for name, _ in network.named_modules() if name)}"
     )
 
 
 def path_of(network: nn.Module, layer: str) -> str:
-    """The dotted path of a layer by the name that people use, or by its own. Raises WrongUse."""
+    """Return a layer's dotted path, given that or AlexNet's common names. Raises WrongUse for an unknown layer."""
     path = ALEXNET.get(layer, layer) if isinstance(network, AlexNet) else layer
     known = [name for name, _ in network.named_modules() if name]
     if path not in known:
@@ -93,7 +93,7 @@ def path_of(network: nn.Module, layer: str) -> str:
 
 
 def at_layer(backbone: Backbone, layer: str) -> Backbone:
-    """The same backbone whose feature is a layer inside it. Raises WrongUse for a layer that it has not."""
+    """Return the backbone with an inner layer as its feature. Raises WrongUse for an unknown layer."""
     module = LayerFeatures(backbone.module, path_of(backbone.module, layer)).eval()
     example = backbone.preprocessing.transform(Image.new("RGB", (256, 256)))
     with torch.inference_mode():

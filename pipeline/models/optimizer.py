@@ -1,21 +1,21 @@
-"""Learning rate as a pure function of the step."""
+"""Optimizers, and the learning rate as a function of the step."""
 
 import math
 
 import torch
 from torch import nn
 
-from pipeline.settings.commands import DistillConfig, PretrainConfig
+from pipeline.settings.training import DistillConfig, PretrainConfig
 
 STEPS_AT = (90 / 130, 120 / 130)
 STEP_FACTOR = 0.2
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup: int, schedule: str) -> float:
-    """The rate of step `step` (from 0) of `steps`.
+    """Return the learning rate of step `step` (from 0) of `steps`.
 
-    "step" multiplies by 0.2 where the paper does, after epochs 90 and 120 of 130, whatever the length of the
-    run; "cosine" falls to zero. The first `warmup` steps rise linearly to the peak.
+    schedule: "step" multiplies by 0.2 after 90/130 and 120/130 of the run, the paper's epochs; "cosine" decays to zero.
+    The first `warmup` steps increase linearly to the peak.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -28,7 +28,7 @@ MOMENTUM = 0.9
 
 
 def build_optimizer(config: DistillConfig | PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, the paper's, or AdamW; the rate is set at every step."""
+    """Build SGD with momentum 0.9, as in the paper, or AdamW; training sets the learning rate of every step."""
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.wd)
-    return torch.optim.SGD(network.parameters(), config.lr, momentum=MOMENTUM, weight_decay=config.wd)
+        return torch.optim.AdamW(network.parameters(), 0.0, weight_decay=config.wd)
+    return torch.optim.SGD(network.parameters(), 0.0, momentum=MOMENTUM, weight_decay=config.wd)

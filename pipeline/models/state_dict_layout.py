@@ -1,4 +1,4 @@
-"""How weights files name their tensors, and how those names become the network's."""
+"""Naming schemes of checkpoints, and how their names map to the network's."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,45 +14,44 @@ Rename = Callable[[str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The names in one kind of weights file.
+    """The naming scheme of one kind of checkpoint.
 
-    rename: a name of the file -> the network's; None when such a file has no such name; no two names become one.
-    head: regular expression of the whole names that may be left over, since no feature needs them.
-    mark: regular expression at the beginning of some name that only such files have. place: the top-level key of the
-    tensors, where only such files have it.
+    rename: maps a name in the file to the network's, or to None if such files have no such name; injective.
+    unused: regular expression for whole names that no feature needs, such as heads. signature: regular expression for
+    the start of a name that only such files contain. key: top-level key of the tensors, if it identifies such files.
     """
 
     title: str
     rename: Rename = str
-    head: str = ""
-    mark: str = ""
-    place: str = ""
+    unused: str = ""
+    signature: str = ""
+    key: str = ""
 
-    def marks(self, names: Iterable[str]) -> bool:
-        """Whether some name bears the mark; a layout without one has none."""
-        return bool(self.mark) and any(re.match(self.mark, name) for name in names)
+    def has_signature(self, names: Iterable[str]) -> bool:
+        """Return whether some name matches the signature."""
+        return bool(self.signature) and any(re.match(self.signature, name) for name in names)
 
-    def left_over(self, names: Iterable[str]) -> list[str]:
-        """The names that no feature needs."""
-        return [name for name in names if re.fullmatch(self.head, name)]
+    def unused_names(self, names: Iterable[str]) -> list[str]:
+        """Return the names that no feature needs."""
+        return [name for name in names if re.fullmatch(self.unused, name)]
 
-    def read(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under the network's names, without what may be left over; a foreign name is marked as such."""
-        spare = set(self.left_over(state))
+    def rename_all(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors under the network's names, without the unused ones; foreign names say so."""
+        unused = set(self.unused_names(state))
         return {
             self.rename(name) or f"{name} (no name of {self.title})": tensor
             for name, tensor in state.items()
-            if name not in spare
+            if name not in unused
         }
 
 
-def choose(layouts: Sequence[Layout], state: Mapping[str, Tensor], own: Iterable[str]) -> Layout:
-    """The layout under which the names of a file come nearest to the network's own."""
+def closest_layout(layouts: Sequence[Layout], state: Mapping[str, Tensor], own: Iterable[str]) -> Layout:
+    """Return the layout under which the names in a file differ least from the network's own."""
     wanted = set(own)
-    return min(layouts, key=lambda layout: len(wanted.symmetric_difference(layout.read(state))))
+    return min(layouts, key=lambda layout: len(wanted.symmetric_difference(layout.rename_all(state))))
 
 
-def plain(*heads: str) -> Layout:
-    """The network's own names; the heads are linear layers, by their names."""
-    head = f"({'|'.join(map(re.escape, heads))}){LINEAR}" if heads else ""
-    return Layout(title="the network's own names", head=head)
+def own_names(*heads: str) -> Layout:
+    """Return the layout with the network's own names. heads: names of linear layers that may be left over."""
+    unused = f"({'|'.join(map(re.escape, heads))}){LINEAR}" if heads else ""
+    return Layout(title="the network's own names", unused=unused)

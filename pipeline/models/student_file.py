@@ -1,4 +1,4 @@
-"""student.safetensors: the student of a run folder, written by training and opened as a backbone."""
+"""student.safetensors: a run's trained student, opened as a backbone."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from pipeline.models.students import Student, build_student
 
 
 def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
-    """A network that this project trained, from the safetensors file of its run or its export.
+    """Read a student from the safetensors file of its run or its export.
 
-    Its input is that of its evaluation, at the size it was trained at or another; half precision becomes single.
+    Its preprocessing is that of evaluation, at the training size or at `image_size`; half precision becomes single.
     """
     state, metadata = load_safetensors(path)
     try:
@@ -27,7 +27,7 @@ def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
         mean, std = tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"]))
         feature = metadata["feature"]
     except (KeyError, ValueError, TypeError) as error:
-        raise PipelineError(f"{path} does not say which student it holds: {error!r}") from error
+        raise PipelineError(f"{path} lacks the metadata of a student: {error!r}") from error
     size = image_size or trained_at
     module = build_student(name, image_size=size, seed=0).network
     load_strictly(module, state, str(path))
@@ -36,20 +36,22 @@ def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
 
 
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
-    """The student of a run folder, or of a .safetensors that `export` wrote, as it is evaluated.
+    """Open the student of a run folder, or of a .safetensors file written by `export`.
 
-    image_size: another than its own, in px. Raises WrongUse where there is neither.
+    image_size: another input size, in pixels. Raises WrongUse if `run` does not exist.
     """
     if not run.is_dir() and run.suffix != ".safetensors":
-        raise WrongUse(f"the run folder {run} does not exist; give one, or a .safetensors of `export`")
+        raise WrongUse(
+            f"the run folder {run} does not exist; give a run folder, or a .safetensors file written by `export`"
+        )
     recipe = student_recipe(run / "student.safetensors" if run.is_dir() else run, image_size)
     return freeze(recipe, recipe.architecture)
 
 
 def save_student(run: Path, student: Student, metadata: Mapping[str, str]) -> None:
-    """Write RUN/student.safetensors: the student without head, under its architecture's own names.
+    """Write RUN/student.safetensors: the student without its head, under its architecture's own names.
 
-    Beside the caller's metadata it says the student's name, image size, width, feature, mean and std.
+    The student's name, image size, width, feature, mean and std are added to the metadata.
     """
     own = {
         "student": student.name,

@@ -1,4 +1,4 @@
-"""Students: networks without classifier that learn from a cache. Widths as in CompRess (arXiv 2010.14713)."""
+"""Students: networks without classifier that are trained from a cache. Widths as in CompRess (arXiv 2010.14713)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.models.architectures import Network, feature_width, open_network
 
 @dataclass(frozen=True, kw_only=True)
 class StudentEntry:
-    """What is known of a named student: feature width, smallest input in px, which layer the feature is."""
+    """A named student. dim: feature width. smallest: input size in pixels. feature: which layer the features are."""
 
     dim: int
     smallest: int
@@ -19,8 +19,8 @@ class StudentEntry:
     description: str
 
 
-# Below half of its stride of 32 a ResNet's or MobileNet's last map is mostly padding; below 63 px the last
-# pooling of AlexNet has nothing to pool.
+# Below 16 px, half the stride, the last map of a ResNet or MobileNet is mostly padding; below 63 px AlexNet's last
+# pooling has an empty input.
 STUDENTS = {
     "resnet18": StudentEntry(
         dim=512, smallest=16, feature="global average pool", description="ResNet-18, 11.2 M parameters"
@@ -43,7 +43,7 @@ STUDENTS = {
 class Student(nn.Module):
     """A network without classifier: images (B, 3, H, W) -> raw features (B, dim), not normalised.
 
-    `network` is the bare architecture; its state dict has torchvision's, timm's or the person's own names.
+    `network` is the bare architecture; its state dict has torchvision's, timm's or the user's own names.
     """
 
     def __init__(self, network: nn.Module, *, name: str, image_size: int, dim: int, feature: str) -> None:
@@ -59,20 +59,20 @@ class Student(nn.Module):
 
 
 def build_student(name: str, *, image_size: int, seed: int) -> Student:
-    """Build a student in training mode, initialised from the seed; the global random state is untouched.
+    """Build a student in training mode, initialized from the seed. The global random state does not change.
 
-    name: one of STUDENTS, timm/NAME, torchvision/NAME or package.module:function. image_size in px.
-    Raises WrongUse for an unknown name or a too small image, PipelineError for a function that fails.
+    name: one of STUDENTS, timm/NAME, torchvision/NAME or package.module:function. image_size: in pixels.
+    Raises WrongUse for an unknown name or too small images, PipelineError if the user's function fails.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also seed the GPUs, which fork_rng does not give back here
+        # not torch.manual_seed, which would also seed the GPUs, whose state is not restored here
         torch.default_generator.manual_seed(seed)
         if name in STUDENTS:
             student = _named(name, image_size)
         elif name.startswith(("timm/", "torchvision/")) or ":" in name:
             student = _opened(name, image_size)
         else:
-            raise WrongUse(f"no student is called {name!r}{suggest(name, STUDENTS) or _known_names()}")
+            raise WrongUse(f"unknown student {name!r}{suggest(name, STUDENTS) or _known_names()}")
     return student.train()
 
 
@@ -80,8 +80,8 @@ def _named(name: str, image_size: int) -> Student:
     entry = STUDENTS[name]
     if image_size < entry.smallest:
         raise WrongUse(
-            f"{name} needs images of at least {entry.smallest} px, but they are {image_size} px; "
-            "choose a larger image size or another student"
+            f"{name} needs images of at least {entry.smallest} px, found {image_size} px; give a larger "
+            "--image-size or choose another student"
         )
     network = open_network(f"torchvision/{name}").module
     return Student(network, name=name, image_size=image_size, dim=entry.dim, feature=entry.feature)
@@ -91,8 +91,8 @@ def _opened(name: str, image_size: int) -> Student:
     network: Network = open_network(name, image_size)
     if network.settings is not None:
         raise WrongUse(
-            f"{name} gives a preprocessing beside its module, but a student's images come from the dataset, "
-            "normalised by ImageNet's mean and std; return the module alone"
+            f"{name} returns a preprocessing, but a student's images come from the dataset, normalized by "
+            "ImageNet's mean and std; return only the module"
         )
     dim = feature_width(network.module, torch.zeros(1, 3, image_size, image_size), name)
     return Student(network.module, name=name, image_size=image_size, dim=dim, feature=network.feature)

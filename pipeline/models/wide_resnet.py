@@ -7,10 +7,10 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 
 class WideResNet50(ResNet):
-    """torchvision's ResNet-50 without classifier, with every layer, stem included, `width` times as wide.
+    """torchvision's ResNet-50 without classifier and with every layer, including the stem, `width` times as wide.
 
-    Images (B, 3, H, W) -> features (B, 2048 * width). The wide networks of SimCLR (Chen et al. 2020) and SwAV
-    (Caron et al. 2020); torchvision's own wide ResNets widen the inner convolutions only.
+    Images (B, 3, H, W) -> features (B, 2048 * width), as in SimCLR (Chen et al. 2020) and SwAV (Caron et al. 2020);
+    torchvision's own wide ResNets widen only the inner convolutions.
     """
 
     def __init__(self, width: int) -> None:
@@ -19,7 +19,7 @@ class WideResNet50(ResNet):
         self.fc = nn.Identity()
 
     def _make_layer(self, block: Any, planes: int, *arguments: Any, **settings: Any) -> nn.Sequential:
-        if planes == 64:  # the first layer: torchvision has just made its stem, of 64 channels
+        if planes == 64:  # the first stage: replace the stem of 64 channels that torchvision has just made
             self.inplanes = 64 * self.times
             self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
             self.bn1 = nn.BatchNorm2d(self.inplanes)

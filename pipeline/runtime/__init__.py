@@ -1,1 +1,1 @@
-"""What a process needs to run: ranks and devices, signals, memory, provenance."""
+"""Process-level support: distributed training, devices, signals, memory, provenance."""

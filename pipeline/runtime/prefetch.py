@@ -1,4 +1,4 @@
-"""Work of threads for a loop that is busy meanwhile, in order."""
+"""Prefetching in threads: items are prepared in the background and returned in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,18 +6,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def prefetch(
-    prepare: Callable[[Item], Made], items: Iterable[Item], threads: int, most: int
-) -> Iterator[Made]:
-    """prepare(item) for each item in order; at most so many of the next ones are made or waiting."""
-    waiting: deque[Future[Made]] = deque()
+    prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Yield prepare(item) for each item in order, with at most `ahead` further results prepared or in progress."""
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
-            waiting.append(pool.submit(prepare, item))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(prepare, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, machine and command, as plain data."""
+"""Provenance of results: command, commit, date, machine and package versions, as plain data."""
 
 import datetime
 import importlib.metadata
@@ -11,35 +11,27 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "ffcv", "zarr", "numpy", "numba")
 ROOT = Path(__file__).resolve().parents[2]
+DESCRIBE_OPTIONS = ("--always", "--abbrev=12", "--dirty=+", "--exclude=*")
 
 
 def commit() -> str:
-    """The source's commit, with "+" when the tree differs from it; "unknown" outside of a checkout."""
+    """Return the commit of the source, with "+" if files differ from it, or "unknown" outside a git checkout."""
     try:
-        described = [
-            "git",
-            "-C",
-            str(ROOT),
-            "describe",
-            "--always",
-            "--abbrev=12",
-            "--dirty=+",
-            "--exclude=*",
-        ]
-        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+        describe = ["git", "-C", str(ROOT), "describe", *DESCRIBE_OPTIONS]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide bits."""
+    """Return the versions of Python and of the packages that affect results."""
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in PACKAGES
     }
 
 
 def machine() -> str:
-    """The processor's name and the number of cores."""
+    """Return the CPU model and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -49,14 +41,14 @@ def machine() -> str:
 
 
 def command() -> str:
-    """The command as one types it, without this machine's folders."""
-    spec = sys.modules["__main__"].__spec__  # of `python -m`
+    """Return the command line as typed, with the program's name instead of its path."""
+    spec = sys.modules["__main__"].__spec__  # set by `python -m`
     program = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
     return " ".join(["python", program, *sys.argv[1:]])
 
 
 def provenance() -> dict[str, Any]:
-    """What travels with every number that is written."""
+    """Return the provenance that is recorded with every result."""
     return {
         "command": command(),
         "commit": commit(),

@@ -1,4 +1,4 @@
-"""SIGTERM as Ctrl-C, and both as a request that the training loop answers at the end of a step."""
+"""Ctrl-C and SIGTERM: both interrupt a command, or ask the training loop to stop at the end of its step."""
 
 import contextlib
 import signal
@@ -9,38 +9,39 @@ from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Self
 
-SECONDS_TO_RETURN = 0.01  # out of a destructor
+RETRY_SECONDS = 0.01  # enough to leave a destructor
 
 
-class Reminder:
-    """SIGINT once more, soon: for one that came within a destructor, out of which nothing can be raised.
+class InterruptRetry:
+    """Raises SIGINT again after a moment, because Python discards a KeyboardInterrupt raised in a destructor.
 
-    The alarm is the caller's, say a test's with a time limit, but for these hundredths of a second.
+    It borrows SIGALRM and its timer, and gives them back to their owner, such as a test with a time limit.
     """
 
-    waiting = False
+    pending = False
 
     def start(self) -> None:
-        self.handler = signal.signal(signal.SIGALRM, self.ring)
-        self.timer = signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_RETURN)
-        self.waiting = True
+        self.handler = signal.signal(signal.SIGALRM, self.fire)
+        self.timer = signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        self.pending = True
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.handler)
         signal.setitimer(signal.ITIMER_REAL, *self.timer)
-        self.waiting = False
+        self.pending = False
 
-    def ring(self, number: int, frame: FrameType | None) -> None:
-        self.stop()
+    def fire(self, number: int, frame: FrameType | None) -> None:
+        self.cancel()
         signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """While open, SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can hear signals.
+    """Within the context, SIGTERM raises KeyboardInterrupt, as Ctrl-C does.
 
-    One that comes while a destructor runs is raised after it.
+    An interrupt that arrives while a destructor runs is raised after it. Does nothing outside the main thread, which
+    alone receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,10 +53,10 @@ def terminated_as_interrupted() -> Iterator[None]:
     def unraisable(problem: "sys.UnraisableHookArgs") -> None:
         if not issubclass(problem.exc_type, KeyboardInterrupt):
             hook(problem)
-        elif not reminder.waiting:
-            reminder.start()
+        elif not retry.pending:
+            retry.start()
 
-    reminder = Reminder()
+    retry = InterruptRetry()
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -63,18 +64,18 @@ def terminated_as_interrupted() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook
-        if reminder.waiting:
-            reminder.stop()
+        if retry.pending:
+            retry.cancel()
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def children_deaf_to_interrupts() -> Iterator[None]:
-    """While open, what this thread starts never hears Ctrl-C, which a terminal sends to every process.
+def children_ignore_interrupts() -> Iterator[None]:
+    """Processes started by this thread within the context ignore Ctrl-C, which a terminal sends to all processes.
 
-    They inherit its mask, so that only this process hears it, and ends them.
+    They inherit a signal mask that blocks SIGINT, so only this process is interrupted, and ends them in order.
     """
-    resource_tracker.ensure_running()  # when started later it unblocks the signal again
+    resource_tracker.ensure_running()  # started later, it would unblock SIGINT again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -83,7 +84,7 @@ def children_deaf_to_interrupts() -> Iterator[None]:
 
 
 class StopRequest:
-    """While open, the first SIGINT or SIGTERM only sets `wanted`; a second one interrupts at once."""
+    """Within the context, the first SIGINT or SIGTERM only sets `wanted`; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -105,8 +106,8 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM wait; then they interrupt. A second one interrupts at once."""
+def delayed_interrupts() -> Iterator[None]:
+    """Within the context, the first Ctrl-C or SIGTERM is delayed until its end; a second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,1 +1,1 @@
-"""Teachers: what is known of each, and how its weights are found and loaded."""
+"""Teachers: registry, checkpoint layouts, licences, and loading."""

@@ -1,4 +1,4 @@
-"""What is known of a named teacher: what a person reads about it, and how it is made and loaded."""
+"""Entries of the teacher registry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ POOLED = "global average pool"
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherEntry:
-    """A named teacher: what a person reads about it, and its recipe.
+    """A named teacher.
 
-    dim: width of the feature. preprocessing: what it was trained with. weights: where to get the file for --weights;
-    None when the teacher needs none. checksum: of that file, as its authors publish it.
+    dim: feature width. preprocessing: the one it was trained with. weights: where to get the file for --weights, or
+    None if the teacher needs none. recipe: builds it. checksum: of that file, as published by its authors.
     """
 
     description: str
@@ -31,8 +31,8 @@ class TeacherEntry:
 
     @property
     def input(self) -> str:
-        """Size and normalisation in words."""
-        return in_words(self.preprocessing)
+        """Return size and normalization as text."""
+        return describe_preprocessing(self.preprocessing)
 
 
 def published(
@@ -48,7 +48,7 @@ def published(
     feature: str = POOLED,
     checksum: str = "",
 ) -> TeacherEntry:
-    """An entry whose module is built when it is wanted, on the meta device, since all its tensors come from a file."""
+    """Return an entry whose module is built on demand, on the meta device, since all its tensors come from a file."""
 
     def recipe() -> Recipe:
         with torch.device("meta"):
@@ -72,13 +72,14 @@ def published(
     )
 
 
-def in_words(wanted: Preprocessing) -> str:
-    """Resize, crop, interpolation and normalisation of a preprocessing, in words."""
-    if (wanted.mean, wanted.std) == (IMAGENET.mean, IMAGENET.std):
-        normalised = "ImageNet's mean and std"
-    elif set(wanted.mean + wanted.std) == {0.0, 1.0}:
-        normalised = "[0, 1]"
+def describe_preprocessing(preprocessing: Preprocessing) -> str:
+    """Return resize, crop, interpolation and normalization as text."""
+    mean, std, crop, resize = preprocessing.mean, preprocessing.std, preprocessing.crop, preprocessing.resize
+    if (mean, std) == (IMAGENET.mean, IMAGENET.std):
+        values = "ImageNet's mean and std"
+    elif set(mean + std) == {0.0, 1.0}:
+        values = "[0, 1]"
     else:
-        normalised = f"mean {' '.join(map(str, wanted.mean))}, std {' '.join(map(str, wanted.std))}"
-    shown = f"{wanted.crop} px" if wanted.crop == wanted.resize else f"{wanted.crop} of {wanted.resize} px"
-    return f"{shown}, {wanted.interpolation}, {normalised}"
+        values = f"mean {' '.join(map(str, mean))}, std {' '.join(map(str, std))}"
+    size = f"{crop} px" if crop == resize else f"{crop} of {resize} px"
+    return f"{size}, {preprocessing.interpolation}, {values}"

@@ -1,4 +1,4 @@
-"""Which known layout a weights file has: it is tried on each known network, and what fits is what it is."""
+"""Identify the layout of a weights file by trying it on every known network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.architectures import open_network
-from pipeline.models.checkpoints import WeightsFile, listed, misfits
-from pipeline.models.state_dict_layout import Layout, choose
-from pipeline.teachers.registry import TEACHERS, own_names
+from pipeline.models.checkpoints import WeightsFile, join_names, load_problems
+from pipeline.models.state_dict_layout import Layout, closest_layout
+from pipeline.teachers.registry import TEACHERS, layouts_of
 
-# The first computes its widths with tensors, which have no values on the meta device; two warn when they are built;
-# the last has no linear classifier to leave out.
-NOT_TRIED = ("regnet", "googlenet", "inception", "squeezenet")
+# RegNet computes its widths with tensors, which have no values on the meta device; GoogLeNet and Inception warn when
+# they are built; SqueezeNet has no linear classifier.
+SKIPPED = ("regnet", "googlenet", "inception", "squeezenet")
 KEYS_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A network by its teacher's name, without values, and the layouts of its files."""
+    """A teacher's network on the meta device, and the layouts of its files."""
 
     teacher: str
     module: nn.Module
@@ -33,57 +33,60 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A teacher that a file can be loaded into. left_over: names in the file that no feature needs."""
+    """A teacher the file can be loaded into. unused: names in the file that no feature needs."""
 
     teacher: str
     architecture: str
     layout: str
-    left_over: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def identify(file: WeightsFile, path: Path) -> list[Fit]:
-    """The teachers that a file fits: those whose layout has a mark that the file bears, else all.
+    """Return the teachers a file can be loaded into; if some match by signature, only those.
 
-    Raises PipelineError with the file's first keys, or with what keeps it from the nearest teacher.
+    Raises PipelineError with the differences from the closest teacher, or with the file's first names.
     """
     nearest = ("", len(file.state) // 2, "")
     marked: list[Fit] = []
     plain: list[Fit] = []
     values = sum(tensor.numel() for tensor in file.state.values())
-    for candidate in chain(registered(), of_torchvision(values)):
+    for candidate in chain(registered_candidates(), torchvision_candidates(values)):
         if marked and candidate.teacher.startswith("torchvision/"):
             break
         own = candidate.module.state_dict()
-        layout = choose(candidate.layouts, file.state, own)
-        if layout.place and layout.place != file.place:
+        layout = closest_layout(candidate.layouts, file.state, own)
+        if layout.key and layout.key != file.key:
             continue
-        problems = misfits(own, layout.read(file.state))
+        problems = load_problems(own, layout.rename_all(file.state))
         count = sum(map(len, problems.values()))
         if not count:
-            certain = layout.marks(file.state) or bool(layout.place)
+            certain = layout.has_signature(file.state) or bool(layout.key)
             (marked if certain else plain).append(_fit(candidate, layout, file))
         elif count < nearest[1]:
-            named = "; ".join(f"{kind}: {listed(names)}" for kind, names in problems.items())
+            named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in problems.items())
             nearest = (candidate.teacher, count, named)
     if not marked and not plain:
         raise PipelineError(_unknown(file, path, nearest[0], nearest[2]))
     return marked or plain
 
 
-def registered() -> Iterator[Candidate]:
-    """Every registered teacher that takes a weights file."""
+def registered_candidates() -> Iterator[Candidate]:
+    """Yield every registered teacher that needs a weights file."""
     for name, entry in TEACHERS.items():
         if entry.weights is not None:
-            made = entry.recipe()
+            recipe = entry.recipe()
             yield Candidate(
-                teacher=name, module=made.module, architecture=made.architecture, layouts=made.layouts
+                teacher=name,
+                module=recipe.module,
+                architecture=recipe.architecture,
+                layouts=recipe.layouts,
             )
 
 
-def of_torchvision(values: int) -> Iterator[Candidate]:
-    """torchvision's networks of about so many values: a file may lack a classifier, or hold buffers as well."""
+def torchvision_candidates(values: int) -> Iterator[Candidate]:
+    """Yield torchvision's networks with about this many values; a file may lack the classifier or contain buffers."""
     for name in torchvision.models.list_models(module=torchvision.models):
-        if name.startswith(NOT_TRIED):
+        if name.startswith(SKIPPED):
             continue
         whole = next(iter(torchvision.models.get_model_weights(name))).meta["num_params"]
         if 0.5 * whole < values < 1.1 * whole:
@@ -93,7 +96,7 @@ def of_torchvision(values: int) -> Iterator[Candidate]:
                 teacher=f"torchvision/{name}",
                 module=network.module,
                 architecture=name,
-                layouts=own_names(network),
+                layouts=layouts_of(network),
             )
 
 
@@ -102,15 +105,15 @@ def _fit(candidate: Candidate, layout: Layout, file: WeightsFile) -> Fit:
         teacher=candidate.teacher,
         architecture=candidate.architecture,
         layout=layout.title,
-        left_over=tuple(layout.left_over(file.state)),
+        unused=tuple(layout.unused_names(file.state)),
     )
 
 
 def _unknown(file: WeightsFile, path: Path, teacher: str, problems: str) -> str:
     if teacher:
-        return f"{path} has no known layout; the nearest is that of {teacher}, but for what is {problems}"
+        return f"{path} has no known layout; the closest is that of {teacher}, apart from names that are {problems}"
     return (
-        f"{path} has no known layout; of its {len(file.state)} tensors the first are "
-        f"{', '.join(list(file.state)[:KEYS_SHOWN]) or 'none'}; if timm has the network, load it with "
-        "--teacher timm/NAME, else write a package.module:function that returns it"
+        f"{path} has no known layout; the first of its {len(file.state)} tensors are "
+        f"{', '.join(list(file.state)[:KEYS_SHOWN]) or 'none'}; if timm has the network, use "
+        "--teacher timm/NAME, otherwise write a package.module:function that returns it"
     )

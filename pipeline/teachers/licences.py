@@ -1,4 +1,4 @@
-"""Whose weights a student was taught by, under which licence, and what may follow from it for the student."""
+"""The licence of a student's teacher, and what it may mean for the student."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from pipeline.teachers.registry import TEACHERS
 
 NOT_RECORDED = "not recorded"
 NONE = "none"
-# names as the registry has them -> identifiers in the front matter of model cards
+# the registry's names -> identifiers in the front matter of model cards
 IDENTIFIERS = {
     "MIT": "mit",
     "Apache-2.0": "apache-2.0",
@@ -21,7 +21,7 @@ UNSETTLED = (
 
 
 def teacher_name(record: Mapping[str, Any]) -> str:
-    """The name by which a run's teacher was asked for, "none" for a run without one; older runs do not tell it."""
+    """Return the --teacher of a run's cache, "none" for a run without one, or "not recorded" for older runs."""
     if "cache" not in record["made_of"]:
         return NONE
     teacher = record["made_of"].get("teacher", {})
@@ -29,7 +29,7 @@ def teacher_name(record: Mapping[str, Any]) -> str:
 
 
 def teacher_licence(record: Mapping[str, Any]) -> str:
-    """The licence of the teacher's weights as the registry tells it."""
+    """Return the licence of the teacher's weights from the registry."""
     name = teacher_name(record)
     if name == NONE:
         return NONE
@@ -37,12 +37,12 @@ def teacher_licence(record: Mapping[str, Any]) -> str:
 
 
 def licence_identifier(licence: str) -> str:
-    """The licence for a card's front matter: the teacher's, which is the careful choice, else "unknown"."""
+    """Return the licence for a model card's front matter: the teacher's, as the cautious choice, or "unknown"."""
     return IDENTIFIERS.get(licence, "unknown")
 
 
 def licence_terms(teacher: str, licence: str) -> str:
-    """What the teacher's licence may mean for whoever uses or passes on the student, in cautious sentences."""
+    """Explain what the teacher's licence may mean for using or sharing the student."""
     if teacher == NONE or licence == "none needed":
         return (
             "No teacher's weights went into this student: whoever trained it chooses its licence. The front matter "

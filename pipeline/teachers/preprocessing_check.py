@@ -1,4 +1,4 @@
-"""Whether a store's teacher, if it is a registered one, was fed with what it was trained with."""
+"""Warnings about registered teachers run with another preprocessing than they were trained with."""
 
 import sys
 from collections.abc import Mapping
@@ -7,38 +7,36 @@ from typing import Any
 from cache.identity import identity_difference
 from pipeline.teachers.registry import TEACHERS
 
-# A published weights file's name, with which the registry's words on where it is begin, and the teacher it is of.
-OWNERS = {entry.weights.partition(" ")[0]: name for name, entry in TEACHERS.items() if entry.weights}
+# name of a published weights file, the first word of the registry's `weights` -> teacher
+TEACHER_OF_FILE = {entry.weights.partition(" ")[0]: name for name, entry in TEACHERS.items() if entry.weights}
 
 
 def warn_of_preprocessing(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """Say on stderr what differs from the known preprocessing, if anything does; teacher: a store's identity."""
+    """Print a warning to stderr if a store's preprocessing is not its teacher's. teacher: the store's identity."""
     known = known_teacher(origin)
     differences = preprocessing_differences(teacher, known)
     if differences:
-        told = " of the file " + origin["file"] if "file" in origin else ""
+        file = f" ({origin['file']})" if "file" in origin else ""
         print(
-            f"warning: the teacher {known}{told} was trained with another preprocessing than these embeddings are "
-            f"made with ({'; '.join(differences)}); they will serve worse than its own: make them with "
-            f"`cache-teacher --teacher {known}`",
+            f"warning: these embeddings use another preprocessing than the teacher {known}{file} was trained with "
+            f"({'; '.join(differences)}), which makes them worse; use `cache-teacher --teacher {known}`",
             file=sys.stderr,
         )
 
 
 def known_teacher(origin: Mapping[str, str]) -> str:
-    """The registered teacher that a store was made by, empty if none: that of its weights file, else that of its name.
+    """Return the registered teacher that wrote a store, by its weights file or else its name, or "" if there is none.
 
-    The file decides, because one architecture's files often fit another's name, and run without complaint.
+    The file takes precedence, because files of one architecture often load under another teacher's name.
     """
     name = origin.get("name", "")
-    return OWNERS.get(origin.get("file", "")) or (name if name in TEACHERS else "")
+    return TEACHER_OF_FILE.get(origin.get("file", "")) or (name if name in TEACHERS else "")
 
 
 def preprocessing_differences(teacher: Mapping[str, Any], known: str) -> list[str]:
-    """What a store's teacher was fed with that the known one was not trained with, field by field.
+    """Return how a store's preprocessing differs from the known teacher's, field by field.
 
-    Another size is no fault: the known preprocessing is compared at the store's. A person's own function cannot be
-    compared, and differs in nothing.
+    Image sizes may differ. A user's own function cannot be compared, so it has no differences.
     """
     found = teacher.get("preprocessing", {})
     if not known or "crop" not in found:

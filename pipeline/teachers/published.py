@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.models.architectures import torchvision_network
-from pipeline.models.state_dict_layout import Layout, plain
+from pipeline.models.state_dict_layout import Layout, own_names
 from pipeline.models.wide_resnet import WideResNet50
 from pipeline.teachers.checkpoint_layouts import (
     COMPRESS_BARE_ALEXNET,
@@ -37,7 +37,7 @@ def resnet50(
     preprocessing: Preprocessing = IMAGENET,
     checksum: str = "",
 ) -> TeacherEntry:
-    """A method's ResNet-50, or its form of another width, which the method names by a letter and the width."""
+    """Define a ResNet-50 teacher. letter: what the method puts before the width in the name of a wider one."""
     return published(
         f"{method}, ResNet-50" + (f", {width} times as wide" if width > 1 else ""),
         build=partial(WideResNet50, width),
@@ -52,7 +52,7 @@ def resnet50(
 
 
 def swav(width: int, file: str, epochs: int) -> TeacherEntry:
-    """SwAV (Caron et al. 2020, arXiv 2006.09882), whose first deviation is 0.228."""
+    """Define a SwAV teacher (Caron et al. 2020, arXiv 2006.09882); its first std is 0.228."""
     return resnet50(
         f"SwAV, {epochs} epochs",
         width=width,
@@ -65,10 +65,10 @@ def swav(width: int, file: str, epochs: int) -> TeacherEntry:
 
 
 def simclr(width: int) -> TeacherEntry:
-    """SimCLR v1 (Chen et al. 2020, arXiv 2002.05709): its input is [0, 1], not standardised."""
+    """Define a SimCLR v1 teacher (Chen et al. 2020, arXiv 2002.05709); its input is [0, 1], not standardized."""
     unscaled = replace(IMAGENET, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    file = f"resnet50-{width}x.pth as github.com/tonylins/simclr-converter makes it"
-    layouts, licence = (plain("fc"), SIMCLR_FLAT), "Apache-2.0"
+    file = f"resnet50-{width}x.pth as converted by github.com/tonylins/simclr-converter"
+    layouts, licence = (own_names("fc"), SIMCLR_FLAT), "Apache-2.0"
     return resnet50(
         "SimCLR v1",
         width=width,
@@ -83,7 +83,7 @@ def simclr(width: int) -> TeacherEntry:
 def transformer(
     name: str, build: Callable[[], nn.Module], dim: int, layouts: tuple[Layout, ...], weights: str
 ) -> TeacherEntry:
-    """A vision transformer of DINO or DINOv2, by the method's and the network's names."""
+    """Define a DINO or DINOv2 vision transformer. name: METHOD, NETWORK."""
     return published(
         name,
         build=build,
@@ -98,7 +98,7 @@ def transformer(
 
 
 def dino(patch: int, dim: int, file: str) -> TeacherEntry:
-    """DINO's transformers (Caron et al. 2021, arXiv 2104.14294)."""
+    """Define a DINO transformer (Caron et al. 2021, arXiv 2104.14294)."""
 
     def build() -> nn.Module:
         from pipeline.models.dino_vit import dino_transformer
@@ -110,7 +110,7 @@ def dino(patch: int, dim: int, file: str) -> TeacherEntry:
 
 
 def dinov2(size: str, dim: int, depth: int) -> TeacherEntry:
-    """DINOv2 (Oquab et al. 2023, arXiv 2304.07193), without registers."""
+    """Define a DINOv2 transformer without registers (Oquab et al. 2023, arXiv 2304.07193)."""
 
     def build() -> nn.Module:
         from pipeline.models.dino_vit import dinov2_transformer
@@ -125,15 +125,15 @@ def dinov2(size: str, dim: int, depth: int) -> TeacherEntry:
 def compress_student(
     student: str, title: str, dim: int, layouts: tuple[Layout, ...], feature: str = POOLED
 ) -> TeacherEntry:
-    """A student that the authors of CompRess trained, to be embedded and evaluated like a teacher."""
+    """Define a student trained by the authors of CompRess, to be embedded and evaluated like a teacher."""
     return published(
-        f"{title}, a student of CompRess as its authors save it",
+        f"{title}, a student trained by the authors of CompRess",
         build=lambda: torchvision_network(student).module,
         architecture=title,
         dim=dim,
         layouts=layouts,
         feature=feature,
-        licence="its authors'; made of MoCo's, SwAV's or SimCLR's weights",
+        licence="set by its authors; derived from MoCo's, SwAV's or SimCLR's weights",
         weights="a checkpoint of github.com/UMBCvision/CompRess",
     )
 

@@ -1,4 +1,4 @@
-"""Teachers: frozen backbones with their preprocessing, built by name and loaded strictly."""
+"""The teacher registry: frozen backbones with their preprocessing, built by name and loaded strictly."""
 
 from pathlib import Path
 
@@ -9,16 +9,14 @@ from pipeline.errors import WrongUse, suggest
 from pipeline.images.preprocessing import IMAGENET, Preprocessing, as_transform
 from pipeline.models.architectures import Network, open_network
 from pipeline.models.backbone import Backbone, Recipe, freeze, load_weights
-from pipeline.models.checkpoints import (
-    check_sha256,
-)
-from pipeline.models.state_dict_layout import Layout, plain
+from pipeline.models.checkpoints import check_sha256
+from pipeline.models.state_dict_layout import Layout, own_names
 from pipeline.models.student_file import student_recipe
 from pipeline.teachers.entry import TeacherEntry
 from pipeline.teachers.published import PUBLISHED
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "assets" / "demo-teacher.safetensors"
-AS_THEY_ARE = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+RAW_PIXELS = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def demo_recipe() -> Recipe:
@@ -27,8 +25,8 @@ def demo_recipe() -> Recipe:
 
 
 def pixels_recipe() -> Recipe:
-    """Raw pixels in [0, 1], flattened: what a backbone has to beat."""
-    return Recipe(module=nn.Flatten(), architecture="pixels", feature="pixels", preprocessing=AS_THEY_ARE)
+    """Return raw pixels in [0, 1], flattened: the baseline for every backbone."""
+    return Recipe(module=nn.Flatten(), architecture="pixels", feature="pixels", preprocessing=RAW_PIXELS)
 
 
 TEACHERS = {
@@ -43,7 +41,7 @@ TEACHERS = {
     "pixels": TeacherEntry(
         description="raw pixels, the baseline of every table",
         dim=3072,
-        preprocessing=AS_THEY_ARE,
+        preprocessing=RAW_PIXELS,
         licence="none needed",
         weights=None,
         recipe=pixels_recipe,
@@ -55,8 +53,8 @@ TEACHERS = {
 def load_teacher(name: str, weights: Path | None = None, *, image_size: int | None = None) -> Backbone:
     """Build a teacher in eval mode and load its weights strictly.
 
-    name: one of TEACHERS, timm/NAME, torchvision/NAME or package.module:function. image_size: another crop.
-    Raises WrongUse for a wrong name or flag, PipelineError for misfitting weights or a failing function.
+    name: one of TEACHERS, timm/NAME, torchvision/NAME or package.module:function. image_size: another crop size.
+    Raises WrongUse for a wrong name or flag, PipelineError for weights that do not match or a failing function.
     """
     if weights is not None and not weights.is_file():
         raise WrongUse(f"the weights file {weights} does not exist")
@@ -67,9 +65,9 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
 
 
 def untrained_teacher(name: str, *, image_size: int | None = None) -> Backbone:
-    """A teacher without its weights, on the meta device: what it costs is known before they are fetched.
+    """Build a teacher without weights on the meta device, to estimate its cost before they are downloaded.
 
-    name, image_size: as for load_teacher, and WrongUse likewise. Its sha256 is none, but as long as one.
+    name, image_size, WrongUse: as for load_teacher. Its weights_sha256 is a placeholder.
     """
     if name in TEACHERS:
         recipe = TEACHERS[name].recipe()
@@ -85,9 +83,7 @@ def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Rec
         return _named(name, weights)
     if name.startswith(("timm/", "torchvision/")):
         if weights is None:
-            raise WrongUse(
-                f"{name} is nothing without trained weights; download them and give --weights FILE"
-            )
+            raise WrongUse(f"{name} needs trained weights; download them and give --weights FILE")
         return _library(name, weights, image_size)
     if ":" in name:
         network = open_network(name)
@@ -96,10 +92,10 @@ def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Rec
             architecture=name,
             feature=network.feature,
             preprocessing=as_transform(network.settings, name),
-            layouts=own_names(network),
+            layouts=layouts_of(network),
         )
     known = f"; known are {', '.join(TEACHERS)}, timm/NAME, torchvision/NAME and package.module:function"
-    raise WrongUse(f"no teacher is called {name!r}{suggest(name, TEACHERS) or known}")
+    raise WrongUse(f"unknown teacher {name!r}{suggest(name, TEACHERS) or known}")
 
 
 def _named(name: str, weights: Path | None) -> Recipe:
@@ -124,7 +120,7 @@ def _library(name: str, weights: Path, image_size: int | None) -> Recipe:
         architecture=name,
         feature=network.feature,
         preprocessing=preprocessing,
-        layouts=own_names(network),
+        layouts=layouts_of(network),
     )
 
 
@@ -132,7 +128,7 @@ def _torchvision_preprocessing(name: str, weights: Path) -> Preprocessing:
     published = list(torchvision.models.get_model_weights(name))
     if not published:
         return IMAGENET
-    # several sets of weights of one model want different sizes; the file's published name tells them apart
+    # the sets of weights of one model may need different sizes; the file's published name tells which set it is
     own = [entry for entry in published if entry.url.rpartition("/")[2] == weights.name]
     if own:
         check_sha256(weights)
@@ -153,7 +149,7 @@ def _timm_preprocessing(module: nn.Module, name: str) -> Preprocessing:
     _, height, width = wanted["input_size"]
     if wanted["crop_mode"] != "center" or height != width:
         raise WrongUse(
-            f"{name} wants {height} x {width} px cropped as {wanted['crop_mode']!r}, no square centre crop; "
+            f"{name} needs {height} x {width} px with crop mode {wanted['crop_mode']!r}, not a square centre crop; "
             "wrap it in a package.module:function with its own preprocessing"
         )
     return Preprocessing(
@@ -165,7 +161,7 @@ def _timm_preprocessing(module: nn.Module, name: str) -> Preprocessing:
     )
 
 
-def own_names(network: Network) -> tuple[Layout]:
-    """The layout of a network's own files, which may still hold the layers that were left out."""
+def layouts_of(network: Network) -> tuple[Layout]:
+    """Return the layout of a network's own files, which may still contain the removed layers."""
     own = network.module.state_dict()
-    return (plain(*(head for head in network.heads if f"{head}.weight" not in own)),)
+    return (own_names(*(head for head in network.heads if f"{head}.weight" not in own)),)

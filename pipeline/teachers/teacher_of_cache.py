@@ -1,4 +1,4 @@
-"""The very backbone that a store was made by, found from what the store tells."""
+"""Open the backbone that wrote a store, from what the store records."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def open_teacher_of_cache(
-    store: Store, teacher: str = "", weights: Path | None = None
+    store: Store, teacher: str | None = None, weights: Path | None = None
 ) -> tuple[BackboneSpec, Backbone]:
-    """A store's backbone, and how a worker loads it. teacher, weights: what the store does not tell.
+    """Open the backbone that wrote a store; return its spec for workers too.
 
-    A student's store lies in its run folder, which says the rest. Raises WrongUse when nothing tells which backbone
-    that is, and IdentityMismatch, field by field, when the one that was found is another.
+    teacher, weights: needed if the store does not record them. A student is found through the run folder that contains
+    its store. Raises WrongUse if the backbone is unknown, IdentityMismatch if the one found is another.
     """
     preprocessing = store.teacher.get("preprocessing", {})
     if "run" in store.origin and not teacher:
@@ -25,7 +25,7 @@ def open_teacher_of_cache(
         name = teacher_name(store, teacher, weights)
         spec = BackboneSpec(kind="teacher", name=name, weights=weights, image_size=preprocessing.get("crop"))
     backbone = spec.load()
-    # another resize: the backbone's own, not that of --image-size
+    # not made with --image-size, then, but with the backbone's own resize
     if spec.image_size and backbone.preprocessing.identity() != preprocessing:
         spec = BackboneSpec(kind="teacher", name=spec.name, weights=weights)
         backbone = spec.load()
@@ -34,13 +34,13 @@ def open_teacher_of_cache(
     if differences:
         raise IdentityMismatch(
             f"{backbone.name} is not the teacher of {store.path} ({'; '.join(differences)}): "
-            "give the --teacher and --weights that it was made with"
+            "give the --teacher and --weights it was made with"
         )
     return spec, backbone
 
 
-def teacher_name(store: Store, teacher: str, weights: Path | None) -> str:
-    """`teacher`, or what the store says: the name that its teacher was asked for by, or an architecture that is one."""
+def teacher_name(store: Store, teacher: str | None, weights: Path | None) -> str:
+    """Return `teacher`, or the name or architecture recorded in the store. Raises WrongUse if that is not enough."""
     named = teacher or store.origin.get("name")
     if named:
         return named
@@ -48,6 +48,6 @@ def teacher_name(store: Store, teacher: str, weights: Path | None) -> str:
     if ":" in architecture or (weights and architecture.startswith(("timm/", "torchvision/"))):
         return architecture
     raise WrongUse(
-        f"{store.path} tells its teacher's architecture only, {architecture}: give --teacher NAME, and --weights FILE "
-        "if it needs one, as for cache-teacher"
+        f"{store.path} records only its teacher's architecture, {architecture}: give --teacher NAME, and "
+        "--weights FILE if it needs one, as for cache-teacher"
     )

@@ -15,7 +15,7 @@ from cache.errors import StoreError
 from pipeline.errors import PipelineError
 from pipeline.models.checkpoints import (
     check_sha256,
-    listed,
+    join_names,
     load_optimizer,
     load_resume,
     load_safetensors,
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path, name: str, damage: str) ->
     content = {"empty": b"", "truncated": whole[: len(whole) // 2], "garbage": b"not a checkpoint " * 9}
     path.unlink() if damage == "missing" else path.write_bytes(content[damage])
     with pytest.raises(
-        PipelineError, match=r"x\.(safetensors|pt) (does not exist|is damaged|is no weights file)"
+        PipelineError, match=r"x\.(safetensors|pt) (does not exist|is damaged|is not a weights file)"
     ):
         load_resume(path) if name.endswith(".pt") else load_safetensors(path)
 
@@ -166,7 +166,7 @@ def test_a_training_checkpoint_with_its_options_is_opened(tmp_path: Path, place:
     held = {"opt": Namespace(lr=0.1, names=["a"]), place: {"module.w": torch.ones(2)}, "epoch": 130}
     torch.save(held, tmp_path / "w.pth.tar", _use_new_zipfile_serialization=not legacy)
     file = open_weights(tmp_path / "w.pth.tar")
-    assert (file.place, file.prefix, list(file.state)) == (place, "module.", ["w"])
+    assert (file.key, file.prefix, list(file.state)) == (place, "module.", ["w"])
 
 
 class Touching:
@@ -200,7 +200,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
 
 def test_another_class_is_named(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1), "path": tmp_path}, tmp_path / "w.pth")
-    with pytest.raises(PipelineError, match=r"a pickled pathlib\.PosixPath, which is not opened"):
+    with pytest.raises(PipelineError, match=r"a pickled pathlib\.PosixPath, which is not loaded"):
         load_state(tmp_path / "w.pth")
 
 
@@ -211,13 +211,15 @@ def test_a_published_name_holds_the_hash_of_the_file(tmp_path: Path) -> None:
     good.write_bytes(content)
     bad.write_bytes(content)
     check_sha256(good)
-    with pytest.raises(PipelineError, match=f"begins with f37072fd, and it begins with {digest[:8]}; fetch"):
+    with pytest.raises(
+        PipelineError, match=f"begins with f37072fd, but it begins with {digest[:8]}; download"
+    ):
         check_sha256(bad)
 
 
 def test_of_very_many_names_the_first_are_listed() -> None:
-    assert listed(["a", "b"]) == "a, b"
-    assert listed([str(number) for number in range(25)]).endswith("18, 19 and 5 more")
+    assert join_names(["a", "b"]) == "a, b"
+    assert join_names([str(number) for number in range(25)]).endswith("18, 19 and 5 more")
 
 
 def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_an_optimisers_state_is_loaded_if_it_is_its_own(kind: type[torch.optim.O
 
 
 def test_another_optimisers_state_is_refused() -> None:
-    with pytest.raises(ValueError, match="the state of another optimiser"):
+    with pytest.raises(ValueError, match="the state of another optimizer"):
         load_optimizer(
             trained((2,), torch.optim.SGD, momentum=0.9), trained((2,), torch.optim.AdamW).state_dict()
         )

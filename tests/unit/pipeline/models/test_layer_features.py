@@ -76,15 +76,19 @@ def test_a_resnet_has_four_stages_and_any_module_can_be_named() -> None:
 def test_what_is_no_layer_is_said() -> None:
     with pytest.raises(WrongUse, match=r"has no layer 'layr3', did you mean 'layer3'|layr3.*layer3"):
         path_of(resnet18(), "layr3")
-    with pytest.raises(WrongUse, match="all is for AlexNet and ResNets; name one module of this Sequential"):
+    with pytest.raises(
+        WrongUse, match="all works for AlexNet and ResNets only; give one module of this Sequential"
+    ):
         layers_of(plain(), "all")
     idle = plain()
     idle.forward = torch.clone
-    with pytest.raises(PipelineError, match="the layer 0 takes no part"):
+    with pytest.raises(PipelineError, match="the layer 0 is not used in the network's forward pass"):
         LayerFeatures(idle, "0")(torch.zeros(1, 3, 4, 4))
 
 
 def test_a_layer_that_gives_neither_map_nor_rows_is_refused() -> None:
     network = nn.Sequential(nn.Flatten(2), nn.Flatten())
-    with pytest.raises(PipelineError, match=r"gives a tensor of shape \(2, 3, 16\); a probe needs"):
+    with pytest.raises(
+        PipelineError, match=r"returns a tensor of shape \(2, 3, 16\); expected a feature map"
+    ):
         LayerFeatures(network, "0")(torch.zeros(2, 3, 4, 4))

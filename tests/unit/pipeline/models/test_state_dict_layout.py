@@ -1,4 +1,4 @@
-"""Names in published files, without values: each loads whole, and one missing, foreign or changed name is told."""
+"""Tensor names of published files: each loads, and a missing, foreign or changed name is reported."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.models.backbone import Recipe
-from pipeline.models.checkpoints import misfits, open_weights
-from pipeline.models.state_dict_layout import choose
+from pipeline.models.checkpoints import load_problems, open_weights
+from pipeline.models.state_dict_layout import closest_layout
 from pipeline.teachers.checkpoint_layouts import COMPRESS_BARE_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
 from pipeline.teachers.published import PUBLISHED
 from tests.support.published_files import CASES, Held, State
@@ -24,7 +24,7 @@ def recipe_of(name: str) -> Recipe:
 def problems(name: str, held: Held, folder: Path) -> dict[str, list[str]]:
     torch.save(held, folder / "w.pth")
     own, state = recipe_of(name).module.state_dict(), open_weights(folder / "w.pth").state
-    return misfits(own, choose(recipe_of(name).layouts, state, own).read(state))
+    return load_problems(own, closest_layout(recipe_of(name).layouts, state, own).rename_all(state))
 
 
 @pytest.mark.parametrize(("name", "file"), CASES)
@@ -74,7 +74,7 @@ def test_a_networks_own_name_without_the_files_prefix_is_foreign(tmp_path: Path)
     [(DINOV2_SWIGLU, "blocks.3.mlp.fc1.weight"), (COMPRESS_BARE_ALEXNET, "classifier.1.weight")],
 )
 def test_no_two_names_become_one(layout, name: str) -> None:
-    assert list(layout.read({name: torch.zeros(1)})) == [f"{name} (no name of {layout.title})"]
+    assert list(layout.rename_all({name: torch.zeros(1)})) == [f"{name} (no name of {layout.title})"]
 
 
 def test_flat_names_are_numbered_as_the_layers_were_made() -> None:

@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError, WrongUse
 from pipeline.models.students import STUDENTS, build_student
 from pipeline.objectives.compress import Compress2q
 from pipeline.objectives.registry import build_objective
-from pipeline.settings.commands import DistillConfig
+from pipeline.settings.training import DistillConfig
 from tests.support.tiny_store import written
 
 
@@ -25,9 +25,7 @@ def test_the_feature_has_the_registered_width_at_the_smallest_input(name: str) -
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_smaller_image_is_refused_in_words(name: str) -> None:
     size = STUDENTS[name].smallest - 1
-    with pytest.raises(
-        WrongUse, match=rf"{name} needs images of at least {size + 1} px, but they are {size} px"
-    ):
+    with pytest.raises(WrongUse, match=rf"{name} needs images of at least {size + 1} px, found {size} px"):
         build_student(name, image_size=size, seed=0)
 
 
@@ -129,7 +127,7 @@ def test_timms_networks_take_odd_sizes(name: str, size: int, dim: int) -> None:
     [("timm/convnext_atto", 16), ("timm/inception_v3", 48), ("timm/vit_tiny_patch16_224", 8)],
 )
 def test_a_size_that_an_architecture_does_not_take_is_a_sentence(name: str, size: int) -> None:
-    with pytest.raises(WrongUse, match=rf"{name} does not take images of shape \(3, {size}, {size}\)"):
+    with pytest.raises(WrongUse, match=rf"{name} does not accept images of shape \(3, {size}, {size}\)"):
         build_student(name, image_size=size, seed=0)
 
 
@@ -140,10 +138,10 @@ def test_a_size_that_an_architecture_does_not_take_is_a_sentence(name: str, size
         ("zebra", "known are resnet18, resnet50"),
         ("timm/resnt18", "did you mean 'resnet18'"),
         ("torchvision/alexnt", "did you mean 'alexnet'"),
-        ("torchvision/vit_b_16", r"torchvision/vit_b_16 does not take images of shape \(3, 32, 32\)"),
+        ("torchvision/vit_b_16", r"torchvision/vit_b_16 does not accept images of shape \(3, 32, 32\)"),
         ("tests.support.tiny_teacher:convolutionl", "did you mean 'convolutional'"),
         ("tests.no_such_module:build", "cannot be imported"),
-        ("tests.support.tiny_teacher:with_mapping", "return the module alone"),
+        ("tests.support.tiny_teacher:with_mapping", "return only the module"),
     ],
 )
 def test_a_wrong_name_is_a_sentence(name: str, message: str) -> None:

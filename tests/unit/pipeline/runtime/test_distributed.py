@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.runtime import distributed
-from pipeline.runtime.distributed import any_rank, explain_lost_rank, join, leave
+from pipeline.runtime.distributed import any_rank, explain_lost_rank, init_distributed, shutdown_distributed
 
 fork = multiprocessing.get_context("fork")
 
@@ -27,14 +27,14 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name, value in where.items():
         monkeypatch.setenv(name, str(value))
     yield monkeypatch
-    leave()
+    shutdown_distributed()
 
 
 def other_rank(fate: int) -> None:
     """Joins, agrees once, and meets its fate."""
     os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
-    world = join("cpu")
-    any_rank(False, world, "cpu")
+    init_distributed("cpu")
+    any_rank(False, "cpu")
     os.kill(os.getpid(), fate)
 
 
@@ -42,17 +42,17 @@ def other_rank(fate: int) -> None:
 def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
     two_ranks: pytest.MonkeyPatch, fate: int, patience: int
 ) -> None:
-    two_ranks.setattr(distributed, "PATIENCE", timedelta(seconds=patience))
+    two_ranks.setattr(distributed, "TIMEOUT", timedelta(seconds=patience))
     other = fork.Process(target=other_rank, args=(fate,))
     other.start()
     began = time.monotonic()
     try:
-        world = join("cpu")
+        init_distributed("cpu")
         with explain_lost_rank():
-            assert not any_rank(False, world, "cpu")
-            sentence = r"another rank died, or said nothing for .* minutes .* the same command goes on"
+            assert not any_rank(False, "cpu")
+            sentence = r"another rank died or did not respond for .* minutes .* the same command goes on"
             with pytest.raises(PipelineError, match=sentence), explain_lost_rank():
-                any_rank(False, world, "cpu")
+                any_rank(False, "cpu")
     finally:
         other.kill()
         other.join()

@@ -14,7 +14,7 @@ import torch
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
-from pipeline.runtime.out_of_memory import explain_out_of_memory, give_back
+from pipeline.runtime.out_of_memory import explain_out_of_memory, release_free_memory
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.training.distill import distill
 from pipeline.training.student_run import StudentRun
@@ -55,7 +55,7 @@ def test_other_errors_pass() -> None:
 def test_training_names_its_flags(
     packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StudentRun, "learn", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
+    monkeypatch.setattr(StudentRun, "train_step", lambda *_: torch.empty(PEBIBYTE, dtype=torch.uint8))
     with pytest.raises(PipelineError, match="smaller --batch-size or --image-size or --anchors"):
         distill(settings(packed, cached, tmp_path / "run"))
 
@@ -65,7 +65,7 @@ def test_an_extraction_names_its_flags_and_goes_on_with_smaller_batches(
 ) -> None:
     greedy = BackboneSpec(kind="teacher", name="tests.support.tiny_teacher:greedy")
     dataset = open_dataset(packed)
-    with pytest.raises(PipelineError, match=re.escape("give a smaller --batch-size, or fewer --workers")):
+    with pytest.raises(PipelineError, match=re.escape("use a smaller --batch-size or fewer --workers")):
         embed(greedy, dataset, tmp_path / "8.zarr", splits=["val"], batch_size=8, scheduler=scheduler)
     assert embed(greedy, dataset, tmp_path / "4.zarr", splits=["val"], batch_size=4, scheduler=scheduler).rows
 
@@ -77,7 +77,7 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     ]  # 125 MiB, each too small for a map of its own
     del pieces[:-1]  # the last one keeps the heap from being cut at its end
     before = resident_bytes()
-    give_back()
+    release_free_memory()
     assert before - resident_bytes() > 60 << 20
 
 

@@ -13,17 +13,17 @@ from pipeline.errors import PipelineError
 from pipeline.models.checkpoints import open_weights
 from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
+from pipeline.teachers import identify_checkpoint as module
 from pipeline.teachers.identify_checkpoint import Fit, identify
 from pipeline.teachers.published import PUBLISHED
-from pipeline.teachers.registry import identify_checkpoint as module
 from tests.support.published_files import CASES, Held, State, bare, compress, with_classifier
 
 
 @pytest.fixture(scope="module", autouse=True)
 def built_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        known = list(module.registered())
-        patch.setattr(module, "registered", lambda: iter(known))
+        known = list(module.registered_candidates())
+        patch.setattr(module, "registered_candidates", lambda: iter(known))
         yield
 
 
@@ -51,7 +51,7 @@ def test_what_names_alone_cannot_tell_is_listed_whole(tmp_path: Path) -> None:
     assert transformer.teacher == "dino_vits8"
     classified = fits(with_classifier(names_only("simclr_resnet50x1")), tmp_path)
     assert {fit.teacher for fit in classified} == {"simclr_resnet50x1", "torchvision/resnet50"}
-    assert all(fit.left_over == ("fc.weight", "fc.bias") for fit in classified)
+    assert all(fit.unused == ("fc.weight", "fc.bias") for fit in classified)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vit_b_16"])
@@ -66,14 +66,14 @@ def test_a_near_file_is_told_what_is_wrong(tmp_path: Path) -> None:
     state["layer1.0.conv9.weight"] = state.pop("conv1.weight")
     with pytest.raises(PipelineError) as caught:
         fits(compress(state), tmp_path)
-    assert "nearest is that of compress_resnet18" in str(caught.value)
+    assert "closest is that of compress_resnet18" in str(caught.value)
     assert "missing: conv1.weight; unexpected: layer1.0.conv9.weight" in str(caught.value)
 
 
 def test_a_file_of_no_known_layout_shows_its_first_keys(tmp_path: Path) -> None:
     torch.save({f"encoder.{place}.kernel": torch.zeros(1) for place in range(9)}, tmp_path / "w.pt")
     with pytest.raises(
-        PipelineError, match=r"no known layout; of its 9 tensors the first are encoder\.0\.kernel, .*4"
+        PipelineError, match=r"no known layout; the first of its 9 tensors are encoder\.0\.kernel, .*4"
     ):
         identify(open_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
 
@@ -83,9 +83,9 @@ def test_the_command_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save(compress(names_only("compress_alexnet")), path)
     assert cli.run_cli(["teachers", "--check", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{path}: 16 tensors under 'model', their names after 'module.'"
+    assert lines[0] == f"{path}: 16 tensors under 'model', names prefixed by 'module.'"
     assert any(line.startswith("compress_alexnet: AlexNet") for line in lines)
-    assert any(line.split() == ["left", "over", "fc.weight,", "fc.bias"] for line in lines)
+    assert any(line.split() == ["unused", "fc.weight,", "fc.bias"] for line in lines)
     assert any(
         line.endswith("--teacher compress_alexnet --weights '" + str(path).replace("'", "'\"'\"'") + "'")
         for line in lines

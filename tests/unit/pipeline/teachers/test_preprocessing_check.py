@@ -59,9 +59,9 @@ def test_the_weights_file_tells_more_than_the_name() -> None:
 def test_a_wrong_normalisation_is_warned_of_field_by_field(capsys: pytest.CaptureFixture[str]) -> None:
     warn_of_preprocessing(identity(IMAGENET), {"name": "mine:net", "file": SWAV_FILE})
     assert capsys.readouterr().err == (
-        f"warning: the teacher swav_resnet50 of the file {SWAV_FILE} was trained with another preprocessing than "
-        "these embeddings are made with (std: expected [0.228, 0.224, 0.225], found [0.229, 0.224, 0.225]); "
-        "they will serve worse than its own: make them with `cache-teacher --teacher swav_resnet50`\n"
+        f"warning: these embeddings use another preprocessing than the teacher swav_resnet50 ({SWAV_FILE}) was "
+        "trained with (std: expected [0.228, 0.224, 0.225], found [0.229, 0.224, 0.225]), which makes them worse; "
+        "use `cache-teacher --teacher swav_resnet50`\n"
     )
     warn_of_preprocessing(
         identity(TEACHERS["simclr_resnet50x1"].preprocessing),
@@ -92,7 +92,7 @@ def test_caching_and_distilling_warn(
         kind="teacher", name="tests.support.tiny_teacher:with_mapping", weights=tmp_path / DINO_FILE
     )
     embed(spec, open_dataset(packed), tmp_path / "embedded.zarr", splits=("val",), scheduler=scheduler)
-    sentence = "the teacher dino_resnet50 of the file dino_resnet50_pretrain.pth was trained with another"
+    sentence = "another preprocessing than the teacher dino_resnet50 (dino_resnet50_pretrain.pth) was trained"
     assert capsys.readouterr().err.count(sentence) == 1
     store = tmp_path / "store.zarr"
     create_store(store, {"architecture": "planted", "preprocessing": PLAIN}, spec.origin())

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.export.export import halved
-from pipeline.images.preprocessing import IMAGENET, OwnPreprocessing, Preprocessing, from_mapping
+from pipeline.export.export import to_float16
+from pipeline.images.preprocessing import IMAGENET, Preprocessing, UserPreprocessing, from_mapping
 from pipeline.models.checkpoints import load_safetensors, save_safetensors, weights_sha256
 from pipeline.models.student_file import load_run_student, save_student, student_recipe
 from pipeline.models.students import build_student
@@ -109,7 +109,7 @@ def test_an_exported_student_is_a_teacher_again(tmp_path: Path) -> None:
     student = build_student("resnet18", image_size=32, seed=1).eval()
     save_student(tmp_path, student, {})
     tensors, metadata = load_safetensors(tmp_path / "student.safetensors")
-    save_safetensors(tmp_path / "half.safetensors", halved(tensors), metadata)
+    save_safetensors(tmp_path / "half.safetensors", to_float16(tensors), metadata)
     recipe = student_recipe(tmp_path / "half.safetensors")
     for name, tensor in recipe.module.state_dict().items():
         original = student.network.state_dict()[name]
@@ -122,7 +122,7 @@ def test_an_exported_student_is_a_teacher_again(tmp_path: Path) -> None:
 
 def test_a_file_without_a_students_description_is_a_sentence(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "demo.safetensors", {}, {"student": "resnet18", "image_size": "thirty"})
-    with pytest.raises(PipelineError, match=r"demo\.safetensors does not say which student"):
+    with pytest.raises(PipelineError, match=r"demo\.safetensors lacks the metadata of a student"):
         student_recipe(tmp_path / "demo.safetensors")
 
 
@@ -210,10 +210,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) ->
     [
         ("pixel", "did you mean 'pixels'"),
         ("zebra", "known are demo, pixels, .*timm/NAME"),
-        ("torchvision/resnet18", "nothing without trained weights"),
-        ("timm/resnet18", "nothing without trained weights"),
+        ("torchvision/resnet18", "needs trained weights; download them"),
+        ("timm/resnet18", "needs trained weights; download them"),
         ("tests.support.tiny_teacher:with_typo", "did you mean 'interpolation'"),
-        ("tests.support.tiny_teacher:with_lambda", "has no lasting name"),
+        ("tests.support.tiny_teacher:with_lambda", "has no permanent name"),
         ("tests.support.tiny_teacher:broken", "RuntimeError: the moon is full"),
         ("tests.support.tiny_teacher:nothing", "returned a str"),
         ("tests.support.tiny_teacher:unpooled", "pool and flatten"),
@@ -279,7 +279,7 @@ def test_a_failing_preprocessing_is_a_sentence(function: object, message: str) -
             return "Named(3)"
 
     with pytest.raises(PipelineError, match=rf"preprocessing Named\(3\) {message}"):
-        OwnPreprocessing(Named()).transform(Image.new("RGB", (2, 2)))
+        UserPreprocessing(Named()).transform(Image.new("RGB", (2, 2)))
 
 
 @pytest.mark.parametrize(("image_size", "resize"), [(32, 32), (128, 146)])
@@ -302,7 +302,7 @@ def test_a_run_without_student_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"student\.safetensors does not exist"):
         load_run_student(tmp_path)
     save_safetensors(tmp_path / "student.safetensors", {"w": torch.ones(1)}, {})
-    with pytest.raises(PipelineError, match="does not say which student it holds"):
+    with pytest.raises(PipelineError, match="lacks the metadata of a student"):
         load_run_student(tmp_path)
 
 
