@@ -1,1 +1,1 @@
-"""Stage one: a backbone over every image, its embeddings into a store."""
+"""Stage one: run a backbone over every image and write the embeddings to a store."""

@@ -1,4 +1,4 @@
-"""Embeddings for other programs: float32 unit vectors with the images' names, as .npy or .parquet."""
+"""Embeddings as array files: unit-length float32 rows with the images' names, in .npy or .parquet."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cache.durable import write_file
-from pipeline.embedding.extract import Settings, extract, move
+from pipeline.embedding.extract import ExtractionSettings, extract, move_to_device
 from pipeline.errors import WrongUse
 from pipeline.images.decode import UnreadableImage
 from pipeline.images.sources import Source, escape
@@ -34,16 +34,17 @@ def embed_images(
     batch_size: int = 128,
     progress: bool = False,
 ) -> tuple[int, int]:
-    """Embed images in this process into a .npy or .parquet file, a row an image.
+    """Embed images in this process and write a .npy or .parquet file, one row per image.
 
-    Gives how many rows, and how many have no embedding. With several splits, a name begins with its split.
+    With several splits, each name starts with its split. Returns the number of rows, and how many of them have no
+    embedding. Raises WrongUse for any other suffix.
     """
     _require_suffix(out)
     device = resolve_device(device)
     backbone = backbone_spec.load()
-    move(backbone, device)
+    move_to_device(backbone, device)
     threads = len(os.sched_getaffinity(0))
-    settings = Settings(device=device, precision=precision, batch_size=batch_size, threads=threads)
+    settings = ExtractionSettings(device=device, precision=precision, batch_size=batch_size, threads=threads)
     names = [
         f"{split}/{name}" if len(sources) > 1 else name for split in sources for name in sources[split].names
     ]
@@ -56,10 +57,11 @@ def embed_images(
 
 
 def export_embeddings(names: Sequence[str], embedding: NDArray[np.float32], out: Path) -> None:
-    """Write embeddings (N, D) with the names of their images.
+    """Write embeddings (N, D) and the names of their images.
 
-    OUT.npy: the array, NaN where there is no embedding, and OUT.names.txt beside it, a name a line.
-    OUT.parquet: columns path (string) and embedding (list of float, null where there is none).
+    OUT.npy: the array, with NaN where there is no embedding; OUT.names.txt beside it has one name per line.
+    OUT.parquet: columns path (string) and embedding (list of float, or null).
+    Raises WrongUse for any other suffix.
     """
     _require_suffix(out)
     escaped = [escape(name) for name in names]
@@ -77,8 +79,10 @@ def _require_suffix(out: Path) -> None:
         raise WrongUse(f"{out} ends in {out.suffix!r}; expected {' or '.join(SUFFIXES)}")
 
 
-def _unit_rows(backbone: Backbone, source: Source, settings: Settings, bar: tqdm) -> NDArray[np.float32]:
-    """(n, D) float32 unit rows; NaN where the image is unreadable or its feature zero or non-finite."""
+def _unit_rows(
+    backbone: Backbone, source: Source, settings: ExtractionSettings, bar: tqdm
+) -> NDArray[np.float32]:
+    """Return unit-length rows (n, D), NaN where the image is unreadable or its feature zero or not finite."""
 
     def read(row: int) -> bytes:
         try:

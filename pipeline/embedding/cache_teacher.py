@@ -1,6 +1,6 @@
-"""Stage one, and every other embedding of a dataset: a backbone over all rows into a store, one task a chunk.
+"""`cache-teacher`, and the function behind every store of embeddings: one dask task per chunk.
 
-Chunks that are there are left alone, so a command that is run again goes on where it stopped.
+Existing chunks are kept, so a command that was interrupted resumes when it is run again.
 """
 
 import sys
@@ -13,8 +13,8 @@ from cache.lock import sole_writer
 from cache.writer import absent_chunks, create_split, create_store
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
-from pipeline.embedding.extract import Settings
-from pipeline.embedding.tasks import Chunk, Job
+from pipeline.embedding.extract import ExtractionSettings
+from pipeline.embedding.tasks import Chunk, Job, chunk_count
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.models.backbone import Backbone
@@ -29,9 +29,9 @@ FAILURES_SHOWN = 5
 
 @explain_out_of_memory("--batch-size", "--image-size")
 def cache_teacher(config: CacheTeacherConfig) -> None:
-    """Run `cache-teacher`: a teacher over a dataset into config.cache."""
+    """Run the `cache-teacher` command: embed a dataset with a teacher into config.cache."""
     spec = BackboneSpec(
-        kind="teacher", name=config.teacher, weights=config.weights, image_size=config.image_size or None
+        kind="teacher", name=config.teacher, weights=config.weights, image_size=config.image_size
     )
     report = embed(
         spec,
@@ -57,31 +57,36 @@ def embed(
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = 128,
-    workers: int = 0,
+    workers: int | None = None,
     scheduler: str | None = None,
     progress: bool = False,
 ) -> EmbedReport:
-    """Write the centre-view embeddings of a dataset's splits (none named: all) into the store `out`.
+    """Write the embeddings of the images' centre crops to the store `out`; without `splits`, of all splits.
 
-    workers: 0 for one a GPU, or one a core up to four. scheduler: address of a dask cluster to use instead,
-    whose workers run in a checkout of the project and see the same paths.
-    Raises IdentityMismatch when `out` was made of something else, InUse when another process writes there,
-    WrongUse for a wrong name or flag, and PipelineError naming the chunks that could not be computed; all others
-    are written by then.
+    workers: None means one per GPU, or one per core up to four. scheduler: address of a running dask cluster to use
+    instead; its workers must run in a checkout of this project and see the same paths.
+
+    Raises:
+        IdentityMismatch: `out` holds the embeddings of another backbone, setting or dataset.
+        InUse: another process is writing `out`.
+        WrongUse: an unknown split.
+        PipelineError: some chunks could not be computed; it names them, and all others are written.
     """
-    if batch_size < 1 or workers < 0:
-        raise WrongUse(f"--batch-size {batch_size}, --workers {workers}: expected at least 1 and at least 0")
-    names = _chosen_splits(dataset, splits)
+    names = _selected_splits(dataset, splits)
     device = resolve_device(device)
     backbone = backbone_spec.load()
     identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
     warn_of_preprocessing(identity, backbone_spec.origin())
     create_store(out, identity, backbone_spec.origin())
-    chunks = [chunk for name in names for chunk in _absent(dataset, name, out, backbone.dim, progress)]
+    chunks = [
+        chunk for name in names for chunk in _missing_chunks(dataset, name, out, backbone.dim, progress)
+    ]
     if not chunks:
         return EmbedReport()
-    count, threads = share_of_machine(workers, device, dataset, backbone.dim)
-    settings = Settings(device=device, precision=precision, batch_size=batch_size, threads=threads)
+    # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
+    total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
+    count, threads = share_of_machine(workers, device, chunks=total)
+    settings = ExtractionSettings(device=device, precision=precision, batch_size=batch_size, threads=threads)
     job = Job(
         spec=backbone_spec.resolve(),
         weights_sha256=backbone.weights_sha256,
@@ -99,7 +104,7 @@ def embed(
 
 
 def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:
-    """What decides the values of a store's rows, beside the images."""
+    """Return the part of a store's identity that decides its values, apart from the images."""
     return {
         **backbone.identity(),
         "dtype": "float16",
@@ -110,15 +115,15 @@ def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> 
     }
 
 
-def _chosen_splits(dataset: Dataset, splits: Sequence[str]) -> list[str]:
+def _selected_splits(dataset: Dataset, splits: Sequence[str]) -> list[str]:
     for name in splits:
         if name not in dataset.splits:
             raise WrongUse(f"{dataset.path} has no split {name!r}{suggest(name, dataset.splits)}")
     return [name for name in dataset.splits if not splits or name in splits]
 
 
-def _absent(dataset: Dataset, name: str, out: Path, dim: int, progress: bool) -> list[Chunk]:
-    """Make sure that the store has the split, and list the chunks that are still to be computed."""
+def _missing_chunks(dataset: Dataset, name: str, out: Path, dim: int, progress: bool) -> list[Chunk]:
+    """Create the split in the store if needed, and list its chunks that are not computed yet."""
     split = dataset.splits[name]
     shape = SplitShape(rows=split.rows, views=1, dim=dim)
     labels, thumbs = split.labels, split.thumbs
@@ -141,7 +146,7 @@ def _absent(dataset: Dataset, name: str, out: Path, dim: int, progress: bool) ->
     ]
 
 
-def _raise_failures(report: EmbedReport, wanted: int) -> None:
+def _raise_failures(report: EmbedReport, total: int) -> None:
     if not report.failures:
         return
     named = [
@@ -150,6 +155,6 @@ def _raise_failures(report: EmbedReport, wanted: int) -> None:
     ]
     more = f"; and {len(named) - FAILURES_SHOWN} more" if len(named) > FAILURES_SHOWN else ""
     raise PipelineError(
-        f"{report.chunks} of {wanted} chunks were computed; {'; '.join(named[:FAILURES_SHOWN])}{more}. "
-        "Run the command again: it computes only what is absent"
+        f"{report.chunks} of {total} chunks were computed; {'; '.join(named[:FAILURES_SHOWN])}{more}. "
+        "Run the command again: it computes only the missing ones"
     )

@@ -1,4 +1,4 @@
-"""Dask workers: a cluster of processes on this machine that ends with this one, or somebody's own cluster."""
+"""Dask workers: processes on this machine that end with this one, or those of a running cluster."""
 
 import importlib.util
 import logging
@@ -11,34 +11,34 @@ import dask
 import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
-from cache.layout import SplitShape
 from pipeline.errors import WrongUse
-from pipeline.images.dataset import Dataset
-from pipeline.runtime.signals import children_deaf_to_interrupts, terminated_as_interrupted, uninterrupted
+from pipeline.runtime.signals import children_ignore_interrupts, delayed_interrupts, terminated_as_interrupted
 
 SECONDS_TO_CONNECT = 30
+MOST_CPU_WORKERS = 4
 QUIET = logging.CRITICAL + 1
-# glibc gives large blocks back to the system at each free, dask asks for more of that, and a forward pass
-# mostly waits for page faults: 384 images of 96 px by EfficientNet-Lite0 on one core took 11.7 s, now 3.2 s.
+# glibc returns large blocks to the system on every free, and dask asks it to return even more, so a forward pass
+# spends most of its time in page faults: 384 images of 96 px through EfficientNet-Lite0 on one core took 11.7 s,
+# and take 3.2 s with these.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_ARENA_MAX": 1}
 LOCAL = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 
 @contextmanager
 def open_client(*, workers: int, threads: int, device: str, scheduler: str | None) -> Iterator[Client]:
-    """A client of the cluster at address `scheduler`, or of `workers` processes started here.
+    """Connect to the dask cluster at address `scheduler`, or start one of `workers` processes on this machine.
 
-    On a GPU each process sees one device. Ctrl-C and SIGTERM close the cluster.
-    Raises WrongUse when there is no scheduler at the address.
+    With device "cuda", each process sees one GPU. Ctrl-C and SIGTERM close the cluster.
+    Raises WrongUse when no scheduler answers at the address.
     """
     settings = {
-        # dispatch tries a chunk again itself, and so can tell what kills workers from what waited behind it
+        # dispatch retries chunks itself, to tell a chunk that kills its worker from those queued behind it
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ": {**KEEP_MEMORY, "OMP_NUM_THREADS": threads},
     }
     with ExitStack() as stack:
-        stack.enter_context(_environment_given_back())
-        stack.enter_context(_quiet())
+        stack.enter_context(_restored_environment())
+        stack.enter_context(_silenced_log())
         stack.enter_context(terminated_as_interrupted())
         stack.enter_context(dask.config.set(settings))
         if scheduler is None:
@@ -57,7 +57,7 @@ def _local_cluster(workers: int, device: str) -> Any:
             dashboard_address=LOCAL["dashboard_address"],
             silence_logs=QUIET,
         )
-    with children_deaf_to_interrupts():
+    with children_ignore_interrupts():
         return SpecCluster(
             workers={number: _worker(number, device) for number in range(workers)},
             scheduler={"cls": Scheduler, "options": {**LOCAL, "port": 0}},
@@ -66,14 +66,14 @@ def _local_cluster(workers: int, device: str) -> Any:
 
 
 def _worker(number: int, device: str) -> dict[str, Any]:
-    # set before the worker imports torch, which reads it once
+    # part of the process's environment, since torch reads it once, on import
     environment = {"CUDA_VISIBLE_DEVICES": visible_device(number) if device == "cuda" else ""}
     options = {**LOCAL, "nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": QUIET}
     return {"cls": Nanny, "options": options}
 
 
 def visible_device(number: int) -> str:
-    """CUDA_VISIBLE_DEVICES of worker `number`: one of the devices that this process may use, in turn."""
+    """Return CUDA_VISIBLE_DEVICES for worker `number`: round-robin over the GPUs this process may use."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",")[number % len(given.split(","))] if given else str(number)
 
@@ -86,8 +86,8 @@ def _connect(scheduler: str) -> Client:
 
 
 @contextmanager
-def _environment_given_back() -> Iterator[None]:
-    # dask writes its workers' environment into this process's own
+def _restored_environment() -> Iterator[None]:
+    # dask also sets its workers' variables in this process
     before = os.environ.copy()
     try:
         yield
@@ -98,34 +98,25 @@ def _environment_given_back() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced_log() -> Iterator[None]:
     logger = logging.getLogger("distributed")
     before = logger.level
-    # interrupted within, Python 3.11's setLevel keeps a lock, and dask's own thread waits for it when it is to end
-    with uninterrupted():
+    # an interrupt inside Python 3.11's setLevel leaves logging's lock held, and dask's own thread then never ends
+    with delayed_interrupts():
         logger.setLevel(QUIET)
     try:
         yield
     finally:
-        with uninterrupted():
+        with delayed_interrupts():
             logger.setLevel(before)
 
 
-MOST_CPU_WORKERS = 4
+def share_of_machine(workers: int | None, device: str, *, chunks: int) -> tuple[int, int]:
+    """Return the number of worker processes for so many chunks, and the threads of each.
 
-
-def share_of_machine(workers: int, device: str, dataset: Dataset, dim: int) -> tuple[int, int]:
-    """Worker processes, and the threads of each.
-
-    Threads decide bits, so they follow from machine, flag and whole dataset, not from what is still to do.
+    workers: None means one per GPU, or one per core up to four.
     """
-    chunks = sum(SplitShape(rows=split.rows, views=1, dim=dim).chunks for split in dataset.splits.values())
-    return machine_share(workers, device, chunks=chunks)
-
-
-def machine_share(workers: int, device: str, *, chunks: int) -> tuple[int, int]:
-    """Worker processes for so many chunks (`workers` 0: as many as the machine has room for), threads of each."""
     cores = len(os.sched_getaffinity(0))
-    wanted = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
-    count = min(wanted, chunks)
+    most = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
+    count = min(most, chunks)
     return count, max(1, cores // count)

@@ -1,4 +1,4 @@
-"""The chunks of an extraction over dask workers: who computes what, what is tried again, how far it is."""
+"""Chunks over dask workers: scheduling, retries and the progress bar."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ from cache.errors import StoreError
 from cache.layout import Status
 from pipeline.embedding.tasks import Chunk, Job, embed_chunk
 from pipeline.errors import PipelineError
-from pipeline.runtime.out_of_memory import first_words, is_out_of_memory
+from pipeline.runtime.out_of_memory import is_out_of_memory, short_message
 
 DEATHS_ALLOWED = 1
 FAILURES_AT_FIRST = 3
@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LOG_LINES = 30
 
 @dataclass(kw_only=True)
 class EmbedReport:
-    """What one extraction did: chunks and rows written, rows without embedding, seconds, what failed why."""
+    """Result of one run: chunks and rows written, rows without an embedding, seconds, and why chunks failed."""
 
     rows: int = 0
     chunks: int = 0
@@ -43,8 +43,8 @@ class EmbedReport:
             f"{self.degenerate} with a zero or non-finite embedding"
         )
 
-    def count(self, statuses: dict[int, int]) -> None:
-        """Add one written chunk, given its rows of each status."""
+    def add_chunk(self, statuses: dict[int, int]) -> None:
+        """Count one written chunk, given its number of rows per status."""
         self.chunks += 1
         self.rows += sum(statuses.values())
         self.unreadable += statuses.get(Status.UNREADABLE, 0)
@@ -52,10 +52,10 @@ class EmbedReport:
 
 
 def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) -> EmbedReport:
-    """Compute every chunk, as many at once as there are workers.
+    """Compute all chunks, one per worker at a time.
 
-    A chunk whose worker died is tried once more, after the others. A store that cannot be written, or nothing
-    but failures at first, ends it early.
+    A chunk whose worker died is retried once, after the others. The run ends early when the store cannot be written,
+    or when the first chunks all fail.
     """
     report, deaths, began = EmbedReport(), Counter[Chunk](), time.monotonic()
     waiting, running, finished = deque(chunks), dict[Future, Chunk](), as_completed()
@@ -64,7 +64,7 @@ def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) 
         for future in finished:
             chunk, error = running.pop(future), future.exception()
             if error is None:
-                report.count(future.result())
+                report.add_chunk(future.result())
                 bar.set(chunk, len(chunk.rows))
             elif isinstance(error, KilledWorker) and deaths[chunk] < DEATHS_ALLOWED:
                 deaths[chunk] += 1
@@ -85,13 +85,13 @@ def _submit(
     workers = max(1, sum(client.nthreads().values()))
     while waiting and len(running) < workers:
         chunk = waiting.popleft()
-        future = client.submit(compute, job, chunk, topic_of(client), pure=False)
+        future = client.submit(compute, job, chunk, progress_topic(client), pure=False)
         running[future] = chunk
         finished.add(future)
 
 
 def compute(job: Job, chunk: Chunk, topic: str) -> dict[int, int]:
-    """The task, in a worker: compute and write one chunk; how many rows got which status."""
+    """Compute and write one chunk, in a worker. Returns the number of rows per status."""
     log_event = get_worker().log_event
     rows = embed_chunk(job, chunk, lambda done: log_event(topic, (chunk.split, chunk.rows.start, done)))
     return dict(Counter(rows.status.tolist()))
@@ -101,18 +101,18 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
         return f"it killed {DEATHS_ALLOWED + 1} workers (out of memory, or a crash in native code)"
     if is_out_of_memory(error):
-        return f"out of memory ({first_words(error)}): give a smaller --batch-size, or fewer --workers"
+        return f"out of memory ({short_message(error)}): use a smaller --batch-size or fewer --workers"
     text = (str(error) or type(error).__name__).splitlines()[0]
     return text if isinstance(error, StoreError | PipelineError) else f"{type(error).__name__}: {text}"
 
 
-def topic_of(client: Client) -> str:
-    """Where workers tell a client of their progress; the client's bare id is dask's own topic."""
+def progress_topic(client: Client) -> str:
+    """Return the topic on which workers report progress to a client; its bare id is taken by dask."""
     return f"rows-{client.id}"
 
 
 class RowsBar:
-    """A progress bar over rows, fed by the workers after each batch."""
+    """A progress bar over rows, updated by the workers after each batch."""
 
     def __init__(self, client: Client, chunks: Sequence[Chunk], *, shown: bool) -> None:
         interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
@@ -124,20 +124,20 @@ class RowsBar:
         )
 
     def __enter__(self) -> Self:
-        self.client.subscribe_topic(topic_of(self.client), self._hear)
+        self.client.subscribe_topic(progress_topic(self.client), self._on_event)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.unsubscribe_topic(topic_of(self.client))
+        self.client.unsubscribe_topic(progress_topic(self.client))
         self.bar.close()
 
     def set(self, chunk: Chunk, rows: int) -> None:
-        """Say that so many rows of a chunk are done; fewer than before when it had to begin again."""
+        """Set how many rows of a chunk are done; fewer than before if the chunk was restarted."""
         self._set((chunk.split, chunk.rows.start), rows)
 
-    def _hear(self, event: tuple[float, Any]) -> None:
+    def _on_event(self, event: tuple[float, Any]) -> None:
         split, start, rows = event[1]
         self._set((split, start), rows)
 

@@ -1,11 +1,12 @@
-"""`embed`: a student or a teacher over a dataset or a plain folder of images."""
+"""`embed`: the embeddings of a dataset or an image folder, by a student or a teacher, as a store or an array file."""
 
 from typing import Any
 
 from pipeline.embedding.array_files import SUFFIXES, embed_images
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import WrongUse
-from pipeline.images.dataset import DESCRIPTION, open_dataset
+from pipeline.images.dataset import open_dataset
+from pipeline.images.dataset_json import DESCRIPTION
 from pipeline.images.sources import open_sources
 from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import EmbedConfig
@@ -14,7 +15,10 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 
 @explain_out_of_memory("--batch-size", "--image-size")
 def embed_any(config: EmbedConfig) -> None:
-    """Run `embed`: a run's student or a teacher over a dataset or a plain folder, into a store or a file."""
+    """Run the `embed` command.
+
+    Raises WrongUse for conflicting flags, and for embedding an image folder into a store.
+    """
     spec = _spec(config)
     is_dataset = (config.data / DESCRIPTION).exists()
     options: dict[str, Any] = {
@@ -33,8 +37,8 @@ def embed_any(config: EmbedConfig) -> None:
         print(f"{config.out}: {report}")
     else:
         raise WrongUse(
-            f"{config.data} is no dataset, and a store has a dataset's rows; let OUT end in "
-            f"{' or '.join(SUFFIXES)}, or `python cli.py pack {config.data} DATASET` first"
+            f"{config.data} is no dataset, and only a dataset can be embedded into a store: give an OUT that ends in "
+            f"{' or '.join(SUFFIXES)}, or run `python cli.py pack {config.data} DATASET` first"
         )
 
 
@@ -42,11 +46,11 @@ def _spec(config: EmbedConfig) -> BackboneSpec:
     if (config.run is None) == (config.teacher is None):
         raise WrongUse("give either --run RUN or --teacher NAME")
     if config.run is not None and config.weights is not None:
-        raise WrongUse("--weights belongs to --teacher; a run has its own")
+        raise WrongUse("--weights belongs to --teacher; a run has its own weights")
     return BackboneSpec(
         kind="teacher" if config.run is None else "run",
         name=config.teacher or "",
         weights=config.weights,
-        image_size=config.image_size or None,
+        image_size=config.image_size,
         run=config.run,
     )

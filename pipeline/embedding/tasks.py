@@ -1,13 +1,19 @@
-"""One task of stage one: compute one chunk of a store and write it."""
+"""The tasks that dask workers run: each computes one chunk of a store and writes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cache.layout import ChunkKey
+from cache.layout import ChunkKey, SplitShape
 from cache.writer import ChunkRows, write_chunk
-from pipeline.embedding.extract import Settings, as_rows, extract, move, reader
+from pipeline.embedding.extract import (
+    ExtractionSettings,
+    extract,
+    image_reader,
+    move_to_device,
+    to_chunk_rows,
+)
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
@@ -16,17 +22,17 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every chunk of one extraction shares."""
+    """What all chunks of one run have in common."""
 
     spec: BackboneSpec
     weights_sha256: str
     store: Path
-    settings: Settings
+    settings: ExtractionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """One task: a chunk of one split; images is the hash of the split's dataset identity."""
+    """One chunk of one split. images: the hash of the split's images, from the dataset's identity."""
 
     dataset: Path
     data: Path
@@ -36,12 +42,16 @@ class Chunk:
     rows: range
 
 
+def chunk_count(rows: Iterable[int], dim: int) -> int:
+    """Return the number of chunks of a store whose splits have these numbers of rows, one view each."""
+    return sum(SplitShape(rows=count, views=1, dim=dim).chunks for count in rows)
+
+
 def embed_chunk(job: Job, chunk: Chunk, report: Callable[[int], None]) -> ChunkRows:
-    """Compute one chunk and write it into the store; what was written comes back."""
+    """Compute one chunk, write it to the store and return it."""
     backbone = _load_backbone(job.spec, job.weights_sha256, job.settings.device)
     split = _open_split(chunk.dataset, chunk.data, chunk.split, chunk.images)
-    features = extract(backbone, reader(split), chunk.rows, job.settings, report)
-    rows = as_rows(features)
+    rows = to_chunk_rows(extract(backbone, image_reader(split), chunk.rows, job.settings, report))
     write_chunk(job.store, chunk.split, chunk.key, rows)
     return rows
 
@@ -51,10 +61,10 @@ def _load_backbone(spec: BackboneSpec, weights_sha256: str, device: str) -> Back
     backbone = spec.load()
     if backbone.weights_sha256 != weights_sha256:
         raise PipelineError(
-            f"the weights of {backbone.name} changed meanwhile, or differ between machines: "
+            f"the weights of {backbone.name} changed during the run, or differ between machines: "
             f"expected sha256 {weights_sha256[:12]}, found {backbone.weights_sha256[:12]}"
         )
-    move(backbone, device)
+    move_to_device(backbone, device)
     return backbone
 
 
@@ -62,5 +72,5 @@ def _load_backbone(spec: BackboneSpec, weights_sha256: str, device: str) -> Back
 def _open_split(dataset: Path, data: Path, split: str, images: str) -> DatasetSplit:
     opened = open_dataset(dataset, data).splits[split]
     if opened.identity["images"] != images:
-        raise PipelineError(f"the dataset {dataset} changed meanwhile; run the command again")
+        raise PipelineError(f"the dataset {dataset} changed during the run; run the command again")
     return opened

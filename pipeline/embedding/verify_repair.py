@@ -1,4 +1,4 @@
-"""`cache verify` and `cache repair`: a store's bytes, rows of it computed again, what is at fault written anew."""
+"""`cache verify` and `cache repair`: check a store's bytes and a sample of its rows, and recompute faulty chunks."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from cache.audit import Audit, Fault, audit, remove
+from cache.audit import Audit, Fault, audit, remove_chunks
 from cache.columns import chunk_columns
 from cache.durable import write_file
 from cache.errors import CorruptStore, IdentityMismatch
@@ -18,7 +18,13 @@ from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
 from cache.restore import damaged_metadata
 from pipeline.embedding.cache_teacher import embed
-from pipeline.embedding.extract import Settings, as_rows, extract, move, reader
+from pipeline.embedding.extract import (
+    ExtractionSettings,
+    extract,
+    image_reader,
+    move_to_device,
+    to_chunk_rows,
+)
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
@@ -27,35 +33,38 @@ from pipeline.settings.commands import RepairConfig, VerifyConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 LOWEST_COSINE = 0.999
-MOST_SHOWN = 50
+FAULTS_SHOWN = 50
+ROWS_SHOWN = 5
 
 
 def verify_cache(config: VerifyConfig) -> None:
-    """Run `cache verify`: print the faults and a verdict.
+    """Run the `cache verify` command: print the faults and a verdict.
 
-    Raises CorruptStore when anything is at fault, WrongUse for --rows without --dataset, and IdentityMismatch when
-    the dataset or the teacher is not the store's.
+    Raises:
+        CorruptStore: the store has a fault.
+        WrongUse: --rows without --dataset.
+        IdentityMismatch: the dataset or the teacher is not the store's.
     """
     if config.rows and config.dataset is None:
         raise WrongUse("--rows computes embeddings from the images: give their --dataset too")
-    done, faults = find(config)
-    tell(config, done, faults)
+    done, faults = find_faults(config)
+    print_verdict(config, done, faults)
 
 
 def repair_cache(config: RepairConfig) -> None:
-    """Run `cache repair`: write what is at fault anew, then verify. Raises as `verify_cache` and `embed` do."""
-    restore(config)
-    done, faults = find(config)
-    # damaged bytes first, since rows of a damaged chunk cannot be compared; then those of a wrong meaning
-    for _ in ("bytes", "meaning"):
+    """Run the `cache repair` command: recompute what is faulty, then verify. Raises as `verify_cache` and `embed`."""
+    restore_metadata(config)
+    done, faults = find_faults(config)
+    # damaged bytes first, since rows of a damaged chunk cannot be compared; then chunks whose rows are wrong
+    for _ in ("bytes", "rows"):
         if faults:
-            mend(config, faults)
-            done, faults = find(config)
-    tell(config, done, faults)
+            recompute(config, faults)
+            done, faults = find_faults(config)
+    print_verdict(config, done, faults)
 
 
-def find(config: VerifyConfig) -> tuple[Audit, list[Fault]]:
-    """What is wrong with a store's bytes; if nothing is and --rows is given, what is wrong with its rows."""
+def find_faults(config: VerifyConfig) -> tuple[Audit, list[Fault]]:
+    """Check a store's bytes; if they are sound, also its labels (with --dataset) and a sample of its rows (--rows)."""
     with tqdm(unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -66,36 +75,37 @@ def find(config: VerifyConfig) -> tuple[Audit, list[Fault]]:
     faults = list(done.faults)
     if config.dataset is not None and not faults:
         store, dataset = open_store(config.cache), open_dataset(config.dataset)
-        require_same(store, dataset)
-        faults += [fault for name in store.splits for fault in joins(store.split(name), dataset.splits[name])]
+        require_same_dataset(store, dataset)
+        for name in store.splits:
+            faults += column_faults(store.split(name), dataset.splits[name])
         if config.rows and not faults:
-            faults += meaning(config, store, dataset)
+            faults += row_faults(config, store, dataset)
     return done, faults
 
 
-def tell(config: VerifyConfig, done: Audit, faults: list[Fault]) -> None:
-    """Print each fault and the verdict; CorruptStore if there is a fault."""
-    for fault in faults[:MOST_SHOWN]:
+def print_verdict(config: VerifyConfig, done: Audit, faults: list[Fault]) -> None:
+    """Print the faults, or that the store is sound. Raises CorruptStore if there are faults."""
+    for fault in faults[:FAULTS_SHOWN]:
         print(fault)
-    if len(faults) > MOST_SHOWN:
-        print(f"and {len(faults) - MOST_SHOWN:,} faults more")
+    if len(faults) > FAULTS_SHOWN:
+        print(f"and {len(faults) - FAULTS_SHOWN:,} more faults")
     if faults:
         repair = f"python cli.py cache repair {config.cache} --dataset {config.dataset or 'DATASET'}"
         count = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}"
         raise CorruptStore(
-            f"{config.cache} has {count}; `{repair}` computes the chunks at fault anew, and no others"
+            f"{config.cache} has {count}; `{repair}` recomputes the faulty chunks, and no others"
         )
     compared = f", {config.rows:,} rows computed again" if config.rows else ""
     print(f"{config.cache}: sound ({done.files:,} chunk files, {done.bytes / 2**20:,.1f} MiB{compared})")
     if done.without_ledger:
         print(
             f"{', '.join(done.without_ledger)}: written before checksums were kept beside the chunks, so only "
-            "--rows can tell of two chunks that were swapped"
+            "--rows can find swapped chunks"
         )
 
 
-def restore(config: RepairConfig) -> None:
-    """Write lost and damaged zarr.json files of splits anew, where the ledgers show that the dataset is theirs."""
+def restore_metadata(config: RepairConfig) -> None:
+    """Rewrite lost and damaged zarr.json files of splits whose ledgers show that they belong to the dataset."""
     dataset, path = open_dataset(config.dataset), config.cache
     damaged = {
         path / name / file: data
@@ -109,15 +119,15 @@ def restore(config: RepairConfig) -> None:
                 write_file(file, data)
 
 
-def mend(config: RepairConfig, faults: list[Fault]) -> None:
-    """Delete the chunks at fault and extract them again, once it is known that this can be done."""
+def recompute(config: RepairConfig, faults: list[Fault]) -> None:
+    """Delete the faulty chunks and compute them again, after checking that dataset and teacher are the store's."""
     store, dataset = open_store(config.cache), open_dataset(config.dataset)
-    require_same(store, dataset)
+    require_same_dataset(store, dataset)
     spec, _ = open_teacher_of_cache(store, config.teacher, config.weights)
-    for fault in faults[:MOST_SHOWN]:
+    for fault in faults[:FAULTS_SHOWN]:
         print(f"repairing: {fault}", file=sys.stderr)
     with sole_writer(config.cache):
-        remove(config.cache, faults)
+        remove_chunks(config.cache, faults)
     embed(
         spec,
         dataset,
@@ -132,40 +142,40 @@ def mend(config: RepairConfig, faults: list[Fault]) -> None:
     )
 
 
-def require_same(store: Store, dataset: Dataset) -> None:
-    """IdentityMismatch, field by field, unless every split of a store was made of this dataset's."""
+def require_same_dataset(store: Store, dataset: Dataset) -> None:
+    """Raise IdentityMismatch, naming the fields, unless every split of the store was computed from the dataset."""
     for name in store.splits:
-        known = dataset.splits.get(name)
-        differences = identity_difference(known.identity if known else {}, read_split(store.path, name)[1])
+        split = dataset.splits.get(name)
+        differences = identity_difference(split.identity if split else {}, read_split(store.path, name)[1])
         if differences:
             raise IdentityMismatch(
-                f"the split '{name}' of {store.path} was not made of {dataset.path}: {'; '.join(differences)}"
+                f"the split '{name}' of {store.path} was not made from {dataset.path}: {'; '.join(differences)}"
             )
 
 
-def joins(split: Split, dataset: DatasetSplit) -> Iterator[Fault]:
-    """The chunks of labels and perceptual hashes that are not the dataset's."""
+def column_faults(split: Split, dataset: DatasetSplit) -> Iterator[Fault]:
+    """Yield a fault for each chunk of labels or perceptual hashes that differs from the dataset."""
     for column, differs in (
         ("label", split.label != dataset.labels),
         ("thumb", split.thumb != dataset.thumbs),
     ):
         for index in np.unique(np.flatnonzero(differs) // split.shape.chunk_rows):
             key = ChunkKey(0, int(index))
-            reason = "is not what the dataset says of these rows"
+            reason = "differs from the dataset"
             rows = split.shape.rows_of(key)
             yield Fault(split=split.name, file=f"{column}/c/{index}", reason=reason, key=key, rows=rows)
 
 
-def meaning(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fault]:
-    """The chunks of view 0 with rows, of the random ones of all splits, that the teacher does not say again."""
+def row_faults(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fault]:
+    """Recompute config.rows random rows over all splits, and yield a fault for each chunk with a row that differs."""
     _, backbone = open_teacher_of_cache(store, config.teacher, config.weights)
     splits = [store.split(name) for name in store.splits]
     ends = np.cumsum([split.shape.rows for split in splits])
     draws = np.random.default_rng(config.seed)
     drawn = np.sort(draws.choice(ends[-1], min(config.rows, ends[-1]), replace=False))
     device = resolve_device(config.device)
-    move(backbone, device)
-    settings = Settings(
+    move_to_device(backbone, device)
+    settings = ExtractionSettings(
         device=device,
         precision=store.teacher["precision"],
         batch_size=store.teacher["batch_size"],
@@ -174,26 +184,30 @@ def meaning(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fa
     for split, end in zip(splits, ends, strict=True):
         start = end - split.shape.rows
         rows = drawn[(drawn >= start) & (drawn < end)] - start
-        yield from unlike(split, dataset.splits[split.name], backbone, settings, rows)
+        yield from compare_rows(split, dataset.splits[split.name], backbone, settings, rows)
 
 
-def unlike(
-    split: Split, dataset: DatasetSplit, backbone: Backbone, settings: Settings, rows: np.ndarray
+def compare_rows(
+    split: Split, dataset: DatasetSplit, backbone: Backbone, settings: ExtractionSettings, rows: np.ndarray
 ) -> Iterator[Fault]:
-    """One fault a chunk for the `rows` whose status differs or whose cosine is below LOWEST_COSINE."""
-    again = as_rows(extract(backbone, reader(dataset), rows.tolist(), settings))
-    said, kept = again.embedding.astype(np.float64), split.gather(rows).astype(np.float64)
+    """Recompute `rows` and yield a fault for each chunk with a row of another status, or a cosine below the limit."""
+    new = to_chunk_rows(extract(backbone, image_reader(dataset), rows.tolist(), settings))
+    computed, stored = new.embedding.astype(np.float64), split.gather(rows).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        cosine = (said * kept).sum(1) / (np.linalg.norm(said, axis=1) * np.linalg.norm(kept, axis=1))
-    same_status = again.status == split.status[0, rows]
-    wrong = ~same_status | ((again.status == Status.OK) & ~(cosine >= LOWEST_COSINE))
+        norms = np.linalg.norm(computed, axis=1) * np.linalg.norm(stored, axis=1)
+        cosine = (computed * stored).sum(1) / norms
+    same_status = new.status == split.status[0, rows]
+    wrong = ~same_status | ((new.status == Status.OK) & ~(cosine >= LOWEST_COSINE))
     for index in np.unique(rows[wrong] // split.shape.chunk_rows):
         key = ChunkKey(0, int(index))
-        held = wrong & (rows // split.shape.chunk_rows == index)
-        lowest = np.nan_to_num(cosine[held], nan=0).min()
+        inside = wrong & (rows // split.shape.chunk_rows == index)
+        lowest = np.nan_to_num(cosine[inside], nan=0).min()
+        named = ", ".join(map(str, rows[inside][:ROWS_SHOWN]))
+        if inside.sum() > ROWS_SHOWN:
+            named += ", ..."
         reason = (
-            f"is not what the teacher says of rows {', '.join(map(str, rows[held][:5]))}"
-            f"{', ...' if held.sum() > 5 else ''}: cosine {lowest:.4f}, expected {LOWEST_COSINE} or more"
+            f"differs from the teacher's output in rows {named}: cosine {lowest:.4f}, "
+            f"expected {LOWEST_COSINE} or more"
         )
         file = chunk_columns(split.shape)[-1].file_name(key)
         yield Fault(split=split.name, file=file, reason=reason, key=key, rows=split.shape.rows_of(key))

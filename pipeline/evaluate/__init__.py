@@ -1,1 +1,1 @@
-"""Evaluations: each module's evaluate() yields (metric, accuracy as a fraction)."""
+"""Evaluation protocols: each module's evaluate() yields pairs (metric, accuracy as a fraction)."""

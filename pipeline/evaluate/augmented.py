@@ -1,4 +1,4 @@
-"""Random crops through a frozen student: the training batches of the paper's linear probe."""
+"""Features of random crops from a frozen student: the training batches of the paper's linear probe."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +18,12 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def augmented_batches(
-    run: Path, dataset: Dataset, config: EvalConfig, device: str, layer: str = ""
+    run: Path, dataset: Dataset, config: EvalConfig, device: str, layer: str | None = None
 ) -> EpochBatches:
-    """epoch -> batches of (features (B, D) float32, labels (B,)) of the labelled training images.
+    """Return a function from epoch to batches of features (B, D) float32 and labels (B,).
 
-    layer: inside the student, instead of its own feature.
-
-    The backbone stays in evaluation mode: neither its weights nor its running statistics change.
+    Batches cover the labelled training images. layer: take the output of this layer instead of the student's feature.
+    The student stays in eval mode, so neither its weights nor its running statistics change.
     """
     split = dataset.splits["train"]
     backbone = BackboneSpec(kind="run", run=run, layer=layer).load()

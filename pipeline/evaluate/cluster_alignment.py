@@ -1,4 +1,4 @@
-"""Cluster alignment: how well as many k-means clusters as there are classes match the classes.
+"""Cluster alignment: how well k-means clusters, one per class, match the classes.
 
 The protocol of CompRess (Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020, arXiv 2010.14713).
 """
@@ -11,32 +11,32 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import WrongUse
-from pipeline.evaluate.features import Features, require_comparable
+from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.neighbours import kmeans, nearest_centroid
 
 
 def evaluate(
-    train: Features, val: Features, *, seeds: int = 5, seed: int = 0, device: str = "cpu"
+    train: LabeledFeatures, val: LabeledFeatures, *, seeds: int = 5, seed: int = 0, device: str = "cpu"
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("ca", top-1 of val as a fraction), the mean over `seeds` random starts of k-means.
+    """Yield ("ca", top-1 accuracy on val): the mean over `seeds` random starts of k-means.
 
-    Of several, their sample standard deviation is ("ca_std", ...). Clusters are found in train and mapped to
-    classes by its labels; a val row takes the class of its nearest centroid.
+    With several starts, ("ca_std", sample standard deviation) follows. Clusters are found in train and mapped to
+    classes by its labels; each val row gets the class of its nearest centroid.
 
     Raises:
         WrongUse: seeds is below 1.
-        PipelineError: train and val do not belong together, or train has fewer rows than classes.
+        PipelineError: train and val differ in dim or classes, or train has fewer rows than classes.
     """
     require_comparable(train, val)
     if seeds < 1:
         raise WrongUse(f"--ca-seeds {seeds}: expected at least one random start")
-    found = [_accuracy(train, val, seed * seeds + start, device) for start in range(seeds)]
-    yield "ca", statistics.fmean(found)
+    accuracies = [_accuracy(train, val, seed * seeds + start, device) for start in range(seeds)]
+    yield "ca", statistics.fmean(accuracies)
     if seeds > 1:
-        yield "ca_std", statistics.stdev(found)
+        yield "ca_std", statistics.stdev(accuracies)
 
 
-def _accuracy(train: Features, val: Features, seed: int, device: str) -> float:
+def _accuracy(train: LabeledFeatures, val: LabeledFeatures, seed: int, device: str) -> float:
     centroids, assignment = kmeans(train.embedding, train.classes, iterations=20, seed=seed, device=device)
     mapping = align(contingency(assignment, train.label, train.classes, train.classes))
     predicted = mapping[nearest_centroid(val.embedding, centroids, device)]
@@ -46,16 +46,16 @@ def _accuracy(train: Features, val: Features, seed: int, device: str) -> float:
 def contingency(
     assignment: NDArray[np.int64], label: NDArray[np.int64], clusters: int, classes: int
 ) -> NDArray[np.int64]:
-    """Rows in each cluster of each class: assignment (n,), label (n,) -> (clusters, classes)."""
+    """Count the rows of each class in each cluster: assignment (n,), label (n,) -> (clusters, classes)."""
     pairs = np.bincount(assignment * classes + label, minlength=clusters * classes)
     return pairs.reshape(clusters, classes)
 
 
 def align(contingency: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The class of each cluster, one to one, with the highest sum of |cluster and class| / |cluster|.
+    """Assign classes to clusters one to one, maximizing the sum of |cluster and class| / |cluster|.
 
-    contingency (k, k) counts rows; returns (k,) int64. An empty cluster scores 0 everywhere and takes a class
-    left over.
+    contingency (k, k) counts rows. Returns the class of each cluster, (k,) int64. An empty cluster gets one of the
+    remaining classes.
     """
     sizes = contingency.sum(axis=1, keepdims=True)
     scores = contingency / np.maximum(sizes, 1)

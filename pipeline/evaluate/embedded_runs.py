@@ -1,4 +1,4 @@
-"""The stores that an evaluation reads: a run's own, and those of its embeddings of other datasets and layers."""
+"""The stores that an evaluation reads: a run's embeddings of each dataset and layer, computed on demand."""
 
 import shutil
 from pathlib import Path
@@ -15,60 +15,60 @@ from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 SPLITS = ("train", "val")
-EMBEDDING: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part of a store's identity
+EMBED_OPTIONS: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part of a store's identity
 
 
-def is_own(run: Path, dataset: Dataset) -> bool:
-    """Whether the run was trained on this dataset's images."""
-    made_of = read_config(run)["made_of"]["dataset"]
-    return not identity_difference(made_of, dataset.splits["train"].identity)
+def is_training_dataset(run: Path, dataset: Dataset) -> bool:
+    """Whether the run was trained on this dataset."""
+    trained_on = read_config(run)["made_of"]["dataset"]
+    return not identity_difference(trained_on, dataset.splits["train"].identity)
 
 
-def name_of(dataset: Dataset) -> str:
-    """What a dataset is called: the name of its folder."""
+def folder_name(dataset: Dataset) -> str:
+    """Return the name of a dataset's folder, which names its metrics and stores."""
     return dataset.path.resolve().name
 
 
-def place_of(run: Path, dataset: Dataset, layer: str = "") -> Path:
-    """Where a run keeps its embeddings of a dataset, and of a layer inside the student if one is named."""
-    if is_own(run, dataset):
+def store_path(run: Path, dataset: Dataset, layer: str | None = None) -> Path:
+    """Return the path of a run's embeddings of a dataset, or of the output of one of the student's layers."""
+    if is_training_dataset(run, dataset):
         return run / "layers" / f"{layer}.zarr" if layer else run / "embeddings.zarr"
     images = identity_id({name: dataset.splits[name].identity for name in SPLITS})
     inside = f"-{layer}" if layer else ""
-    return run / "transfer" / f"{name_of(dataset)}-{images[:8]}{inside}.zarr"
+    return run / "transfer" / f"{folder_name(dataset)}-{images[:8]}{inside}.zarr"
 
 
-def embedded(run: Path, dataset: Dataset, config: EvalConfig, layer: str = "") -> Store:
-    """The store of a run's embeddings of a dataset, brought up to date: one of other weights is made anew.
+def embed_run(run: Path, dataset: Dataset, config: EvalConfig, layer: str | None = None) -> Store:
+    """Return the store of a run's embeddings of a dataset; compute what is missing, or all if the weights changed.
 
-    Raises IdentityMismatch when the store in that place is of other images; nothing is deleted then.
+    Raises IdentityMismatch when the existing store is of other images; it is kept then.
     """
-    path = place_of(run, dataset, layer)
+    path = store_path(run, dataset, layer)
     path.parent.mkdir(exist_ok=True)
     backbone = BackboneSpec(kind="run", run=run, layer=layer)
-    settings: dict[str, Any] = EMBEDDING | {
+    options: dict[str, Any] = EMBED_OPTIONS | {
         "device": config.device,
         "workers": config.workers,
         "scheduler": config.scheduler,
         "progress": True,
     }
     try:
-        embed(backbone, dataset, path, **settings)
+        embed(backbone, dataset, path, **options)
     except IdentityMismatch:
         if any(_differences(dataset, open_store(path), name) for name in open_store(path).splits):
             raise
         shutil.rmtree(path)
-        embed(backbone, dataset, path, **settings)
-    return of_dataset(open_store(path), dataset)
+        embed(backbone, dataset, path, **options)
+    return checked_store(open_store(path), dataset)
 
 
-def network_id(run: Path) -> str:
-    """The id that the stores of a run's embeddings have, of whatever images."""
-    return identity_id(teacher_identity(BackboneSpec(kind="run", run=run).load(), **EMBEDDING))
+def run_store_id(run: Path) -> str:
+    """Return the id of the stores of a run's embeddings, which does not depend on the images."""
+    return identity_id(teacher_identity(BackboneSpec(kind="run", run=run).load(), **EMBED_OPTIONS))
 
 
-def of_dataset(store: Store, dataset: Dataset) -> Store:
-    """The store, when both of its splits are of this dataset's images and sound; raises otherwise."""
+def checked_store(store: Store, dataset: Dataset) -> Store:
+    """Return the store after checking that train and val are complete, sound and of this dataset's images."""
     for name in SPLITS:
         split = store.split(name)
         require_same_images(split, dataset.splits[name])
@@ -78,6 +78,6 @@ def of_dataset(store: Store, dataset: Dataset) -> Store:
 
 
 def _differences(dataset: Dataset, store: Store, name: str) -> list[str]:
-    """What a store's split was made of that this dataset's is not, field by field."""
+    """Return the fields in which the identity of a store's split differs from the dataset's."""
     split = dataset.splits.get(name)
     return identity_difference(split.identity if split else {}, store.split(name).dataset)

@@ -1,4 +1,4 @@
-"""The labelled embeddings that every evaluation of a store reads."""
+"""Labelled embeddings, the input of every evaluation of a store."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,24 @@ BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class Features:
-    """Rows to evaluate: embedding (n, D) float32 of unit length, label (n,) int64 in 0..classes-1."""
+class LabeledFeatures:
+    """Unit-length embeddings (n, D) float32 and their labels (n,) int64 in 0..classes-1."""
 
     embedding: NDArray[np.float32]
     label: NDArray[np.int64]
     classes: int
 
-    def where(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Features":
-        """Some of the rows, by number or by mask."""
-        return Features(self.embedding[rows], self.label[rows], self.classes)
+    def where(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "LabeledFeatures":
+        """Return the given rows; rows: numbers, or a mask (n,)."""
+        return LabeledFeatures(self.embedding[rows], self.label[rows], self.classes)
 
 
-def features_of(store: Store, split: str) -> Features:
-    """The centre-view embeddings of a split's eligible, labelled rows, in row order.
+def load_features(store: Store, split: str) -> LabeledFeatures:
+    """Load the centre-crop embeddings of a split's labelled rows, in row order; rows without an embedding are left out.
 
     Raises:
-        StoreError: the store has no such split, or rows of it are still missing.
-        PipelineError: no row has a label, or none of those with one has an embedding.
+        StoreError: the store has no such split, or the split is incomplete.
+        PipelineError: no row has a label, or no labelled row has an embedding.
     """
     part = store.split(split)
     part.require_complete()
@@ -49,17 +49,13 @@ def features_of(store: Store, split: str) -> Features:
     for start in range(0, rows.size, BLOCK_ROWS):
         block = embedding[start : start + BLOCK_ROWS]
         block[:] = part.gather(rows[start : start + BLOCK_ROWS])
-        # float16 moved the stored rows off the unit sphere by up to 5e-4.
+        # stored as float16, rows are off the unit sphere by up to 5e-4
         block /= np.linalg.norm(block, axis=1, keepdims=True)
-    return Features(embedding, part.label[rows], len(part.dataset["classes"]))
+    return LabeledFeatures(embedding, part.label[rows], len(part.dataset["classes"]))
 
 
-def require_comparable(train: Features, val: Features) -> None:
-    """Refuses two sides that cannot be of one model and one dataset.
-
-    Raises:
-        PipelineError: their widths or numbers of classes differ.
-    """
+def require_comparable(train: LabeledFeatures, val: LabeledFeatures) -> None:
+    """Raise PipelineError if train and val differ in dim or number of classes."""
     if train.embedding.shape[1] != val.embedding.shape[1]:
         raise PipelineError(
             f"the train embeddings have {train.embedding.shape[1]} dimensions and the val embeddings "

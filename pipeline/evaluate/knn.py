@@ -1,23 +1,22 @@
-"""Nearest-neighbour accuracy: cosine similarity, majority vote of the k nearest training rows."""
+"""k-NN accuracy: majority vote of the k nearest training rows by cosine similarity."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.features import Features, require_comparable
+from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.neighbours import knn
 
 NEIGHBOURS = (1, 20)
 
 
-def evaluate(train: Features, val: Features, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
-    """Yields ("nn1", top-1) and ("nn20", top-1) of val, as fractions.
+def evaluate(
+    train: LabeledFeatures, val: LabeledFeatures, *, device: str = "cpu"
+) -> Iterator[tuple[str, float]]:
+    """Yield ("nn1", accuracy) and ("nn20", accuracy) on val. With fewer than 20 training rows, all of them vote.
 
-    Every training row votes where there are fewer than 20 of them.
-
-    Raises:
-        PipelineError: train and val do not belong together, or a row is not finite.
+    Raises PipelineError when train and val differ in dim or classes, or a row is not finite.
     """
     require_comparable(train, val)
     most = min(max(NEIGHBOURS), len(train.label))
@@ -28,10 +27,7 @@ def evaluate(train: Features, val: Features, *, device: str = "cpu") -> Iterator
 
 
 def majority(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The most frequent label of each row: (m, k) -> (m,).
-
-    A tie goes to the smallest label, as in scikit-learn's KNeighborsClassifier with uniform weights.
-    """
+    """Return the most frequent label of each row, (m, k) -> (m,); the smallest one in a tie, as scikit-learn does."""
     votes = np.count_nonzero(labels[:, :, None] == labels[:, None, :], axis=2)
     winners = votes == votes.max(axis=1, keepdims=True)
     return np.where(winners, labels, np.iinfo(np.int64).max).min(axis=1)

@@ -1,7 +1,7 @@
-"""Linear evaluation: one linear layer on frozen features.
+"""Linear probe: one linear layer on frozen features.
 
 The protocol of CompRess (Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020, arXiv 2010.14713): features
-are L2-normalised, then standardised by the fixed mean and variance of the train set's centre-crop features.
+are L2-normalized, then standardized by the mean and variance of the training set's centre-crop features.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features, require_comparable
+from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.runtime.prefetch import prefetch
 
 EPOCHS = 40
@@ -24,16 +24,16 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 WEIGHTS_PER_THREAD = 65_536
 SUMMED_ROWS = 4_096
-BATCHES_AHEAD = 4  # to gather scattered rows takes as long as to descend on them
-VARIANCE_FLOOR = 1e-5  # the authors' value; keeps a feature that is the same for every train image at 0
+BATCHES_AHEAD = 4  # gathering scattered rows takes as long as a step on them
+VARIANCE_FLOOR = 1e-5  # the authors' value; keeps a constant feature at 0
 
 EpochBatches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 
 class LinearProbe(nn.Module):
-    """Normalise, standardise, classify: features (B, D) float32 -> logits (B, classes).
+    """Normalize, standardize and classify: features (B, D) float32 -> logits (B, classes).
 
-    mean and variance (D,) are those of the unit-length train features; only the linear layer is trained.
+    mean and variance (D,) are those of the unit-length training features; only the linear layer is trained.
     """
 
     mean: Tensor
@@ -50,8 +50,8 @@ class LinearProbe(nn.Module):
 
 
 def evaluate(
-    train: Features,
-    val: Features,
+    train: LabeledFeatures,
+    val: LabeledFeatures,
     *,
     seed: int = 0,
     epochs: int = EPOCHS,
@@ -59,13 +59,12 @@ def evaluate(
     batches: EpochBatches | None = None,
     name: str = "linear",
 ) -> Iterator[tuple[str, float]]:
-    """Yields what `accuracies` does for val.
+    """Train a linear probe and yield its `accuracies` on val.
 
-    Trains on the stored train features, or on what batches(epoch) yields: (features (B, D) float32, labels
-    (B,) int64), such as a frozen backbone's over random crops. Either way train standardises and val tests.
+    It trains on the stored features of train, or on batches(epoch), which yields features (B, D) float32 and labels
+    (B,) int64, for example of random crops. Either way, features are standardized by those of train.
 
-    Raises:
-        PipelineError: train and val do not belong together, or the loss is not finite.
+    Raises PipelineError when train and val differ in dim or classes, or the loss is not finite.
     """
     require_comparable(train, val)
     probe = new_probe(train, seed).to(device)
@@ -77,16 +76,16 @@ def evaluate(
     yield from accuracies(probe, val, device, name)
 
 
-def new_probe(train: Features, seed: int) -> LinearProbe:
-    """A probe standardised by train, its linear layer drawn from the seed, not the global generator."""
+def new_probe(train: LabeledFeatures, seed: int) -> LinearProbe:
+    """Return a probe standardized by train, its linear layer initialized from the seed, not the global generator."""
     mean, variance = mean_and_variance(train)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs as well
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
         return LinearProbe(mean, variance, train.classes)
 
 
-def mean_and_variance(train: Features) -> tuple[Tensor, Tensor]:
-    """Of each dimension, (D,) float32 each, with n - 1 below; summed in float64, block by block."""
+def mean_and_variance(train: LabeledFeatures) -> tuple[Tensor, Tensor]:
+    """Return the mean and the unbiased variance of each dimension, (D,) float32 each, summed in float64 by blocks."""
     total = torch.zeros(2, train.embedding.shape[1], dtype=torch.float64)
     for block in torch.from_numpy(train.embedding).split(SUMMED_ROWS):
         rows = block.double()
@@ -96,8 +95,8 @@ def mean_and_variance(train: Features) -> tuple[Tensor, Tensor]:
     return mean.float(), ((square - mean.square()).clamp(min=0) * (count / max(count - 1, 1))).float()
 
 
-def cached_batches(train: Features, seed: int) -> EpochBatches:
-    """Every stored row once, 256 a batch but for the last; the order depends on (seed, epoch) alone."""
+def cached_batches(train: LabeledFeatures, seed: int) -> EpochBatches:
+    """Return a function from epoch to batches of 256 stored rows, in an order that depends on (seed, epoch) alone."""
     features, labels = torch.from_numpy(train.embedding), torch.from_numpy(train.label)
 
     def gathered(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,23 +104,22 @@ def cached_batches(train: Features, seed: int) -> EpochBatches:
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(labels)))
-        for several in prefetch(gathered, order.split(BATCH_ROWS * BATCHES_AHEAD), threads=1, most=1):
+        for several in prefetch(gathered, order.split(BATCH_ROWS * BATCHES_AHEAD), threads=1, ahead=1):
             yield from zip(*(part.split(BATCH_ROWS) for part in several), strict=True)
 
     return batches
 
 
 def learning_rate(epoch: int, epochs: int = EPOCHS) -> float:
-    """0.01, ten times smaller from 3/8 and again from 3/4 of the epochs on: from 15 and 30 of 40."""
+    """Return 0.01, divided by ten at 3/8 and again at 3/4 of the epochs (15 and 30 of 40)."""
     drops = (8 * epoch >= 3 * epochs) + (4 * epoch >= 3 * epochs)
     return LEARNING_RATE * 0.1**drops
 
 
 def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: str) -> None:
-    """Trains probe.linear in place by SGD on cross-entropy; batches as in evaluate, of rows of unit length.
+    """Train probe.linear in place with SGD on cross-entropy. batches: as in evaluate, of unit-length rows.
 
-    Raises:
-        PipelineError: the loss is not finite.
+    Raises PipelineError when the loss is not finite.
     """
     descent = Descent(probe)
     for epoch in range(epochs):
@@ -130,7 +128,7 @@ def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: 
             last = features.to(device), labels.to(device)
             descent.step(*last, learning_rate(epoch, epochs))
         loss = descent.loss(*last) if last else math.nan
-        # A weight that is not finite never recovers, so the last loss of an epoch tells for all of them.
+        # a weight that is not finite stays so, hence the last loss of an epoch is enough
         if not math.isfinite(loss):
             raise PipelineError(
                 f"the linear probe's loss is {loss} after epoch {epoch + 1} of {epochs}; "
@@ -140,10 +138,11 @@ def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: 
 
 
 class Descent:
-    """SGD with momentum and weight decay on a probe's linear layer, its gradient written out.
+    """SGD with momentum and weight decay on a probe's linear layer, with hand-written gradients.
 
-    Of ((x - mean) * scale) W' + b it keeps V = W * scale: then x V' + (b - V mean) are the logits, and no row has to be
-    standardised. The velocity is that of W over scale. A step of 256 rows of 512 takes half as long as by autograd.
+    For logits ((x - mean) * scale) W' + b it stores V = W * scale: the logits are x V' + (b - V mean), so no row needs
+    to be standardized. The velocity is that of W divided by scale. A step of 256 rows of 512 dimensions takes half as
+    long as with autograd.
     """
 
     def __init__(self, probe: LinearProbe) -> None:
@@ -156,20 +155,20 @@ class Descent:
         self.minus_one = self.bias.new_full((1, 1), -1)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """(B, D) of unit length -> (classes, B)."""
+        """Return the logits (classes, B) of unit-length rows (B, D)."""
         offset = self.bias - self.weight @ self.probe.mean
         return torch.addmm(offset[:, None], self.weight, rows.T)
 
     @torch.inference_mode()
     def loss(self, rows: Tensor, labels: Tensor) -> float:
-        """The mean cross-entropy of a batch."""
+        """Return the mean cross-entropy of a batch."""
         return F.cross_entropy(self.logits(rows).T, labels).item()
 
     @torch.inference_mode()
     def step(self, rows: Tensor, labels: Tensor, rate: float) -> None:
-        """One step on rows (B, D) of unit length and labels (B,)."""
+        """Take one step on unit-length rows (B, D) and labels (B,) with learning rate `rate`."""
         count = len(labels)
-        error = self.logits(rows).softmax(dim=0)  # of each logit (classes, B): softmax less one-hot
+        error = self.logits(rows).softmax(dim=0)  # (classes, B), softmax minus one-hot
         error.scatter_add_(0, labels[None], self.minus_one.expand(1, count))
         bias_gradient = error.sum(dim=1).div_(count)
         self.velocity.addmm_(error, rows, beta=MOMENTUM, alpha=1 / count)
@@ -179,24 +178,24 @@ class Descent:
         self.bias.sub_(self.bias_velocity, alpha=rate)
 
     def finish(self) -> None:
-        """Give the probe its weights."""
+        """Write the trained weights to the probe."""
         with torch.no_grad():
             self.probe.linear.weight.copy_(self.weight / self.probe.scale)
             self.probe.linear.bias.copy_(self.bias)
 
 
 def _of_unit_length(batches: EpochBatches) -> EpochBatches:
-    def normalised(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def normalized(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for features, labels in batches(epoch):
             yield F.normalize(features, dim=1), labels
 
-    return normalised
+    return normalized
 
 
 @contextmanager
 def _few_threads(weights: int) -> Iterator[None]:
-    # A small layer's step takes a fraction of a millisecond on one thread; on two threads of a busy machine each of
-    # its operations waits for the other thread to get a core, 8 ms in all.
+    # A step of a small layer takes a fraction of a millisecond on one thread. With two threads on a busy machine, every
+    # operation waits for the other thread to get a core: 8 ms per step.
     before = torch.get_num_threads()
     torch.set_num_threads(min(before, 1 + weights // WEIGHTS_PER_THREAD))
     try:
@@ -206,10 +205,12 @@ def _few_threads(weights: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def accuracies(classifier: nn.Module, val: Features, device: str, name: str) -> Iterator[tuple[str, float]]:
-    """(name, top-1) and, with more than five classes, (name_top5, top-5) of val as fractions.
+def accuracies(
+    classifier: nn.Module, val: LabeledFeatures, device: str, name: str
+) -> Iterator[tuple[str, float]]:
+    """Yield (name, top-1 accuracy on val) and, with more than five classes, (name_top5, top-5 accuracy).
 
-    classifier: features (B, D) float32 -> logits (B, classes).
+    classifier: a module from features (B, D) float32 to logits (B, classes).
     """
     ranked = min(5, val.classes)
     hits = torch.zeros(ranked)

@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features, solved to its optimum: where rows are few, a schedule would decide."""
+"""Logistic regression on frozen features, solved to its optimum so that no training schedule affects the result."""
 
 import math
 from collections.abc import Callable
@@ -8,20 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 
 MOST_STEPS = 500
 GRADIENT_TOLERANCE = 1e-6
 
 
-def fit(train: Features, *, strength: float, device: str = "cpu") -> nn.Linear:
-    """The linear layer of multinomial logistic regression with an L2 penalty on the unit-length embeddings.
+def fit(train: LabeledFeatures, *, strength: float, device: str = "cpu") -> nn.Linear:
+    """Fit multinomial logistic regression with an L2 penalty to the unit-length embeddings.
 
-    Minimises the summed cross-entropy plus |weight|² / (2 strength), as scikit-learn's LogisticRegression with
-    C = strength, by L-BFGS from zero: nothing is random.
+    Minimizes the summed cross-entropy plus |weight|² / (2 strength), like scikit-learn's LogisticRegression with
+    C = strength, by L-BFGS from zero. Deterministic.
 
-    Raises:
-        PipelineError: an embedding is not finite.
+    Raises PipelineError when an embedding is not finite.
     """
     rows, labels = torch.from_numpy(train.embedding).to(device), torch.from_numpy(train.label).to(device)
     layer = nn.utils.skip_init(nn.Linear, rows.shape[1], train.classes, device=device)
@@ -30,15 +29,14 @@ def fit(train: Features, *, strength: float, device: str = "cpu") -> nn.Linear:
     def loss() -> Tensor:
         return F.cross_entropy(layer(rows), labels) + penalty * layer.weight.square().sum()
 
-    minimise(layer, loss)
+    minimize(layer, loss)
     return layer
 
 
-def minimise(layer: nn.Linear, loss: Callable[[], Tensor]) -> None:
-    """Brings a layer, from zero, to the minimum of a convex loss of its weight and bias.
+def minimize(layer: nn.Linear, loss: Callable[[], Tensor]) -> None:
+    """Set the layer's weight and bias to the minimum of a convex loss, starting from zero.
 
-    Raises:
-        PipelineError: the loss is not finite.
+    Raises PipelineError when the loss is not finite.
     """
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -56,7 +54,7 @@ def minimise(layer: nn.Linear, loss: Callable[[], Tensor]) -> None:
         value.backward()
         return value
 
-    # Zero weights give a finite loss for all but features that are not finite themselves.
+    # with zero weights the loss is finite unless the features are not
     if not math.isfinite(loss().item()):
         raise PipelineError("the logistic regression's loss is not finite; check the backbone's features")
     solver.step(descend)

@@ -1,16 +1,14 @@
-"""The protocols that read stores, by name: each yields (metric, accuracy as a fraction)."""
+"""The protocols that evaluate stores, by name: each yields pairs (metric, accuracy as a fraction)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache.reader import Store
 from pipeline.errors import WrongUse
-from pipeline.evaluate import cluster_alignment as clusters
-from pipeline.evaluate import fewlabel, linear, transfer
-from pipeline.evaluate import knn as nearest
+from pipeline.evaluate import cluster_alignment, fewlabel, knn, linear, transfer
 from pipeline.evaluate.augmented import augmented_batches
-from pipeline.evaluate.embedded_runs import embedded, is_own
-from pipeline.evaluate.features import Features, features_of
+from pipeline.evaluate.embedded_runs import embed_run, is_training_dataset
+from pipeline.evaluate.features import LabeledFeatures, load_features
 from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
 from pipeline.models.student_file import load_run_student
@@ -20,18 +18,18 @@ from pipeline.settings.commands import EvalConfig
 PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")
 
 
-def require_possible(run: Path | None, dataset: Dataset, config: EvalConfig) -> None:
-    """Raise WrongUse, before anything is computed, for what cannot be asked of this run, or cache if None."""
+def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -> None:
+    """Raise WrongUse for a protocol or flag that does not apply to this run (None for a cache)."""
     if run is None and (config.features == "augmented" or config.layer):
         raise WrongUse("--features augmented and --layer need a run's student; leave the caches out")
     if config.layer and "linear" not in config.protocol:
-        raise WrongUse("--layer says where the linear probe looks: add linear to --protocol")
-    if run and "transfer" in config.protocol and is_own(run, dataset):
+        raise WrongUse("--layer selects the linear probe's input: add linear to --protocol")
+    if run and "transfer" in config.protocol and is_training_dataset(run, dataset):
         raise WrongUse(
-            f"{run} was made of {dataset.path}, and transfer is to another dataset; use linear or few-label"
+            f"{run} was trained on {dataset.path}, and transfer needs another dataset; use linear or few-label"
         )
     if "few-label" in config.protocol:
-        fewlabel.require_known(config.labels, config.draws)
+        fewlabel.require_valid_labels(config.labels, config.draws)
     if run and config.layer:
         layers_of(load_run_student(run).module, config.layer)
 
@@ -39,17 +37,17 @@ def require_possible(run: Path | None, dataset: Dataset, config: EvalConfig) -> 
 def scores(
     store: Store, run: Path | None, dataset: Dataset, config: EvalConfig
 ) -> Iterator[tuple[str, float]]:
-    """What every protocol asked for yields on the embeddings of train and val in the store."""
+    """Run the configured protocols on the store's embeddings of train and val."""
     device, seed = resolve_device(config.device), config.seed
-    train, val = features_of(store, "train"), features_of(store, "val")
+    train, val = load_features(store, "train"), load_features(store, "val")
     if "nn" in config.protocol:
-        yield from nearest.evaluate(train, val, device=device)
+        yield from knn.evaluate(train, val, device=device)
     if "linear" in config.protocol and not config.layer:
         yield from _linear(train, val, run, dataset, config)
     if "linear" in config.protocol and config.layer and run:
-        yield from _layers(run, dataset, config)
+        yield from _layers(run, dataset, config, config.layer)
     if "ca" in config.protocol:
-        yield from clusters.evaluate(train, val, seeds=config.ca_seeds, seed=seed, device=device)
+        yield from cluster_alignment.evaluate(train, val, seeds=config.ca_seeds, seed=seed, device=device)
     if "few-label" in config.protocol:
         labels, draws = config.labels, config.draws
         yield from fewlabel.evaluate(train, val, labels=labels, draws=draws, seed=seed, device=device)
@@ -58,9 +56,14 @@ def scores(
 
 
 def _linear(
-    train: Features, val: Features, run: Path | None, dataset: Dataset, config: EvalConfig, layer: str = ""
+    train: LabeledFeatures,
+    val: LabeledFeatures,
+    run: Path | None,
+    dataset: Dataset,
+    config: EvalConfig,
+    layer: str | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """ "linear", "linear_augmented", or either with the layer's name after it."""
+    """Run the linear probe; its metric is "linear" or "linear_augmented", followed by the layer's name if given."""
     device, batches = resolve_device(config.device), None
     if config.features == "augmented" and run:
         batches = augmented_batches(run, dataset, config, device, layer)
@@ -71,18 +74,18 @@ def _linear(
         epochs=config.epochs,
         device=device,
         batches=batches,
-        name="_".join(["linear", *["augmented"] * bool(batches), *[layer] * bool(layer)]),
+        name="_".join(["linear", *["augmented"] * bool(batches), *([layer] if layer else [])]),
     )
 
 
-def _layers(run: Path, dataset: Dataset, config: EvalConfig) -> Iterator[tuple[str, float]]:
-    """The linear probe at each layer, and of several the best top-1 as "linear_best"."""
-    found = []
-    for layer in layers_of(load_run_student(run).module, config.layer):
-        store = embedded(run, dataset, config, layer)
-        train, val = features_of(store, "train"), features_of(store, "val")
-        one = dict(_linear(train, val, run, dataset, config, layer))
-        found.append(next(iter(one.values())))
-        yield from one.items()
-    if len(found) > 1:
-        yield f"linear{'_augmented' * (config.features == 'augmented')}_best", max(found)
+def _layers(run: Path, dataset: Dataset, config: EvalConfig, layers: str) -> Iterator[tuple[str, float]]:
+    """Run the linear probe on each layer, and with several yield the best top-1 accuracy as "linear_best"."""
+    accuracies = []
+    for layer in layers_of(load_run_student(run).module, layers):
+        store = embed_run(run, dataset, config, layer)
+        train, val = load_features(store, "train"), load_features(store, "val")
+        metrics = dict(_linear(train, val, run, dataset, config, layer))
+        accuracies.append(next(iter(metrics.values())))
+        yield from metrics.items()
+    if len(accuracies) > 1:
+        yield f"linear{'_augmented' * (config.features == 'augmented')}_best", max(accuracies)

@@ -1,1 +1,1 @@
-"""A student for other programs."""
+"""`export`: a student as a single file for other programs, with a model card."""

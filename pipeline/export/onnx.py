@@ -1,4 +1,4 @@
-"""A student as an ONNX graph of any batch size, checked in an ONNX runtime against torch before it is given out."""
+"""A student as an ONNX graph with a dynamic batch size, verified in ONNX Runtime against PyTorch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 
-LARGEST = 2**31 - 1  # bytes: more than a protobuf message holds
+LARGEST = 2**31 - 1  # bytes that a protobuf message can hold
 CHECKED_BATCHES = (1, 3)
-# Length of the difference to the features' own: float32 sums come in another order; float16 keeps 11 bits of each
-# product, and a broken graph is far off. 0.02 is an angle of about 1 degree.
+# Norm of the difference relative to the features' norm, by `half`: float32 sums are computed in another order, float16
+# keeps 11 bits of each product. A broken graph is far off. 0.02 is an angle of about 1 degree.
 TOLERANCE = {False: 1e-4, True: 2e-2}
 
 
 class HalfInside(nn.Module):
-    """A network in float16 that takes and gives float32."""
+    """A network in float16 with float32 input and output."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class HalfInside(nn.Module):
 
 
 def onnx_model(network: nn.Module, metadata: Mapping[str, str], *, half: bool) -> bytes:
-    """The content of an ONNX file: `images` (batch, 3, size, size) -> `features` (batch, dim), both float32.
+    """Return the bytes of an ONNX file: `images` (batch, 3, size, size) -> `features` (batch, dim), both float32.
 
-    network: in eval mode, on the CPU; it is left in float16 if `half`. metadata: goes into the file as it is; its
-    image_size is the graph's, in px. Raises PipelineError when the graph cannot be made, is larger than 2 GB, or
-    computes something else than torch.
+    network: in eval mode, on the CPU; with `half` it is converted to float16 in place. metadata: written to the file;
+    its image_size is the input size in px. Raises PipelineError when the graph cannot be exported, is larger than 2 GB,
+    or computes other features than PyTorch.
     """
     size = int(metadata["image_size"])
     batches = [torch.randn(count, 3, size, size, generator=_seeded()) for count in CHECKED_BATCHES]
@@ -45,7 +45,7 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str], *, half: bool) -
         if not worst <= TOLERANCE[half]:
             remedy = "leave --half out" if half else "export safetensors"
             raise PipelineError(
-                f"ONNX Runtime's features differ from torch's by {worst:.1e} of their length, expected at most "
+                f"ONNX Runtime's features differ from PyTorch's by {worst:.1e} of their norm, expected at most "
                 f"{TOLERANCE[half]:.0e}: {remedy}"
             )
     return content
@@ -67,18 +67,18 @@ def _graph(network: nn.Module, size: int, metadata: Mapping[str, str]) -> bytes:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0]
         raise PipelineError(
-            f"torch cannot make an ONNX graph of this student ({reason}): export safetensors"
+            f"PyTorch cannot export this student as an ONNX graph ({reason}): export safetensors"
         ) from error
     assert program is not None
     program.model.metadata_props.update(metadata)
     for graph in (program.model.graph, *(function.graph for function in program.model.functions.values())):
         for node in graph.all_nodes():
-            node.metadata_props.clear()  # stack traces, with the paths of this machine
+            node.metadata_props.clear()  # stack traces with paths of this machine
     return program.model_proto.SerializeToString(deterministic=True)
 
 
 def _run(content: bytes, batches: Sequence[Tensor]) -> list[NDArray[np.float32]]:
-    """Features of each batch, by the runtime on the CPU. A graph may turn out to hold one batch size only."""
+    """Return ONNX Runtime's features of each batch. Raises PipelineError, also for a graph of a fixed batch size."""
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         return [session.run(None, {"images": images.numpy()})[0] for images in batches]

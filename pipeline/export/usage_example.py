@@ -1,4 +1,4 @@
-"""Python that loads an exported student without this project: what a model card shows, and the tests run."""
+"""The usage example of a model card: Python that runs an exported student without this project. The tests run it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from torchvision import transforms
 model = {model}
 model.load_state_dict(load_file({file!r}))
 model.eval()
-look = transforms.Compose([
+transform = transforms.Compose([
     transforms.Resize({resize}, transforms.InterpolationMode.{method}),
     transforms.CenterCrop({crop}),
     transforms.ToTensor(),
     transforms.Normalize({mean}, {std}),
 ])
-images = look(Image.open("picture.jpg").convert("RGB"))[None]  # (1, 3, {crop}, {crop})
+images = transform(Image.open("image.jpg").convert("RGB"))[None]  # (1, 3, {crop}, {crop})
 with torch.inference_mode():
     features = model(images)  # (1, {dim})
 """
@@ -32,7 +32,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-image = Image.open("picture.jpg").convert("RGB")
+image = Image.open("image.jpg").convert("RGB")
 size = [int({resize} * side / min(image.size)) for side in image.size]
 image = image.resize(size, Image.Resampling.{method})
 left, top = (round((side - {crop}) / 2) for side in image.size)
@@ -45,9 +45,9 @@ session = onnxruntime.InferenceSession({file!r})
 
 
 def usage_example(file: str, student: Mapping[str, str], preprocessing: Mapping[str, Any]) -> str:
-    """Code from a picture to its features by the file, a .safetensors or .onnx.
+    """Return code that computes the features of an image with a .safetensors or .onnx file.
 
-    student: the file's metadata. preprocessing: the identity of its centre view.
+    student: the file's metadata. preprocessing: the identity of its centre crop.
     """
     view = {**preprocessing, "method": preprocessing["interpolation"].upper(), "dim": student["dim"]}
     if file.endswith(".onnx"):
@@ -57,20 +57,20 @@ def usage_example(file: str, student: Mapping[str, str], preprocessing: Mapping[
 
 
 def network_code(name: str, image_size: int) -> tuple[str, str]:
-    """The import and the lines that build a student's network, without its classifier, by its own library."""
+    """Return the import and the expression that build a student's network with its own library, without classifier."""
     if name.startswith("timm/"):
         return "import timm", timm_code(name.removeprefix("timm/"), image_size)
     if ":" in name:
         module, _, function = name.partition(":")
         return f"from {module} import {function}", f"{function}()"
-    called = f"torchvision/{name}" if name in STUDENTS else name
-    (head,) = open_network(called).heads
-    built = f"torchvision.models.get_model({called.removeprefix('torchvision/')!r})"
-    return "import torchvision", f"{built}\nmodel.set_submodule({head!r}, torch.nn.Identity())"
+    full_name = f"torchvision/{name}" if name in STUDENTS else name
+    (head,) = open_network(full_name).heads
+    model = f"torchvision.models.get_model({full_name.removeprefix('torchvision/')!r})"
+    return "import torchvision", f"{model}\nmodel.set_submodule({head!r}, torch.nn.Identity())"
 
 
 def timm_code(name: str, image_size: int) -> str:
-    """timm's call; a transformer of one input size is told the student's."""
+    """Return timm's create_model call, with the image size for models that have a fixed one."""
     import timm
 
     configuration = timm.get_pretrained_cfg(name)

@@ -1,1 +1,1 @@
-"""What both stages will take, before anything is spent."""
+"""`plan`: time, memory and storage of both stages, estimated before running them."""

@@ -1,4 +1,4 @@
-"""How fast this machine runs a teacher and a student: each part measured for a few seconds."""
+"""Throughput of this machine: teacher, student, loss and loader, each measured for a few seconds."""
 
 import os
 import time
@@ -11,8 +11,9 @@ import torch
 from distributed import wait
 from torch import Tensor, nn
 
-from pipeline.embedding.dask_workers import machine_share, open_client
-from pipeline.embedding.extract import Settings, extract, forward, move, reader
+from pipeline.embedding.dask_workers import open_client, share_of_machine
+from pipeline.embedding.extract import ExtractionSettings, extract, forward, image_reader, move_to_device
+from pipeline.embedding.tasks import chunk_count
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.loading.image_loader import ImageLoader
@@ -21,26 +22,27 @@ from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
-from pipeline.objectives.streamed import streamed_kl
-from pipeline.planning.inputs import Images, chunk_count
-from pipeline.planning.network_cost import Costs, head, teacher_shape
+from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.planning.inputs import Images
+from pipeline.planning.network_cost import NetworkCosts, build_head, teacher_shape
 from pipeline.planning.rates import Rates
-from pipeline.runtime.distributed import resolve_device, use_every_core
-from pipeline.settings.commands import DistillConfig, PlanConfig
+from pipeline.runtime.distributed import resolve_device, use_all_cores
+from pipeline.settings.commands import PlanConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import untrained_teacher
 
-SECONDS = 4.0  # that each measurement takes at least
+SECONDS = 4.0  # minimum duration of each measurement
 SMALLEST_BATCH = 4
-MOST_ANCHORS = 16_384  # the loss takes as many times longer as there are more anchors
+MOST_ANCHORS = 16_384  # for more, the loss's time is extrapolated, which is linear in their number
 LOADER_EPOCH = 16  # batches
 
 
-def measured_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: Costs) -> Rates:
-    """Rates of this machine, each measured for a few seconds. WrongUse for GPUs where there are none."""
+def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: NetworkCosts) -> Rates:
+    """Measure the rates of this machine. Raises WrongUse for --gpus without a GPU here."""
     device = resolve_device("auto")
     if config.gpus and device == "cpu":
-        raise WrongUse("--gpus: there is none here to measure; give --rate, what one trains a ResNet-50 with")
-    workers, threads = machine_share(0, device, chunks=chunk_count(images, teacher.dim))
+        raise WrongUse("--gpus: this machine has none to measure; give --rate, a GPU's images/s on ResNet-50")
+    workers, threads = share_of_machine(None, device, chunks=chunk_count(images.rows.values(), teacher.dim))
     whole, passes = measure_teacher(config, images, workers=workers, threads=threads, device=device)
     scale = config.gpus / workers if config.gpus else 1.0
     step = measure_student(config, teacher.dim, costs, device)
@@ -49,7 +51,7 @@ def measured_rates(config: PlanConfig, images: Images, teacher: Backbone, costs:
     is_cpu = device == "cpu"
     return Rates(
         teacher=passes * scale,
-        # what decoding costs is what is missing to the rate of a forward pass alone
+        # decoding accounts for the difference to forward passes alone
         decode=(1 / max(1 / whole - 1 / passes, 1e-12) if is_cpu else whole) * scale,
         step=step,
         loading=loading * config.workers / cores if is_cpu else loading,
@@ -60,50 +62,48 @@ def measured_rates(config: PlanConfig, images: Images, teacher: Backbone, costs:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherJob:
-    """What a worker measures: a teacher, over the images of a dataset if there is one."""
+    """What a worker measures: a teacher, on the images of a dataset if there is one."""
 
     teacher: str
     image_size: int | None
     dataset: Path | None
-    settings: Settings
+    settings: ExtractionSettings
 
 
 def measure_teacher(
     config: PlanConfig, images: Images, *, workers: int, threads: int, device: str
 ) -> tuple[float, float]:
-    """Images/s of all workers of `cache-teacher` at once, with decoding, and of their forward passes alone."""
-    settings = Settings(
+    """Return the images/s of all `cache-teacher` workers together, with decoding, and of their forward passes alone."""
+    settings = ExtractionSettings(
         device=device,
         precision=config.teacher_amp_dtype,
         batch_size=config.teacher_batch_size,
         threads=threads,
     )
     path = images.dataset.path.resolve() if images.dataset else None
-    job = TeacherJob(
-        teacher=config.teacher, image_size=config.teacher_size or None, dataset=path, settings=settings
-    )
+    job = TeacherJob(teacher=config.teacher, image_size=config.teacher_size, dataset=path, settings=settings)
     with open_client(workers=workers, threads=threads, device=device, scheduler=None) as client:
         client.wait_for_workers(workers)
         addresses = list(client.scheduler_info()["workers"])
-        loaded = [client.submit(load, job, pure=False, workers=address) for address in addresses]
-        wait(loaded)  # or the first would run alone while the others load
+        ready = [client.submit(warm_up, job, pure=False, workers=address) for address in addresses]
+        wait(ready)  # otherwise the first worker would run alone while the others import
         futures = [client.submit(run_teacher, job, pure=False, workers=address) for address in addresses]
         rates: list[tuple[float, float]] = client.gather(futures)
     return sum(whole for whole, _ in rates), sum(passes for _, passes in rates)
 
 
-def load(job: TeacherJob) -> None:
-    """Make the worker import what it needs."""
+def warm_up(job: TeacherJob) -> None:
+    """Let the worker import all modules it needs."""
     untrained_teacher(job.teacher, image_size=job.image_size)
 
 
 def run_teacher(job: TeacherJob) -> tuple[float, float]:
-    """Images/s of one worker, with decoding, and of its forward passes alone."""
+    """Return the images/s of one worker with decoding, and of its forward passes alone."""
     settings = job.settings
     torch.set_num_threads(settings.threads)
     backbone = untrained_teacher(job.teacher, image_size=job.image_size)
-    initialise(backbone.module.to_empty(device=settings.device))
-    move(backbone, settings.device)
+    initialize(backbone.module.to_empty(device=settings.device))
+    move_to_device(backbone, settings.device)
     batch = torch.randn(teacher_shape(backbone, settings.batch_size))
     passes = images_per_second(
         lambda count: forward(backbone, batch[:count], settings), settings.batch_size, settings.device
@@ -111,7 +111,7 @@ def run_teacher(job: TeacherJob) -> tuple[float, float]:
     if job.dataset is None:
         return passes, passes
     split = open_dataset(job.dataset).split("train")
-    read = reader(split)
+    read = image_reader(split)
     whole = images_per_second(
         lambda count: extract(backbone, read, range(count), settings),
         min(4 * settings.batch_size, split.rows),
@@ -120,8 +120,8 @@ def run_teacher(job: TeacherJob) -> tuple[float, float]:
     return min(whole, passes), passes
 
 
-def initialise(module: nn.Module) -> None:
-    """Numbers of an ordinary size for a network without weights: odd ones are slow to compute with."""
+def initialize(module: nn.Module) -> None:
+    """Give a network without weights values of ordinary size, since denormal numbers slow it down."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
             nn.init.normal_(tensor, std=0.02)
@@ -131,11 +131,11 @@ def initialise(module: nn.Module) -> None:
             reset()
 
 
-def measure_student(config: PlanConfig, teacher_dim: int, costs: Costs, device: str) -> float:
-    """Seconds of a step of one rank's share: the network and its optimiser, the key encoder, and the loss."""
-    use_every_core()
+def measure_student(config: PlanConfig, teacher_dim: int, costs: NetworkCosts, device: str) -> float:
+    """Return the seconds of a training step on one rank's share: network, optimizer, key encoder and loss."""
+    use_all_cores()
     student = build_student(config.student, image_size=config.image_size, seed=0)
-    network = nn.Sequential(student, head(config, student.dim, teacher_dim))
+    network = nn.Sequential(student, build_head(config, student.dim, teacher_dim))
     network.to(device).to(memory_format=torch.channels_last).train()
     settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, lr=1e-3)
     optimizer = build_optimizer(settings, network)
@@ -143,7 +143,7 @@ def measure_student(config: PlanConfig, teacher_dim: int, costs: Costs, device: 
     images = torch.randn(costs.share, 3, size, size, device=device).to(memory_format=torch.channels_last)
     bf16 = config.amp_dtype == "bf16"
 
-    def descend(count: int) -> None:
+    def train(count: int) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             embedding: Tensor = network(images[:count])
         optimizer.zero_grad()
@@ -154,15 +154,15 @@ def measure_student(config: PlanConfig, teacher_dim: int, costs: Costs, device: 
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             network(images[:count])
 
-    seconds = costs.share / images_per_second(descend, costs.share, device)
+    seconds = costs.share / images_per_second(train, costs.share, device)
     if costs.key.flops:
         seconds += costs.share / images_per_second(embed, costs.share, device)
     own = teacher_dim if config.objective == "1q" else config.head_dim or costs.student_dim
     return seconds + measure_loss(costs, (own, teacher_dim), device)
 
 
-def measure_loss(costs: Costs, dims: tuple[int, int], device: str) -> float:
-    """Seconds of the loss of a share against all anchors. dims: of the student's and the teacher's."""
+def measure_loss(costs: NetworkCosts, dims: tuple[int, int], device: str) -> float:
+    """Return the seconds of the loss of one share against all anchors. dims: the student's and the teacher's."""
     count = min(costs.anchors, MOST_ANCHORS)
     query, teacher = (
         nn.functional.normalize(torch.randn(costs.share, dim, device=device), dim=1) for dim in dims
@@ -172,14 +172,14 @@ def measure_loss(costs: Costs, dims: tuple[int, int], device: str) -> float:
     query.requires_grad_()
 
     def score(queries: int) -> None:
-        streamed_kl(query[:queries], teacher[:queries], own, keys, tau=0.04).backward()
+        SimilarityLoss(tau=0.04)(query[:queries], teacher[:queries], own, keys).backward()
 
     rate = images_per_second(score, costs.share, device)
     return costs.share / rate * costs.anchors / count
 
 
 def measure_loader(config: PlanConfig, images: Images, share: int) -> float:
-    """Seconds in which a rank's loader makes a step's images; 0 without a dataset."""
+    """Return the seconds a rank's loader takes for a step's images; 0 without a dataset."""
     if images.dataset is None:
         return 0.0
     split = images.dataset.split("train")
@@ -200,7 +200,7 @@ def measure_loader(config: PlanConfig, images: Images, share: int) -> float:
 
 
 def images_per_second(run: Callable[[int], object], largest: int, device: str) -> float:
-    """The rate of run(images), with as many images a call as are done in SECONDS, at most `largest`."""
+    """Return the rate of run(count), with as many images per call as take about SECONDS, at most `largest`."""
 
     def timed(count: int) -> float:
         began = time.perf_counter()

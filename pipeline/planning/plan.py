@@ -1,4 +1,4 @@
-"""What both stages will take: arithmetic on sizes, on what the networks cost, and on rates."""
+"""The plan of both stages: time, memory and storage, from sizes, network costs and rates."""
 
 import math
 from dataclasses import dataclass
@@ -8,23 +8,25 @@ from cache.layout import SplitShape
 from pipeline.embedding.cache_teacher import teacher_identity
 from pipeline.embedding.extract import BATCHES_AHEAD as TEACHER_BATCHES_AHEAD
 from pipeline.models.backbone import Backbone
-from pipeline.planning.inputs import Images, busiest, shapes
-from pipeline.planning.network_cost import Costs, parameter_bytes, teacher_shape
+from pipeline.planning.inputs import Images, rows_of_busiest_worker, store_shapes
+from pipeline.planning.network_cost import NetworkCosts, parameter_bytes, teacher_shape
 from pipeline.planning.rates import Rates
 from pipeline.settings.commands import PlanConfig
 
-# What a process takes with its libraries, log and loader, in bytes, as measured without CUDA's; and what the largest
-# moment of loading weights, and of writing a checkpoint, takes besides, in multiples of the network's parameters.
+# Measured: bytes of a process with its libraries (CUDA's excluded), log and loader; and the peak of loading weights and
+# of writing a checkpoint, in multiples of the parameters' bytes.
 STAGE_ONE_PROCESS, LOADING = 990_000_000, 1.5
 STAGE_TWO_PROCESS, SAVING = 1_130_000_000, 4.9
 LOADER_SLOTS = 4  # batches that FFCV has buffers for
-CHUNK_COPIES = 8  # of a chunk's embeddings, from float32 features to the bytes of its file
-ROW_BYTES = 30  # of a rank's tables, orders and permutations, a training image; by tests/benchmarks, growth
+CHUNK_COPIES = 8  # copies of a chunk's embeddings, from float32 features to the bytes of its file
+ROW_BYTES = (
+    30  # per training image, for a rank's tables and permutations; measured by tests/benchmarks, growth
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage: seconds; images/s; what bounds it; processes, and host and device bytes of each."""
+    """One stage: seconds, images/s, its bottleneck, processes, and host and device bytes per process."""
 
     seconds: float
     rate: float
@@ -36,9 +38,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What it will take. live_seconds: of a student with the teacher in its loop. reads: bytes/s that stage two reads.
+    """The plan of both stages.
 
-    break_even: students after which the cache has paid.
+    reads: bytes/s that stage two reads. live_seconds: training time of a student with a live teacher instead of the
+    cache. break_even: number of students after which the cache has saved as much time as it cost.
     """
 
     images: int
@@ -57,7 +60,7 @@ class Plan:
 
 
 def cache_footprint(images: Images, teacher: Backbone, config: PlanConfig) -> Footprint:
-    """The teacher's store of these images, to the byte but for the name of a weights file."""
+    """Return the exact size of the teacher's store of these images, except for the name of a weights file."""
     identity = teacher_identity(
         teacher, precision=config.teacher_amp_dtype, batch_size=config.teacher_batch_size
     )
@@ -68,22 +71,22 @@ def cache_footprint(images: Images, teacher: Backbone, config: PlanConfig) -> Fo
 
 
 def make_plan(
-    config: PlanConfig, images: Images, teacher: Backbone, costs: Costs, rates: Rates, processes: int
+    config: PlanConfig, images: Images, teacher: Backbone, costs: NetworkCosts, rates: Rates, processes: int
 ) -> Plan:
-    """Put it together. processes: of stage one; stage two has one a GPU, or one."""
-    # a worker takes a whole chunk at a time, so the last ones are waited for
-    chunks = [shape.rows_of(key) for shape in shapes(images, teacher.dim) for key in shape.chunk_keys]
-    waited = busiest(list(map(len, chunks)), processes) * processes
-    preparing, working = waited / rates.decode, waited / rates.teacher
-    first = rates.together(working, preparing)
-    loaded = rates.together(rates.step, rates.loading)
+    """Compute the plan. processes: of stage one; stage two has one per GPU, or one."""
+    # workers compute whole chunks, so the stage takes as long as the busiest worker
+    chunks = [shape.rows_of(key) for shape in store_shapes(images, teacher.dim) for key in shape.chunk_keys]
+    rows = rows_of_busiest_worker(list(map(len, chunks)), processes) * processes
+    decoding, computing = rows / rates.decode, rows / rates.teacher
+    stage_one_seconds = rates.combined(computing, decoding)
+    step_seconds = rates.combined(rates.step, rates.loading)
     steps = config.epochs * (images.train // config.batch_size)
-    second = steps * loaded
-    live = second + steps * config.batch_size / rates.teacher
+    stage_two_seconds = steps * step_seconds
+    saved_seconds = steps * config.batch_size / rates.teacher
     shape = SplitShape(rows=images.train, views=1, dim=teacher.dim)
-    rate = config.batch_size / loaded
+    rate = config.batch_size / step_seconds
     return Plan(
-        images=images.all,
+        images=images.total,
         devices=f"{config.gpus} GPUs" if config.gpus else "this machine's processor",
         rates=rates.source,
         dataset=images.footprint,
@@ -91,48 +94,47 @@ def make_plan(
         chunks=len(chunks),
         chunk_rows=shape.chunk_rows,
         stage_one=Stage(
-            seconds=first,
-            rate=images.all / first,
-            bound="decoding" if preparing > working else "the teacher",
+            seconds=stage_one_seconds,
+            rate=images.total / stage_one_seconds,
+            bound="decoding" if decoding > computing else "the teacher",
             processes=processes,
             **stage_one_memory(config, teacher, costs, shape),
         ),
         stage_two=Stage(
-            seconds=second,
+            seconds=stage_two_seconds,
             rate=rate,
             bound="loading" if rates.loading > rates.step else "the student",
-            processes=max(1, config.gpus),
+            processes=config.gpus or 1,
             **stage_two_memory(config, images, costs, teacher.dim),
         ),
-        reads=rate * (images.picture + (2 if config.objective == "1q" else 1) * 2 * teacher.dim),
-        live_seconds=live,
-        break_even=first / (live - second),
+        reads=rate * (images.stored_bytes + (2 if config.objective == "1q" else 1) * 2 * teacher.dim),
+        live_seconds=stage_two_seconds + saved_seconds,
+        break_even=stage_one_seconds / saved_seconds,
         epochs=config.epochs,
     )
 
 
 def stage_one_memory(
-    config: PlanConfig, teacher: Backbone, costs: Costs, shape: SplitShape
+    config: PlanConfig, teacher: Backbone, costs: NetworkCosts, shape: SplitShape
 ) -> dict[str, int]:
-    """Host and device bytes of a worker, at the largest of loading, a batch with those ahead, and writing a chunk."""
+    """Return host and device bytes of a worker: the peak of loading weights, embedding and writing a chunk."""
     batch = 4 * math.prod(teacher_shape(teacher, config.teacher_batch_size))
     chunk = 2 * min(shape.rows, shape.chunk_rows) * teacher.dim
     ahead = (TEACHER_BATCHES_AHEAD + 1) * batch
     network = 0 if config.gpus else costs.teacher.bytes
-    moments = (
-        LOADING * parameter_bytes(teacher.module),
-        network + ahead + 2 * chunk,
-        CHUNK_COPIES * chunk,
-    )
-    host = STAGE_ONE_PROCESS + int(max(moments))
+    loading = LOADING * parameter_bytes(teacher.module)
+    peak = max(loading, network + ahead + 2 * chunk, CHUNK_COPIES * chunk)
+    host = STAGE_ONE_PROCESS + int(peak)
     return {"host_bytes": host, "device_bytes": costs.teacher.bytes if config.gpus else 0}
 
 
-def stage_two_memory(config: PlanConfig, images: Images, costs: Costs, teacher_dim: int) -> dict[str, int]:
-    """Host and device bytes of a rank: loader and tables, and the larger of a step and of saving it."""
+def stage_two_memory(
+    config: PlanConfig, images: Images, costs: NetworkCosts, teacher_dim: int
+) -> dict[str, int]:
+    """Return host and device bytes of a rank: loader and tables, and the peak of a step and of saving."""
     pixels = 3 * config.image_size**2 * costs.share
     device = costs.step.bytes + costs.key.bytes + costs.loss.bytes + 2 * 4 * pixels
-    loader = LOADER_SLOTS * (pixels + costs.share * (images.pixels + 2 * teacher_dim))
-    moment = max(int(SAVING * costs.parameters), 0 if config.gpus else device)
-    host = STAGE_TWO_PROCESS + loader + images.train * ROW_BYTES + moment
+    loader = LOADER_SLOTS * (pixels + costs.share * (images.decoded_bytes + 2 * teacher_dim))
+    peak = max(int(SAVING * costs.parameters), 0 if config.gpus else device)
+    host = STAGE_TWO_PROCESS + loader + images.train * ROW_BYTES + peak
     return {"host_bytes": host, "device_bytes": device if config.gpus else 0}

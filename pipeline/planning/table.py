@@ -1,4 +1,4 @@
-"""A plan in words: a table and a sentence on the terminal, in Markdown, or all of it as JSON."""
+"""`plan`: a table and a summary on the terminal, in Markdown, or all numbers as JSON."""
 
 import dataclasses
 import json
@@ -8,11 +8,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.embedding.dask_workers import machine_share
-from pipeline.planning.inputs import chunk_count, planned_images
-from pipeline.planning.network_cost import network_costs, open_teacher
+from pipeline.embedding.dask_workers import share_of_machine
+from pipeline.embedding.tasks import chunk_count
+from pipeline.planning.inputs import planned_images
+from pipeline.planning.network_cost import network_costs, planned_teacher
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.planning.rates import given_rates, is_told
+from pipeline.planning.rates import given_rates, has_rates
 from pipeline.results.markdown_file import write_into
 from pipeline.results.plain_text import human_bytes
 from pipeline.settings.commands import PlanConfig
@@ -23,82 +24,83 @@ Rows = list[tuple[str, ...]]
 
 
 def report_plan(config: PlanConfig) -> None:
-    """Run `plan`."""
-    plan = planned(config)
+    """Run the `plan` command."""
+    plan = compute_plan(config)
     if config.out:
         write_into(config.out, config.name, markdown(config, plan))
     elif config.json:
         print(json.dumps(dataclasses.asdict(plan), indent=1))
     else:
         Console().print(table(plan))
-        print("\n".join(sentences(config, plan)))
+        print("\n".join(summary(config, plan)))
 
 
-def planned(config: PlanConfig) -> Plan:
-    """The plan that a config asks for, measuring where it gives no rates."""
-    # FFCV takes seconds to import, and given rates do without
-    from pipeline.planning.benchmark import measured_rates
-
-    if not (config.gpus or is_told(config)):
+def compute_plan(config: PlanConfig) -> Plan:
+    """Compute the plan, measuring this machine if the config gives no rates."""
+    if not (config.gpus or has_rates(config)):
         config = dataclasses.replace(config, gpus=torch.cuda.device_count())
-    images, teacher = planned_images(config), open_teacher(config)
+    images, teacher = planned_images(config), planned_teacher(config)
     costs = network_costs(config, images, teacher)
-    rates = given_rates(config, costs) or measured_rates(config, images, teacher, costs)
-    processes = config.gpus or machine_share(0, "cpu", chunks=chunk_count(images, teacher.dim))[0]
+    rates = given_rates(config, costs)
+    if rates is None:
+        from pipeline.planning.benchmark import measure_rates  # imports FFCV, which takes seconds
+
+        rates = measure_rates(config, images, teacher, costs)
+    chunks = chunk_count(images.rows.values(), teacher.dim)
+    processes = config.gpus or share_of_machine(None, "cpu", chunks=chunks)[0]
     return make_plan(config, images, teacher, costs, rates, processes)
 
 
 def table(plan: Plan) -> Table:
-    """What is written, and the stages."""
-    shown = Table(*HEAD)
+    """Return the plan as a table for the terminal."""
+    result = Table(*HEAD)
     for row in rows(plan):
-        shown.add_row(*row)
-    return shown
+        result.add_row(*row)
+    return result
 
 
 def rows(plan: Plan) -> Rows:
-    """The cells of the table: what is written, the cache's making, a student, and a student without a cache."""
+    """Return the cells of the table, one column for each title in HEAD."""
     one, two = plan.stage_one, plan.stage_two
     return [
         ("files", f"{plan.dataset.files:,}", f"{plan.cache.files:,}", "", "", ""),
         ("bytes", human_bytes(plan.dataset.bytes), human_bytes(plan.cache.bytes), "", "", ""),
         ("time", "", "", *map(human_time, (one.seconds, two.seconds, plan.live_seconds))),
         ("images/s", "", "", f"{one.rate:,.0f}", f"{two.rate:,.0f}", ""),
-        ("bound by", "", "", one.bound, two.bound, ""),
+        ("bottleneck", "", "", one.bound, two.bound, ""),
         ("processes", "", "", f"{one.processes:,}", f"{two.processes:,}", ""),
-        ("memory of each", "", "", human_bytes(one.host_bytes), human_bytes(two.host_bytes), ""),
-        ("memory of a GPU", "", "", *(human_bytes(stage.device_bytes) for stage in (one, two)), ""),
+        ("memory per process", "", "", human_bytes(one.host_bytes), human_bytes(two.host_bytes), ""),
+        ("memory per GPU", "", "", *(human_bytes(stage.device_bytes) for stage in (one, two)), ""),
     ][: 8 if one.device_bytes else 7]
 
 
-def sentences(config: PlanConfig, plan: Plan) -> list[str]:
-    """The conclusion, then what the figures rest on."""
+def summary(config: PlanConfig, plan: Plan) -> list[str]:
+    """Return the conclusion, then the plan's assumptions."""
     one, two = plan.stage_one, plan.stage_two
     epochs = plan.break_even * plan.epochs
     when = (
-        f"in epoch {math.ceil(epochs)} of the first student"
+        f"epoch {math.ceil(epochs)} of the first student"
         if plan.break_even < 1
-        else f"with student {math.ceil(plan.break_even)}"
+        else f"student {math.ceil(plan.break_even)}"
     )
     return [
-        f"The cache costs {human_time(one.seconds)} and {human_bytes(plan.cache.bytes)}, and each student "
-        f"{human_time(two.seconds)} in place of {human_time(plan.live_seconds)} with a live teacher: "
-        f"it has paid {when}.",
+        f"The cache costs {human_time(one.seconds)} and {human_bytes(plan.cache.bytes)}; each student then takes "
+        f"{human_time(two.seconds)} instead of {human_time(plan.live_seconds)} with a live teacher "
+        f"(break-even: {when}).",
         f"{plan.images:,} images, teacher {config.teacher}, student {config.student} with {config.objective} for "
-        f"{plan.epochs} epochs, on {plan.devices}; {plan.chunks:,} chunks of {plan.chunk_rows:,} rows; a student reads "
-        f"{human_bytes(int(plan.reads))} a second. Rates {plan.rates}.",
+        f"{plan.epochs} epochs, on {plan.devices}; {plan.chunks:,} chunks of {plan.chunk_rows:,} rows; training reads "
+        f"{human_bytes(int(plan.reads))}/s. Rates {plan.rates}.",
     ]
 
 
 def markdown(config: PlanConfig, plan: Plan) -> str:
-    """The same as Markdown, with the command that made it."""
+    """Return the table and the summary as Markdown, below the command that prints them."""
     lines = [f"| {' | '.join(row)} |" for row in [HEAD, ("---",) * len(HEAD), *rows(plan)]]
-    told = [f"`{command(config)}`", "", *lines, "", *sentences(config, plan)]
-    return "\n".join(told)
+    return "\n".join([f"`{command(config)}`", "", *lines, "", *summary(config, plan)])
 
 
 def command(config: PlanConfig) -> str:
-    """The command line of a config's settings that are not the defaults, without where it writes to."""
+    """Return the command line of the settings that are not defaults, without the output options."""
     parts = ["python cli.py plan"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -110,7 +112,7 @@ def command(config: PlanConfig) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """5400 -> "1.5 hours"."""
+    """Format seconds: 5400 -> "1.5 hours"."""
     for unit, size in UNITS:
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"

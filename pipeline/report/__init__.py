@@ -1,1 +1,1 @@
-"""Reports: results of runs and caches as tables."""
+"""`report` and the listings: results as an HTML page or Markdown table, stores and registries on the terminal."""

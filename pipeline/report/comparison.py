@@ -1,4 +1,4 @@
-"""The measured numbers as tables of a page: side by side, every further metric, and beside the paper's."""
+"""The tables of a page: main results, further metrics, and the comparison with the paper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pipeline.errors import PipelineError
 from pipeline.report import paper
 from pipeline.report.systems import System, teacher_store
 from pipeline.results.records import Result
-from pipeline.results.table import MISSING, TITLES, layout, markdown_table
+from pipeline.results.table import MISSING, TITLES, markdown_table, table_cells
 
 IMAGENET, IMAGENET_ROWS = "ImageNet-1k", 1_281_167
 PAPER_TITLES = {
@@ -20,7 +20,8 @@ PAPER_TITLES = {
     "voc": "VOC classification, mAP",
     "voc_detection": "VOC detection, mAP",
 }
-# What was measured as the paper did, on random crops and by the best layer, comes before what is only like it.
+# The measured metrics to compare with a published one, and what to add to its title: the paper's protocol (random
+# crops, best layer) takes precedence over a similar one.
 MEASURED = {
     "linear": {"linear_augmented": "", "linear": ", on stored crops"},
     "linear@places": {"linear_augmented_best@places": "", "linear_best@places": ", on centre crops"},
@@ -31,7 +32,7 @@ MEASURED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Titles of the columns, and each row's name and (text, is the best of its column) cells."""
+    """Column titles, and per row its name and its cells, each (text, whether best of its column)."""
 
     titles: list[str]
     rows: list[tuple[str, list[tuple[str, bool]]]]
@@ -39,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The main table, also as Markdown, the table of all other metrics, and the systems not evaluated yet."""
+    """The main table, the same as Markdown, a table of all other metrics, and the systems not evaluated yet."""
 
     table: Table
     markdown: str
@@ -48,8 +49,8 @@ class Results:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
-    """One number of the paper and what was measured for it, both in percent; where says on what images."""
+class Comparison:
+    """A published and a measured value of one metric, in percent; where: the images that it was measured on."""
 
     name: str
     metric: str
@@ -59,60 +60,60 @@ class Beside:
     where: str
 
     @property
-    def repeats(self) -> bool:
-        """Whether it was measured on the paper's own images."""
+    def is_reproduction(self) -> bool:
+        """Whether it was measured on the paper's dataset."""
         return self.where == IMAGENET
 
 
 def results(systems: Sequence[System]) -> Results:
-    """Every system's accuracy, mean and spread over its seeds.
+    """Collect the results of all systems, with mean and standard deviation over seeds.
 
-    Raises PipelineError when no system was evaluated, or two results cannot stand in one table.
+    Raises PipelineError when no system is evaluated, or results cannot share a table.
     """
-    found = evaluated(systems)
-    if not found:
-        raise PipelineError("no system here was evaluated yet: run `python cli.py eval` on them")
-    others = dict.fromkeys(metric for result in found for metric in result.metrics if metric not in TITLES)
-    titles, rows = layout(found)
+    evaluated = results_of(systems)
+    if not evaluated:
+        raise PipelineError("no system here is evaluated yet: run `python cli.py eval` on them")
+    others = dict.fromkeys(
+        metric for result in evaluated for metric in result.metrics if metric not in TITLES
+    )
+    titles, rows = table_cells(evaluated)
     return Results(
         table=Table(titles=titles, rows=rows),
-        markdown=markdown_table(found),
-        further=_further(found, list(others)) if others else None,
+        markdown=markdown_table(evaluated),
+        further=_further(evaluated, list(others)) if others else None,
         unevaluated=[system.title for system in systems if system.result is None],
     )
 
 
-def evaluated(systems: Sequence[System]) -> list[Result]:
-    """The results that there are, in order."""
+def results_of(systems: Sequence[System]) -> list[Result]:
+    """Return the results of the evaluated systems, in order."""
     return [system.result for system in systems if system.result is not None]
 
 
-def beside_paper(systems: Sequence[System]) -> list[Beside]:
-    """Each measured number whose teacher, student and objective are a row of the paper's.
+def compare_with_paper(systems: Sequence[System]) -> list[Comparison]:
+    """Compare the metrics of every system whose teacher, student and objective are a row of the paper.
 
-    Raises PipelineError where there is none.
+    Raises PipelineError if there is none.
     """
-    found = []
+    comparisons = []
     for name in dict.fromkeys(system.name for system in systems):
         members = [system for system in systems if system.name == name and system.result]
         row = row_of(members[0], systems) if members else None
         if row is not None:
-            found += _beside(row, name, members)
-    if not found:
+            comparisons += _compare(row, name, members)
+    if not comparisons:
         raise PipelineError(
-            "no system here has a teacher, a student and an objective that are a row of the paper's; "
-            "its tables stand below"
+            "no system here has the teacher, student and objective of a row of the paper; the appendix has its tables"
         )
-    return found
+    return comparisons
 
 
 def row_of(system: System, systems: Sequence[System]) -> paper.PaperRow | None:
-    """The paper's row of the same teacher, student and objective; a teacher's own for a cache."""
+    """Return the paper's row with the same teacher, student and objective; for a cache, its teacher's row."""
     if system.role == "teacher" and system.store:
-        named = system.store.origin.get("name")
-        return next(
-            (row for row in paper.ROWS if (row.teacher, row.objective) == (named, paper.TEACHER)), None
-        )
+        teacher = system.store.origin.get("name")
+        rows = (row for row in paper.ROWS if (row.teacher, row.objective) == (teacher, paper.TEACHER))
+        return next(rows, None)
     if system.role != "student":
         return None
     student, objective = (str(system.settings.get(key, "")) for key in ("student", "objective"))
@@ -120,46 +121,46 @@ def row_of(system: System, systems: Sequence[System]) -> paper.PaperRow | None:
 
 
 def teacher_name(run: System, systems: Sequence[System]) -> str:
-    """The name of the teacher that a run learnt from, "" where it was not recorded."""
+    """Return the name of a run's teacher, or "" if it is not recorded."""
     store = teacher_store(run, systems)
-    told = {**(store.origin if store else {}), **run.record.get("made_of", {}).get("teacher", {})}
-    return str(told.get("name", ""))
+    recorded = {**(store.origin if store else {}), **run.record.get("made_of", {}).get("teacher", {})}
+    return str(recorded.get("name", ""))
 
 
-def where(system: System) -> str:
-    """What images a system was measured on, in words."""
-    made_of = system.images
-    if not made_of:
+def describe_images(system: System) -> str:
+    """Describe the images that a system was trained and evaluated on."""
+    images = system.images
+    if not images:
         return "not recorded"
-    if made_of["rows"] == IMAGENET_ROWS:
+    if images["rows"] == IMAGENET_ROWS:
         return IMAGENET
-    return f"{made_of['rows']:,} images, {len(made_of['classes']):,} classes"
+    return f"{images['rows']:,} images, {len(images['classes']):,} classes"
 
 
-def _beside(row: paper.PaperRow, name: str, members: Sequence[System]) -> list[Beside]:
-    found, measured = [], evaluated(members)
+def _compare(row: paper.PaperRow, name: str, members: Sequence[System]) -> list[Comparison]:
+    comparisons, results = [], results_of(members)
     for metric, published in row.metrics.items():
-        wanted = MEASURED.get(metric, {metric: ""})
-        own = next((own for own in wanted if own in measured[0].metrics), None)
+        candidates = MEASURED.get(metric, {metric: ""})
+        own = next((candidate for candidate in candidates if candidate in results[0].metrics), None)
         if own is None:
             continue
-        cell = layout(measured, {own: own})[1][0][1][0][0]
-        mean = float(cell.split()[0])
-        found.append(
-            Beside(
+        _, rows = table_cells(results, {own: own})
+        measured, _ = rows[0][1][0]
+        comparisons.append(
+            Comparison(
                 name=name,
-                metric=PAPER_TITLES[metric] + wanted[own],
+                metric=PAPER_TITLES[metric] + candidates[own],
                 published=published,
-                measured=cell,
-                difference=mean - published,
-                where=where(members[0]),
+                measured=measured,
+                difference=float(measured.split()[0]) - published,
+                where=describe_images(members[0]),
             )
         )
-    return found
+    return comparisons
 
 
-def _further(found: Sequence[Result], metrics: Sequence[str]) -> Table:
-    """Nothing is bold here: the highest spread is not the best."""
-    titles, rows = layout(found, {metric: metric.replace("_", " ") for metric in metrics})
+def _further(results: Sequence[Result], metrics: Sequence[str]) -> Table:
+    """Return the table of further metrics, without bold, since the highest standard deviation is not the best."""
+    titles, rows = table_cells(results, {metric: metric.replace("_", " ") for metric in metrics})
     plain = [(name, [(text, False) for text, _ in cells]) for name, cells in rows]
     return Table(titles=titles, rows=[row for row in plain if any(text != MISSING for text, _ in row[1])])

@@ -1,4 +1,4 @@
-"""The validation embeddings of a system on a plane, coloured by class."""
+"""A two-dimensional map of a system's validation embeddings, coloured by class."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,21 @@ from sklearn.manifold import TSNE
 from cache.reader import Store
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
-from pipeline.report.rows import drawn, split_of, unit_rows
+from pipeline.report.rows import open_split, sample_rows, unit_rows
 
 POINTS = 2000
-COMPONENTS = 50  # that t-SNE gets of PCA, as its authors advise
+FEWEST_POINTS = 5
+COMPONENTS = 50  # of the PCA before t-SNE, as its authors advise
 PERPLEXITY = 30.0
 COLOURS = 10
-SIDE = 1000  # of the plane that points are placed on
+SIDE = 1000  # width of the map
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """Points of each coloured class, and of all others together, as data of an SVG path; `points` in all.
+    """A map of `points` embeddings, SIDE wide and `height` high.
 
-    The plane is SIDE wide and `height` high.
+    classes: (name, SVG path data of its points) for each coloured class. others: path data of all other points.
     """
 
     name: str
@@ -34,29 +35,29 @@ class EmbeddingMap:
 
 
 def embedding_map(name: str, store: Store, dataset: Dataset, seed: int) -> EmbeddingMap:
-    """PCA, then t-SNE (van der Maaten and Hinton 2008), of random validation rows; the same rows for every system.
+    """Map random validation rows by PCA, then t-SNE (van der Maaten and Hinton 2008).
 
-    Raises StoreError, or PipelineError where there are too few rows.
+    All systems share the rows, which depend on the seed. Raises StoreError, or PipelineError if there are too few rows.
     """
     images = dataset.splits["val"]
-    split = split_of(store, images)
-    rows = drawn(split, POINTS, seed)
-    if len(rows) < 5:
-        raise PipelineError(f"{len(rows)} validation images make no map: it takes five")
-    place = placed(unit_rows(split, rows), seed)
+    split = open_split(store, images)
+    rows = sample_rows(split, POINTS, seed)
+    if len(rows) < FEWEST_POINTS:
+        raise PipelineError(f"{len(rows)} validation images are too few for a map: expected {FEWEST_POINTS}")
+    points = project(unit_rows(split, rows), seed)
     labels = images.labels[rows]
-    coloured = frequent(labels, len(images.classes))
+    coloured = most_frequent(labels, len(images.classes))
     return EmbeddingMap(
         name=name,
         points=len(rows),
-        height=int(place[:, 1].max()),
-        classes=[(images.classes[label], dots(place[labels == label])) for label in coloured],
-        others=dots(place[~np.isin(labels, coloured)]),
+        height=int(points[:, 1].max()),
+        classes=[(images.classes[label], dots(points[labels == label])) for label in coloured],
+        others=dots(points[~np.isin(labels, coloured)]),
     )
 
 
-def placed(embedding: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
-    """(n, D) -> (n, 2) from 0, to SIDE along x, which is the longer axis."""
+def project(embedding: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
+    """Project embeddings (n, D) to points (n, 2); the longer axis is x, from 0 to SIDE."""
     components = min(COMPONENTS, *embedding.shape)
     reduced = PCA(components, random_state=seed).fit_transform(embedding)
     perplexity = min(PERPLEXITY, (len(embedding) - 1) / 3)
@@ -67,13 +68,13 @@ def placed(embedding: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     return np.rint((plane - plane.min(axis=0)) / max(extent[0], 1e-9) * SIDE).astype(np.int64)
 
 
-def frequent(labels: NDArray[np.int64], classes: int) -> list[int]:
-    """The classes that get a colour: all of few, else the most frequent; in their own order."""
+def most_frequent(labels: NDArray[np.int64], classes: int) -> list[int]:
+    """Return the classes that get a colour, ascending: all of them, or the COLOURS most frequent ones."""
     counts = np.bincount(labels[labels >= 0], minlength=classes)
     most = np.argsort(-counts, kind="stable")[:COLOURS]
     return sorted(int(label) for label in most if counts[label])
 
 
 def dots(points: NDArray[np.int64]) -> str:
-    """Lines of no length, which round caps make dots."""
+    """Return SVG path data of zero-length lines, which round line caps draw as dots."""
     return "".join(f"M{x} {y}h0" for x, y in points)

@@ -1,4 +1,4 @@
-"""Line plots as SVG that lives in a page: its colours are the page's own, light or dark, and its text the page's."""
+"""Line plots as inline SVG that takes its colours and font from the page, in light and dark mode."""
 
 import io
 import re
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import ArrayLike
 
-HUES = 10  # the page's series colours: --s0 to --s9
-INK, LINE = "#00f001", "#00f002"  # stand for the page's colours until the SVG is written
+HUES = 10  # series colours of the page, --s0 to --s9
+INK, LINE = "#00f001", "#00f002"  # placeholders, replaced by the page's colours in the SVG
 SERIES = [f"#00e00{number}" for number in range(HUES)]
 STYLE = {
     "svg.fonttype": "none",
@@ -40,7 +40,10 @@ STYLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A line: x and y (n,), spread (n,) or none. hue: which series colour, None for the ink; faint: behind another."""
+    """A line of a plot: x, y and optionally spread, (n,) each.
+
+    hue: number of the series colour, None for the text colour. faint: drawn thin and transparent, not in the legend.
+    """
 
     name: str
     x: ArrayLike
@@ -58,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure of a page: svg, what it shows, and (name, hue, dashed) of each line that a legend names."""
+    """A figure of a page. legend: (name, hue, dashed) of each line."""
 
     svg: Markup
     title: str
@@ -69,8 +72,8 @@ class Plot:
 def line_plot(
     series: Sequence[Series], *, title: str, caption: str, x: str, y: str, ticks: Sequence[float] = ()
 ) -> Plot:
-    """Lines over one pair of axes; with `ticks` the x axis is logarithmic and has these."""
-    style: Any = {**STYLE, "svg.hashsalt": title + caption}  # matplotlib wants every key as a literal
+    """Plot lines in one pair of axes. ticks: makes the x axis logarithmic, with these ticks."""
+    style: Any = {**STYLE, "svg.hashsalt": title + caption}  # matplotlib's stubs accept literal keys only
     with mpl.rc_context(style):
         canvas = Canvas(figsize=(5.2, 3.1), layout="constrained")
         axes = canvas.subplots()
@@ -86,17 +89,17 @@ def line_plot(
 
 
 def themed(svg: str, label: str) -> Markup:
-    """The SVG element alone, in the page's colours and font, told to screen readers by its label."""
+    """Return the SVG element with the page's colours and font, and `label` for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures of one page would share these names
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same ids in every figure of a page
     svg = re.sub(r"font: ([\d.]+)px[^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     svg = svg.replace(INK, "var(--ink-2)").replace(LINE, "var(--line)")
     for number, colour in enumerate(SERIES):
         svg = svg.replace(colour, f"var(--s{number})")
     opening = Markup('<svg role="img" aria-label="{}"').format(label)
-    # A second width or height would win over the style sheet's.
+    # its own width and height would override the style sheet's
     head, _, rest = svg.partition(">")
     head = re.sub(r' (?:width|height|xmlns:xlink|xmlns|version)="[^"]*"', "", head)
     return Markup(head.replace("<svg", opening, 1) + ">" + rest)
@@ -127,5 +130,5 @@ def _logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def short(value: float) -> str:
-    """128000 -> "128k", 0.04 -> "0.04"."""
+    """Format a tick label: 128000 -> "128k", 0.04 -> "0.04"."""
     return f"{value / 1000:.0f}k" if value >= 10_000 else f"{value:g}"

@@ -1,4 +1,4 @@
-"""What the embeddings bring together, in pictures: random images of random clusters, and nearest neighbours."""
+"""Images that the embeddings bring together: random images of random clusters, and nearest neighbours."""
 
 import base64
 import io
@@ -13,19 +13,18 @@ from cache.reader import Store
 from pipeline.images.dataset import Dataset, DatasetSplit
 from pipeline.images.decode import decode
 from pipeline.neighbours import kmeans
-from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
+from pipeline.report.rows import nearest_rows, open_split, sample_rows, unit_rows
 
 CLUSTERS, IMAGES = 8, 10  # shown
 CLUSTERED_ROWS = 20_000
 UNLABELLED_CLUSTERS = 50
 QUERIES, NEIGHBOURS = 8, 5
-
-SIDE = 96  # pixels; a smaller image keeps its own size
+SIDE = 96  # px; smaller images keep their size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A square picture: its data URI, the class of the image ("" if none), and the name of its file."""
+class Thumbnail:
+    """A square thumbnail as a data URI, with the image's class ("" if none) and file name."""
 
     uri: str
     label: str
@@ -34,17 +33,17 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Random images of one cluster; mostly: its most frequent class and that class's share, of labelled rows."""
+    """Random images of a cluster of `size` rows; its most frequent class, and that class's share of labelled rows."""
 
-    pictures: list[Picture]
+    images: list[Thumbnail]
     size: int
-    mostly: str
+    label: str
     share: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clustering:
-    """Random clusters of one system; k clusters of so many rows."""
+    """Random clusters of a system, out of k clusters of `rows` rows."""
 
     name: str
     k: int
@@ -53,21 +52,21 @@ class Clustering:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strip:
-    """A query, and by system's name its nearest training images, the best first."""
+class Neighbours:
+    """A query image and, for each system, its nearest training images, the nearest first."""
 
-    query: Picture
-    found: dict[str, list[Picture]]
+    query: Thumbnail
+    found: dict[str, list[Thumbnail]]
 
 
 def clustering(name: str, store: Store, dataset: Dataset, seed: int) -> Clustering:
-    """k-means of a system's training embeddings, as many clusters as classes, and some clusters' images.
+    """Cluster training embeddings by k-means, with one cluster per class, and show images of some clusters.
 
-    Raises StoreError, or PipelineError as `picture`.
+    Raises StoreError, or PipelineError as `thumbnail`.
     """
     images = dataset.splits["train"]
-    split = split_of(store, images)
-    rows = drawn(split, CLUSTERED_ROWS, seed)
+    split = open_split(store, images)
+    rows = sample_rows(split, CLUSTERED_ROWS, seed)
     k = min(len(images.classes) or UNLABELLED_CLUSTERS, len(rows))
     assignment = kmeans(unit_rows(split, rows), k, iterations=20, seed=seed)[1]
     draws = np.random.default_rng(seed)
@@ -76,14 +75,14 @@ def clustering(name: str, store: Store, dataset: Dataset, seed: int) -> Clusteri
     for cluster in chosen:
         members = rows[assignment == cluster]
         shown = draws.permutation(members)[:IMAGES]
-        mostly, share = majority(images.labels[members], images.classes)
-        pictures = [picture(images, row) for row in shown]
-        clusters.append(Cluster(pictures=pictures, size=len(members), mostly=mostly, share=share))
+        label, share = most_frequent(images.labels[members], images.classes)
+        thumbnails = [thumbnail(images, row) for row in shown]
+        clusters.append(Cluster(images=thumbnails, size=len(members), label=label, share=share))
     return Clustering(name=name, k=k, rows=len(rows), clusters=clusters)
 
 
-def majority(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[str, float]:
-    """The most frequent class and its share of the labelled; ("", 0) where there are none."""
+def most_frequent(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[str, float]:
+    """Return the most frequent class and its share of the labelled rows, or ("", 0) without labels."""
     labelled = labels[labels >= 0]
     if not labelled.size:
         return "", 0.0
@@ -91,35 +90,35 @@ def majority(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[str, fl
     return classes[int(counts.argmax())], float(counts.max() / labelled.size)
 
 
-def strips(stores: Mapping[str, Store], dataset: Dataset, seed: int) -> list[Strip]:
-    """The same random validation images asked of every system, in the order of `stores`.
+def neighbours(stores: Mapping[str, Store], dataset: Dataset, seed: int) -> list[Neighbours]:
+    """Find the nearest training images of random validation images, the same ones for every system.
 
-    Raises StoreError, or PipelineError as `picture`.
+    Raises StoreError, or PipelineError as `thumbnail`.
     """
-    asked, images = dataset.splits["val"], dataset.splits["train"]
-    usable = [split_of(store, asked).eligible() for store in stores.values()]
+    train, val = dataset.splits["train"], dataset.splits["val"]
+    usable = [open_split(store, val).eligible() for store in stores.values()]
     shared = [row for row in usable[0] if all(np.isin(row, rows) for rows in usable[1:])]
     queries = np.random.default_rng(seed).permutation(np.array(shared))[:QUERIES]
     found = {}
     for name, store in stores.items():
-        query = unit_rows(split_of(store, asked), queries)
-        found[name] = nearest_rows(split_of(store, images), query, NEIGHBOURS)
+        embedding = unit_rows(open_split(store, val), queries)
+        found[name] = nearest_rows(open_split(store, train), embedding, NEIGHBOURS)
     return [
-        Strip(
-            query=picture(asked, row),
-            found={name: [picture(images, near) for near in rows[number]] for name, rows in found.items()},
+        Neighbours(
+            query=thumbnail(val, query),
+            found={name: [thumbnail(train, row) for row in rows[number]] for name, rows in found.items()},
         )
-        for number, row in enumerate(queries)
+        for number, query in enumerate(queries)
     ]
 
 
-def picture(split: DatasetSplit, row: int) -> Picture:
-    """The centre square of a readable row's original image.
+def thumbnail(split: DatasetSplit, row: int) -> Thumbnail:
+    """Return the thumbnail of a readable row's original image.
 
-    Raises WrongUse when the images are no longer where they were, PipelineError when this one is another.
+    Raises WrongUse if the images are no longer there, PipelineError if this one has changed.
     """
     label = int(split.labels[row])
-    return Picture(
+    return Thumbnail(
         uri=data_uri(decode(split.source.read(row))),
         label=split.classes[label] if label >= 0 else "",
         name=split.names[row],
@@ -127,9 +126,9 @@ def picture(split: DatasetSplit, row: int) -> Picture:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The centre square as a JPEG of at most SIDE pixels."""
+    """Return the centre square as a JPEG data URI of at most SIDE pixels."""
     side = min(*image.size, SIDE)
-    written = io.BytesIO()
+    jpeg = io.BytesIO()
     square = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-    square.save(written, "JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+    square.save(jpeg, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")

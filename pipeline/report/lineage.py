@@ -1,21 +1,20 @@
-"""Where every number of a page comes from: dataset -> cache -> run -> store -> metrics, each by its id."""
+"""The lineage of every number on a page: dataset -> cache -> run -> store -> metrics, each with its id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cache.reader import Store
 from pipeline.images.dataset import Dataset
 from pipeline.report.systems import System, teacher_store
-from pipeline.results.plain_text import plain
+from pipeline.results.plain_text import plain, plain_fields
 
-Facts = dict[str, str]  # what is told of a thing -> as text
-SHORT = 16  # digits of an id that tell it from all others
+Facts = dict[str, str]  # name -> value as text
+SHORT = 16  # digits of an id that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """Facts of the dataset, of each cache by its id and of each system; settings of the runs side by side."""
+    """Facts about the dataset, each cache (by id) and each system; the settings of all runs side by side."""
 
     dataset: Facts
     caches: dict[str, Facts]
@@ -25,7 +24,7 @@ class Lineage:
 
 
 def lineage(systems: Sequence[System], dataset: Dataset | None) -> Lineage:
-    """All that was recorded of what the systems were made of."""
+    """Collect everything that is recorded about the systems' origin."""
     stores = [system.store for system in systems if system.role in ("teacher", "pixels")]
     stores += [teacher_store(system, systems) for system in systems if system.role == "student"]
     runs = [system for system in systems if system.record]
@@ -40,10 +39,10 @@ def lineage(systems: Sequence[System], dataset: Dataset | None) -> Lineage:
 
 
 def dataset_facts(systems: Sequence[System], dataset: Dataset | None) -> Facts:
-    """The images of the page's dataset, else the ids of the images that the systems say they are of."""
+    """Return the facts about the page's dataset; without one, the ids of the systems' training images."""
     if dataset is None:
         ids = dict.fromkeys(str(system.images["images"])[:SHORT] for system in systems if system.images)
-        return {"images of the training split": ", ".join(ids) or "not recorded"}
+        return {"training images": ", ".join(ids) or "not recorded"}
     facts = {"folder": str(dataset.path), "images": str(dataset.data)}
     for name, split in dataset.splits.items():
         classes = f", {len(split.classes):,} classes" if split.classes else ""
@@ -52,28 +51,22 @@ def dataset_facts(systems: Sequence[System], dataset: Dataset | None) -> Facts:
 
 
 def cache_facts(store: Store) -> Facts:
-    """What made a store, as its identity tells it."""
-    identity = {key: plain(value) for key, value in {**store.origin, **store.teacher}.items()}
-    return {"path": str(store.path), **identity}
+    """Return the identity of a store."""
+    return {"path": str(store.path), **plain_fields({**store.origin, **store.teacher})}
 
 
 def system_facts(system: System) -> Facts:
-    """Of a run: its cache, training and store; of every system: its evaluation."""
+    """Return a run's cache, training provenance and store, and every system's evaluations."""
     facts = {"path": str(system.path)}
     if system.record:
         made_of = system.record["made_of"]
         facts["cache"] = str(made_of.get("cache", "none"))[:SHORT]
-        facts |= {
-            f"trained: {key}": told for key, told in origin(system.record.get("provenance", {})).items()
-        }
+        provenance = plain_fields(system.record.get("provenance", {}))
+        facts |= {f"trained: {key}": value for key, value in provenance.items()}
     if system.store:
         facts["store"] = system.store.id[:SHORT]
     for evaluation in system.evaluations:
-        of = "evaluated: " + ", ".join(evaluation.metrics)
-        facts[of] = "; ".join(f"{key} {told}" for key, told in origin(evaluation.provenance).items())
+        provenance = plain_fields(evaluation.provenance)
+        title = "evaluated: " + ", ".join(evaluation.metrics)
+        facts[title] = "; ".join(f"{key} {value}" for key, value in provenance.items())
     return facts
-
-
-def origin(provenance: Mapping[str, Any]) -> Facts:
-    """Command, commit, date, machine, versions and what else stands in a record's provenance."""
-    return {key: plain(value) for key, value in provenance.items() if value is not None}

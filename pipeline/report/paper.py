@@ -1,7 +1,7 @@
-"""The paper's own numbers, as data: what a measured number is laid beside. All are percent, on ImageNet-1k unless said.
+"""The paper's published results, in percent, on ImageNet-1k unless stated otherwise.
 
 Abbasi Koohpayegani, Tejankar and Pirsiavash, CompRess, NeurIPS 2020, arXiv 2010.14713. Teachers, students and
-objectives have the names of this project's registries, metrics those of metrics.json.
+objectives are named as in this project's registries, metrics as in metrics.json.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ CITATION = (
 )
 TEACHER = "teacher"  # the objective of a row that is the teacher itself
 MOCO, SIMCLR, SWAV = "moco_v2_resnet50", "simclr_resnet50x4", "swav_resnet50"
-# The columns of the paper's main table: (teacher, student), and what the paper calls them.
+# The columns of the paper's main table: (teacher, student) -> the paper's name.
 COLUMNS = {
     (MOCO, "alexnet"): "MoCo ResNet-50 → AlexNet",
     (MOCO, "resnet18"): "MoCo ResNet-50 → ResNet-18",
@@ -26,7 +26,7 @@ MAIN, FURTHER = "Table 1", "further results"
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """One system of the paper. metrics: percent by metric; where: the table that it stands in."""
+    """A system in the paper. metrics: in percent, by name. where: the table it is taken from."""
 
     teacher: str
     student: str
@@ -36,7 +36,7 @@ class PaperRow:
 
 
 def main_rows(table: str) -> list[PaperRow]:
-    """Lines of an objective and one cell a column, linear/nn1/ca, or - where the paper has no number."""
+    """Parse lines of an objective and one cell per column: linear/nn1/ca, or - where the paper has no value."""
     rows = []
     for line in table.strip().splitlines():
         objective, *cells = line.split()
@@ -48,7 +48,7 @@ def main_rows(table: str) -> list[PaperRow]:
 
 
 def further(teacher: str, student: str, objective: str, metrics: Mapping[str, float]) -> PaperRow:
-    """Numbers of another of the paper's tables."""
+    """Return a row of another table of the paper."""
     return PaperRow(teacher=teacher, student=student, objective=objective, metrics=metrics, where=FURTHER)
 
 
@@ -66,26 +66,26 @@ ROWS: tuple[PaperRow, ...] = (
     further(SIMCLR, "alexnet", "1q", {"linear": 59.0, "nn1": 50.7, "ca": 27.6}),
 )
 
-# Places-205 by the best layer, PASCAL VOC (mAP) by classification and by detection: AlexNet from MoCo's ResNet-50.
+# AlexNet from MoCo's ResNet-50: Places-205 with the best layer, PASCAL VOC classification and detection (mAP).
 TRANSFER: tuple[PaperRow, ...] = (
     further(MOCO, "alexnet", "supervised", {"linear@places": 39.4}),
     further(MOCO, "alexnet", "2q", {"linear@places": 40.4, "voc": 79.7, "voc_detection": 58.1}),
     further(MOCO, "alexnet", "1q", {"linear@places": 40.3, "voc": 76.2, "voc_detection": 59.3}),
 )
 
-# Top-1 of a linear layer on few labels: ResNet-50 from SimCLR's R50x4.
+# ResNet-50 from SimCLR's ResNet-50x4: top-1 accuracy of a linear layer on few labels.
 FEW_LABELS: tuple[PaperRow, ...] = (
     further(SIMCLR, "resnet50", "2q", {"few1pct": 57.8, "few10pct": 66.3}),
     further(SIMCLR, "resnet50", "1q", {"few1pct": 59.7, "few10pct": 67.0}),
 )
-# What the paper lays beside them: methods that have no teacher, a ResNet-50 each.
-FEW_LABELS_RIVALS: Mapping[str, Mapping[str, float]] = {
+# The paper's baselines for these: ResNet-50 trained by methods without a teacher.
+FEW_LABELS_BASELINES: Mapping[str, Mapping[str, float]] = {
     "SimCLR": {"few1pct": 48.3, "few10pct": 65.6},
     "BYOL": {"few1pct": 53.2, "few10pct": 68.8},
     "SwAV": {"few1pct": 53.9, "few10pct": 70.2},
 }
 
-# Ablations: nn1 after training on 25 % of ImageNet, read off the paper's plots by eye (half a point either way).
+# Ablations: nn1 after training on 25 % of ImageNet, read off the paper's plots (accurate to half a point).
 ABLATION_SUBSET = 0.25
 TAU: Mapping[float, float] = {0.02: 46.3, 0.04: 46.8, 0.07: 40.3, 0.1: 34.5, 1.0: 3.0}
 ANCHORS: Mapping[int, float] = {
@@ -98,12 +98,12 @@ ANCHORS: Mapping[int, float] = {
     128000: 47.4,
 }
 
-# Cached against live teacher, ResNet-18 from MoCo's ResNet-50. The live row is the main table's 2q.
+# ResNet-18 from MoCo's ResNet-50, with a cached and with a live teacher. The live row is the main table's 2q.
 CACHED: Mapping[str, float] = {"linear": 61.2, "nn1": 53.0}
 LIVE: Mapping[str, float] = {"linear": 61.7, "nn1": 53.4}
-CACHED_TIME = "about a third of the live teacher's time"
+CACHED_TIME = "about a third of the time with a live teacher"
 
-# Training time as the paper states it, by (teacher, student); every other pair is not stated.
+# Training times stated in the paper, by (teacher, student).
 COST: Mapping[tuple[str, str], str] = {
     (SIMCLR, "resnet50"): "100 h on four Titan RTX",
     (MOCO, "resnet18"): "90 h on two RTX 2080 Ti",
@@ -111,15 +111,15 @@ COST: Mapping[tuple[str, str], str] = {
 
 
 def paper_row(teacher: str, student: str, objective: str) -> PaperRow | None:
-    """The main row of these three with the numbers of the further tables merged into it; None if the paper has none."""
-    found = [
+    """Return the paper's row of a system, with the metrics of all tables; None if the paper does not have it."""
+    rows = [
         row
         for row in (*ROWS, *TRANSFER, *FEW_LABELS)
         if (row.teacher, row.student, row.objective) == (teacher, student, objective)
     ]
-    if not found:
+    if not rows:
         return None
-    metrics = {name: value for row in found for name, value in row.metrics.items()}
+    metrics = {name: value for row in rows for name, value in row.metrics.items()}
     return PaperRow(
-        teacher=teacher, student=student, objective=objective, metrics=metrics, where=found[0].where
+        teacher=teacher, student=student, objective=objective, metrics=metrics, where=rows[0].where
     )

@@ -1,4 +1,4 @@
-"""What is known, listed on the terminal."""
+"""`students`, `teachers`, `objectives` and `teachers --check`: registries and weights files, on the terminal."""
 
 import shlex
 from pathlib import Path
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from pipeline.models.checkpoints import listed, open_weights
+from pipeline.models.checkpoints import join_names, open_weights
 from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, ObjectiveEntry
 from pipeline.teachers.identify_checkpoint import identify
@@ -15,7 +15,7 @@ from pipeline.teachers.registry import TEACHERS
 
 
 def print_students() -> None:
-    """Name, width, smallest input and description of each student."""
+    """Print name, dim, smallest input and description of each student."""
     for name, entry in STUDENTS.items():
         print_entry(name, f"{entry.dim}-d, images of {entry.smallest} px or more", entry.description)
     print_entry("timm/NAME", "", "any model of timm")
@@ -24,13 +24,13 @@ def print_students() -> None:
 
 
 def print_teachers() -> None:
-    """Name, width, input, licence and weights of each teacher."""
+    """Print name, dim, input, licence and weights of each teacher."""
     for name, entry in TEACHERS.items():
         weights = ", ".join(filter(None, (entry.weights, entry.checksum)))
         print_entry(
             name, f"{entry.dim}-d at {entry.input}", f"{entry.description}; licence: {entry.licence}", weights
         )
-    needed = "--weights FILE; its input is what the library says of these weights"
+    needed = "--weights FILE; its input is the library's for these weights"
     print_entry("timm/NAME", "", "any model of timm", needed)
     published = "a published name ends in the sha256 that the file must have"
     print_entry("torchvision/NAME", "", "any classification model of torchvision", f"{needed}; {published}")
@@ -40,7 +40,7 @@ def print_teachers() -> None:
 
 
 def print_entry(name: str, facts: str, *lines: str) -> None:
-    """A name that can be copied, with facts beside and lines below it, wrapped to the terminal."""
+    """Print a name with facts beside it and lines below, wrapped to the terminal."""
     console = Console(highlight=False)
     console.print(Text.assemble((name, "bold"), f"  {facts}".rstrip()), soft_wrap=True)
     for line in filter(None, lines):
@@ -48,11 +48,11 @@ def print_entry(name: str, facts: str, *lines: str) -> None:
 
 
 def print_check(path: Path) -> None:
-    """What a weights file holds, which teachers it fits, and the command that uses it; raises PipelineError."""
+    """Print a weights file's contents, the teachers it fits, and the command that uses it. Raises PipelineError."""
     file = open_weights(path)
-    within = f" under {file.place!r}" if file.place else ""
-    prefixed = f", their names after {file.prefix!r}" if file.prefix else ""
-    print(f"{path}: {len(file.state)} tensors{within}{prefixed}")
+    under = f" under {file.key!r}" if file.key else ""
+    prefix = f", names prefixed by {file.prefix!r}" if file.prefix else ""
+    print(f"{path}: {len(file.state)} tensors{under}{prefix}")
     quoted = shlex.quote(str(path))
     if "student" in file.metadata:
         print(f"a student of this project, {file.metadata['student']}")
@@ -61,28 +61,28 @@ def print_check(path: Path) -> None:
     fits = identify(file, path)
     if len(fits) > 1:
         print(
-            "its names alone leave several possible; they differ in input, so choose by where the file is from"
+            "several teachers have these tensors, with different inputs: choose the one that the file comes from"
         )
     for fit in fits:
         entry = TEACHERS.get(fit.teacher)
         print(f"\n{fit.teacher}: {entry.description if entry else fit.architecture}")
         print(f"  layout        {fit.layout}")
         print(f"  architecture  {fit.architecture}")
-        print(f"  input         {entry.input if entry else 'as torchvision has it for these weights'}")
-        print(f"  left over     {listed(fit.left_over) or 'nothing'}")
+        print(f"  input         {entry.input if entry else 'of the torchvision model for these weights'}")
+        print(f"  unused        {join_names(fit.unused) or 'nothing'}")
         print(
-            f"  use it        python cli.py cache-teacher DATASET CACHE.zarr --teacher {fit.teacher} --weights {quoted}"
+            f"  usage         python cli.py cache-teacher DATASET CACHE.zarr --teacher {fit.teacher} --weights {quoted}"
         )
 
 
 def print_objectives() -> None:
-    """Name, defaults, description and paper of each objective."""
+    """Print name, defaults, description and paper of each objective."""
     for name, entry in OBJECTIVES.items():
         print_entry(name, defaults_of(entry), entry.description, entry.paper)
 
 
 def defaults_of(entry: ObjectiveEntry) -> str:
-    """An objective's own settings in a line."""
+    """Return an objective's default settings in one line."""
     parts = [entry.defaults] if entry.defaults else []
     if entry.tau:
         parts.append(f"tau {entry.tau}")

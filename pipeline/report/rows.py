@@ -1,4 +1,4 @@
-"""Rows of stores for the figures: drawn by a seed, of unit length, and their nearest neighbours."""
+"""Rows of stores for the figures: random samples, unit-length embeddings and nearest neighbours."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,33 +12,33 @@ from pipeline.neighbours import knn
 BLOCK_ROWS = 16_384
 
 
-def split_of(store: Store, dataset: DatasetSplit) -> Split:
-    """The store's split of these images. Raises StoreError when it is incomplete or of other images."""
+def open_split(store: Store, dataset: DatasetSplit) -> Split:
+    """Return the store's split of these images. Raises StoreError if it is incomplete or of other images."""
     split = store.split(dataset.name)
     differences = identity_difference(dataset.identity, split.dataset)
     if differences:
-        raise IdentityMismatch(f"{store.path} was made of another dataset: {'; '.join(differences)}")
+        raise IdentityMismatch(f"{store.path} was made from another dataset: {'; '.join(differences)}")
     split.require_complete()
     return split
 
 
-def drawn(split: Split, most: int, seed: int) -> NDArray[np.int64]:
-    """At most so many eligible rows, drawn by the seed, ascending."""
+def sample_rows(split: Split, most: int, seed: int) -> NDArray[np.int64]:
+    """Draw at most so many eligible rows, without replacement; returned in ascending order."""
     rows = split.eligible()
     return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
 
 
 def unit_rows(split: Split, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embeddings (n, D) float32 of exactly unit length; float16 had moved them by up to 5e-4."""
+    """Return embeddings (n, D) float32, normalized again since float16 is off by up to 5e-4."""
     embedding = split.gather(rows).astype(np.float32)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     return embedding
 
 
 def nearest_rows(split: Split, query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The k eligible rows of highest cosine with each query (m, D), best first: (m, k), fewer if there are fewer.
+    """Return the k eligible rows nearest to each query (m, D) by cosine, the nearest first: (m, k).
 
-    Searched block by block, so that a whole training set never lies in memory.
+    With fewer than k eligible rows, all are returned. Searches in blocks, so the training set need not fit in memory.
     """
     rows = split.eligible()
     best_score = np.empty((len(query), 0), np.float32)

@@ -1,4 +1,4 @@
-"""Which stores a page shows in pictures, and of which images."""
+"""Selection of the stores that a page's figures show."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from pipeline.report.systems import System, teacher_store
 STUDENTS = 4  # shown at most
 
 
-def whole(dataset: Dataset | None) -> Dataset:
-    """The dataset with train and val. PipelineError where none was named or a split is missing."""
+def require_splits(dataset: Dataset | None) -> Dataset:
+    """Return the dataset. Raises PipelineError if it is None, or lacks a train or val split."""
     if dataset is None:
-        raise PipelineError("no dataset was named: --dataset brings the pictures in")
+        raise PipelineError("no dataset was given; add --dataset for figures of its images")
     for split in ("train", "val"):
         if split not in dataset.splits:
-            raise PipelineError(f"{dataset.path} has no {split} split: the pictures need train and val")
+            raise PipelineError(f"{dataset.path} has no {split} split; these figures need train and val")
     return dataset
 
 
-def teachers(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
-    """By name: the caches of this dataset among the systems, and those that the runs learnt from."""
+def teacher_stores(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
+    """Return caches of this dataset by name: those among the systems, and those that runs were trained from."""
     found = {s.name: s.store for s in systems if s.role == "teacher" and s.store and is_of(s.store, dataset)}
     for run in systems:
         store = teacher_store(run, systems)
@@ -31,10 +31,10 @@ def teachers(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
     return found
 
 
-def students(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
-    """By name: the embeddings of this dataset of the first runs, one seed of each; what learnt from a teacher first.
+def student_stores(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
+    """Return the first runs' embeddings of this dataset by name, one seed of each, distilled students first.
 
-    Raises PipelineError where there is none.
+    Raises PipelineError if there are none.
     """
     found: dict[str, Store] = {}
     for system in sorted(systems, key=lambda system: system.role != "student"):
@@ -48,6 +48,6 @@ def students(systems: Sequence[System], dataset: Dataset) -> dict[str, Store]:
 
 
 def is_of(store: Store, dataset: Dataset) -> bool:
-    """Whether a store's training rows are this dataset's."""
+    """Whether a store's train split is of this dataset."""
     identity = dataset.splits["train"].identity
     return "train" in store.splits and not identity_difference(identity, store.split("train").dataset)

@@ -1,4 +1,4 @@
-"""What a store holds, on the terminal."""
+"""`cache info`: the contents of a store, on the terminal."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from rich.table import Table
 
 from cache.layout import Status
 from cache.reader import Split, Store, open_store
-from pipeline.results.plain_text import human_bytes
+from pipeline.results.plain_text import human_bytes, plain_fields
 
 
 def print_store(path: Path) -> None:
-    """Print a store's identity, and for each split its size and how much of it is there."""
+    """Print a store's identity, and the size and completeness of each split."""
     store, console = open_store(path), Console()
     console.print(f"[bold]{path}[/bold]  id {store.id[:16]}", highlight=False)
     console.print(identity_table(store))
@@ -20,18 +20,17 @@ def print_store(path: Path) -> None:
 
 
 def identity_table(store: Store) -> Table:
-    """What the embeddings are of, a line a field."""
+    """Return the fields of a store's identity, one per row."""
     table = Table(show_header=False, box=None)
-    for field, value in {**store.origin, **store.teacher}.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(field, shown)
+    for field, value in plain_fields({**store.origin, **store.teacher}).items():
+        table.add_row(field, value)
     return table
 
 
 def split_table(splits: list[Split]) -> Table:
-    """Rows, chunks and bytes of each split; rows left out are told by their reason."""
+    """Return rows, chunks and bytes of each split, with unusable rows by reason."""
     table = Table(
-        "split", "rows", "views", "width", "chunks there", "usable rows", "unreadable", "degenerate", "size"
+        "split", "rows", "views", "dim", "chunks written", "usable rows", "unreadable", "degenerate", "size"
     )
     for split in splits:
         chunks = len(split.shape.chunk_keys)
@@ -51,5 +50,5 @@ def split_table(splits: list[Split]) -> Table:
 
 
 def folder_bytes(split: Split) -> int:
-    """Bytes on disk of a split's files."""
+    """Return the bytes on disk of a split's files."""
     return sum(file.stat().st_size for file in (split.path / split.name).rglob("*") if file.is_file())

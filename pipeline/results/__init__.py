@@ -1,1 +1,1 @@
-"""What an evaluation writes and a report reads."""
+"""Records and tables of results: what an evaluation writes and a report reads."""

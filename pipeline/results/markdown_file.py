@@ -1,4 +1,4 @@
-"""Generated text between markers of a Markdown file."""
+"""Generated text between the markers of a Markdown file."""
 
 from pathlib import Path
 
@@ -6,23 +6,32 @@ from cache.durable import write_file
 from pipeline.errors import WrongUse
 
 
-def write_into(markdown_file: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, atomically.
+def has_markers(markdown_file: Path, name: str) -> bool:
+    """Return whether the file has a place for the results NAME."""
+    return markdown_file.is_file() and markers(name)[0] in markdown_file.read_text()
 
-    Raises:
-        WrongUse: the file is missing, or it does not hold these markers once each and in this order.
+
+def write_into(markdown_file: Path, name: str, text: str) -> None:
+    """Replace the text between `<!-- results:NAME -->` and `<!-- /results:NAME -->`, atomically.
+
+    Raises WrongUse when the file is missing, or does not have each marker exactly once and in this order.
     """
     if not markdown_file.is_file():
-        raise WrongUse(f"there is no {markdown_file} to write the results into")
-    opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    # Bytes, so that the line endings outside the markers stay as they are.
-    found = markdown_file.read_bytes().decode()
-    before, _, rest = found.partition(opening)
+        raise WrongUse(f"there is no {markdown_file}; create it with the markers that the results go between")
+    opening, closing = markers(name)
+    # bytes, to keep the line endings outside the markers
+    content = markdown_file.read_bytes().decode()
+    before, _, rest = content.partition(opening)
     _, _, after = rest.partition(closing)
-    if found.count(opening) != 1 or found.count(closing) != 1 or closing not in rest:
+    if content.count(opening) != 1 or content.count(closing) != 1 or closing not in rest:
         raise WrongUse(
             f"{markdown_file} needs one {opening} and after it one {closing}; "
             "put these two lines where the results belong"
         )
-    # Resolved, or the rename would replace a symbolic link instead of the file.
+    # resolved, or the rename would replace a symbolic link instead of its target
     write_file(markdown_file.resolve(), f"{before}{opening}\n{text.strip()}\n{closing}{after}".encode())
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the comments around the results NAME."""
+    return f"<!-- results:{name} -->", f"<!-- /results:{name} -->"

@@ -1,6 +1,6 @@
-"""metrics.json: what every evaluation of one network has found so far, each number with where it comes from.
+"""metrics.json: all metrics of one model from all its evaluations, each with its provenance.
 
-A metric on a dataset that the network was not made of is called METRIC@NAME, NAME being the dataset folder's.
+A metric on another dataset than the training one is called METRIC@NAME, where NAME is the dataset folder's name.
 """
 
 import json
@@ -16,69 +16,71 @@ from pipeline.results.records import FORMAT, load_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one evaluation found: fractions by name, and where they come from.
+    """The metrics of one evaluation, as fractions by name, and its provenance.
 
-    provenance["store"] and ["dataset"] are the ids of the network's identity and of the images.
+    provenance["store"] and ["dataset"] are the ids of the model's embeddings and of the images.
     """
 
     metrics: dict[str, float]
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def record(path: Path, *, name: str, role: str, new: Evaluation) -> None:
-    """Write `new` into the metrics file beside what earlier evaluations of the same network found.
+def record_evaluation(path: Path, *, name: str, role: str, new: Evaluation) -> None:
+    """Add an evaluation to the metrics file, keeping what earlier evaluations of the same model measured.
 
-    "provenance" is that of the last evaluation on the network's own dataset; "others" lists the metrics of the
-    other evaluations, each with its own. A file that cannot be read is written anew.
+    "provenance" is that of the last evaluation on the training dataset; "others" lists the metrics of the other
+    evaluations, each with its own provenance. A file that cannot be read is replaced.
     """
     evaluations = sorted(
-        [*still_true(read(path), new), new], key=lambda found: str(found.provenance.get("date"))
+        [*kept_evaluations(read_evaluations(path), new), new],
+        key=lambda evaluation: str(evaluation.provenance.get("date")),
     )
-    own = [found for found in evaluations if not all("@" in metric for metric in found.metrics)]
-    first = (own or evaluations)[-1]
+    own = [each for each in evaluations if not all("@" in metric for metric in each.metrics)]
+    main = (own or evaluations)[-1]
     others = [
-        {"metrics": list(found.metrics), "provenance": found.provenance}
-        for found in evaluations
-        if found is not first
+        {"metrics": list(each.metrics), "provenance": each.provenance}
+        for each in evaluations
+        if each is not main
     ]
-    whole = {
+    content = {
         "format": FORMAT,
         "name": name,
         "role": role,
-        "metrics": {metric: value for found in evaluations for metric, value in found.metrics.items()},
-        "provenance": first.provenance,
+        "metrics": {metric: value for each in evaluations for metric, value in each.metrics.items()},
+        "provenance": main.provenance,
+        **({"others": others} if others else {}),
     }
-    write_file(path, (json.dumps(whole | ({"others": others} if others else {}), indent=1) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read(path: Path) -> list[Evaluation]:
-    """The evaluations in a metrics file, none where there is no readable one."""
+def read_evaluations(path: Path) -> list[Evaluation]:
+    """Return the evaluations in a metrics file, or [] if there is no readable file."""
     try:
         result = load_metrics(path)
     except (WrongUse, PipelineError):
         return []
-    metrics, found = dict(result.metrics), []
+    metrics, evaluations = dict(result.metrics), []
     for other in json.loads(path.read_text(encoding="utf-8")).get("others", []):
         values = {metric: metrics.pop(metric) for metric in other["metrics"] if metric in metrics}
-        found.append(Evaluation(metrics=values, provenance=other["provenance"]))
-    return [*found, Evaluation(metrics=metrics, provenance=dict(result.provenance))]
+        evaluations.append(Evaluation(metrics=values, provenance=other["provenance"]))
+    return [*evaluations, Evaluation(metrics=metrics, provenance=dict(result.provenance))]
 
 
 def is_recorded(path: Path, new: Evaluation) -> bool:
-    """Whether a metrics file has these very numbers, of the same network and dataset."""
-    of = ("store", "dataset")
-    known = {
+    """Whether the metrics file already has these values for the same model and dataset."""
+    recorded = {
         metric: value
-        for found in read(path)
-        if all(found.provenance.get(each) == new.provenance.get(each) for each in of)
-        for metric, value in found.metrics.items()
+        for old in read_evaluations(path)
+        if all(old.provenance.get(key) == new.provenance.get(key) for key in ("store", "dataset"))
+        for metric, value in old.metrics.items()
     }
-    return new.metrics.items() <= known.items()
+    return new.metrics.items() <= recorded.items()
 
 
-def still_true(earlier: Iterable[Evaluation], new: Evaluation) -> list[Evaluation]:
-    """What of earlier evaluations stands beside a new one: of the same network, not measured again, and not of
-    another dataset that had the name of the new one's.
+def kept_evaluations(earlier: Iterable[Evaluation], new: Evaluation) -> list[Evaluation]:
+    """Return the earlier evaluations that stay valid beside a new one.
+
+    Dropped are all metrics of another model, those measured again, and those of another dataset of the same name.
     """
     kept = []
     for old in earlier:
@@ -86,14 +88,14 @@ def still_true(earlier: Iterable[Evaluation], new: Evaluation) -> list[Evaluatio
             continue
         replaced = set(new.metrics)
         if old.provenance.get("dataset") != new.provenance.get("dataset"):
-            places = {place_of(metric) for metric in new.metrics}
-            replaced |= {metric for metric in old.metrics if place_of(metric) in places}
+            names = {dataset_name(metric) for metric in new.metrics}
+            replaced |= {metric for metric in old.metrics if dataset_name(metric) in names}
         metrics = {metric: value for metric, value in old.metrics.items() if metric not in replaced}
         if metrics:
             kept.append(Evaluation(metrics=metrics, provenance=old.provenance))
     return kept
 
 
-def place_of(metric: str) -> str:
-    """The dataset folder's name after the @, empty for the network's own dataset."""
+def dataset_name(metric: str) -> str:
+    """Return the NAME of METRIC@NAME, or "" for a metric on the training dataset."""
     return metric.partition("@")[2]

@@ -1,4 +1,4 @@
-"""Evaluated systems: what a metrics.json holds, read and checked."""
+"""The result of an evaluated system, read from its metrics.json and checked."""
 
 import json
 import math
@@ -10,14 +10,13 @@ from typing import Any
 from pipeline.errors import PipelineError, WrongUse, suggest
 
 FORMAT = 1
-
-
 ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
+AGAIN = "run `python cli.py eval` again to replace it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One evaluated system: accuracies as fractions, and where they come from."""
+    """One evaluated system: its metrics, as fractions, and their provenance."""
 
     name: str
     role: str = "student"
@@ -26,45 +25,39 @@ class Result:
 
 
 def load_metrics(path: Path) -> Result:
-    """The result that a metrics.json holds.
+    """Read a metrics.json.
 
     Raises:
         WrongUse: there is no such file.
-        PipelineError: it is not a result of format 1.
+        PipelineError: the file is not a result of format 1.
     """
     if not path.is_file():
         raise WrongUse(f"there is no {path}; run `python cli.py eval` on that run or cache first")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PipelineError(f"{path} is not JSON ({error}); evaluate again to write it anew") from None
-    version = found.get("format") if isinstance(found, dict) else None
+        raise PipelineError(f"{path} is not JSON ({error}); {AGAIN}") from None
+    version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        raise PipelineError(
-            f"{path} has format {version!r}, expected {FORMAT}; evaluate again to write it anew"
-        )
-    name, metrics = found.get("name"), found.get("metrics")
+        raise PipelineError(f"{path} has format {version!r}, expected {FORMAT}; {AGAIN}")
+    name, metrics = content.get("name"), content.get("metrics")
     if not isinstance(name, str) or not isinstance(metrics, dict):
-        raise PipelineError(f"{path} has no name or no metrics; evaluate again to write it anew")
+        raise PipelineError(f"{path} has no name or no metrics; {AGAIN}")
     for metric, value in metrics.items():
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise PipelineError(
-                f"{path} has {value!r} for {metric}, expected a finite number; evaluate again"
-            )
-    role = found.get("role", "student")
+            raise PipelineError(f"{path} has {value!r} for {metric}, expected a finite number; {AGAIN}")
+    role = content.get("role", "student")
     if role not in ROLES:
         known = ", ".join(ROLES)
         raise PipelineError(f"{path} has role {role!r}, expected one of {known}{suggest(str(role), ROLES)}")
-    provenance = found.get("provenance", {})
+    provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
-        raise PipelineError(
-            f"{path} does not say where its numbers come from; evaluate again to write it anew"
-        )
+        raise PipelineError(f"the provenance in {path} is not an object; {AGAIN}")
     return Result(name=name, role=role, metrics=metrics, provenance=provenance)
 
 
-def metrics_of(target: Path) -> Path:
-    """Where a run, a cache or a metrics file has its metrics."""
+def metrics_path(target: Path) -> Path:
+    """Return the path of the metrics of a run, a cache or a metrics file."""
     if target.suffix == ".json":
         return target
     return target.with_suffix(".metrics.json") if target.suffix == ".zarr" else target / "metrics.json"

@@ -1,4 +1,4 @@
-"""A run folder's config.json: settings, identities of what the run reads, and provenance."""
+"""A run folder's config.json: the run's settings, the identities of its inputs, and its provenance."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,14 @@ from pipeline.errors import PipelineError
 from pipeline.runtime.provenance import provenance
 
 FORMAT = 1
-
-
-# Settings that change neither weights nor their order, so that a run may go on with other values.
+# Settings that may differ when a run is resumed, since they change no weight.
 FREE_SETTINGS = (
     *("workers", "eval_every", "save_every", "device", "inexact"),
-    *("dataset", "cache", "run", "teacher", "weights"),  # places: what is there is known by its identity
+    *("dataset", "cache", "run", "teacher", "weights"),  # paths, whose contents have identities in made_of
 )
+
+# Settings that are None by default today, and what older run folders have in its place.
+FORMER_DEFAULTS = {"anchors": "", "eval_every": 0, "head_dim": 0, "student_tau": 0, "tau": 0, "teacher": ""}
 
 
 def open_run(
@@ -28,20 +29,20 @@ def open_run(
     made_of: dict[str, Any],
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Create the run folder with its whole config, or check that the one there is of the same run.
+    """Create the run folder and its config.json, or check that the existing one is of the same run.
 
-    made_of: identities of what the run reads. defaults: what a setting counts as that is younger than the run.
+    made_of: identities of the run's inputs. defaults: values of settings that were added after the run was created.
     Raises PipelineError naming every difference.
     """
-    wanted = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
+    expected = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
     path = run / "config.json"
     if not path.exists():
-        text = json.dumps({**wanted, "provenance": provenance()}, indent=1)
+        text = json.dumps({**expected, "provenance": provenance()}, indent=1)
         write_file(path, (text + "\n").encode())
         return
     found = read_config(run)
-    found["config"] = {**defaults, **found["config"]}
-    differences = identity_difference(fixed(wanted), fixed(found))
+    found["config"] = {**defaults, **modernized(found["config"])}
+    differences = identity_difference(fixed_part(expected), fixed_part(found))
     if differences:
         raise PipelineError(
             f"{run} holds another run ({'; '.join(differences)}): name a new folder, or repeat its settings"
@@ -49,7 +50,7 @@ def open_run(
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run folder's config.json. PipelineError if there is none, or it is not a run's of this format."""
+    """Read a run folder's config.json. Raises PipelineError if it is missing, damaged or of another format."""
     try:
         found = json.loads((run / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -57,20 +58,25 @@ def read_config(run: Path) -> dict[str, Any]:
     version = found.get("format") if isinstance(found, dict) else None
     if version != FORMAT:
         raise PipelineError(f"{run}/config.json has format {version!r}, expected {FORMAT}: name another run")
-    parts = {name: found.get(name) for name in ("config", "made_of")}
-    lacking = [name for name, part in parts.items() if not isinstance(part, dict)]
-    if lacking or not isinstance(found.get("command"), str):
-        raise PipelineError(
-            f"{run}/config.json is not as a run wrote it (no {', '.join(lacking) or 'command'}): name another run"
-        )
+    parts = {"config": dict, "made_of": dict, "command": str}
+    missing = [name for name, kind in parts.items() if not isinstance(found.get(name), kind)]
+    if missing:
+        raise PipelineError(f"{run}/config.json is damaged, it has no {', '.join(missing)}: name another run")
     return dict(found)
 
 
-def fixed(record: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's record that must not change when it goes on, as JSON gives it back."""
+def modernized(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded settings with None in place of what stood for it in older run folders."""
+    return {
+        name: None if name in FORMER_DEFAULTS and value == FORMER_DEFAULTS[name] else value
+        for name, value in config.items()
+    }
+
+
+def fixed_part(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's record that must not change when the run is resumed, as plain JSON values."""
     config = {name: value for name, value in record["config"].items() if name not in FREE_SETTINGS}
-    made_of = {
-        name: value for name, value in record["made_of"].items() if name != "teacher"
-    }  # the cache's id tells it
+    # the cache's id covers its teacher
+    made_of = {name: value for name, value in record["made_of"].items() if name != "teacher"}
     plain: dict[str, Any] = json.loads(json.dumps({**record, "config": config, "made_of": made_of}))
     return {name: plain[name] for name in ("format", "command", "config", "made_of")}

@@ -1,7 +1,7 @@
-"""Results as tables: metrics.json files in, a terminal or Markdown table out. No number is typed by hand."""
+"""Tables of results, on the terminal and in Markdown, straight from metrics.json files."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import PipelineError
+from pipeline.results.plain_text import plain
 from pipeline.results.records import Result
 
 TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
@@ -32,56 +33,55 @@ class _Row:
 
 
 def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)) -> Table:
-    """One row a system, in the order given, in percent; a column's best value that is no teacher's is bold.
+    """Return a table in percent with one row per system, in the given order; the best of each column is bold.
 
-    Results of one name and role become mean ± sample standard deviation over their n seeds. "gap closed" (see
-    gap_closed, on 1-NN) is shown where exactly one teacher and one untrained system are among the rows.
+    Results with the same name and role become mean ± sample standard deviation over their n seeds. Teachers are never
+    bold. "gap closed" (see gap_closed, on 1-NN) is a column if exactly one teacher and one untrained system are rows.
 
-    Raises:
-        PipelineError: results of one name and role have the same seed, or different datasets.
+    Raises PipelineError when results with the same name and role share a seed or differ in dataset.
     """
-    titles, lines = layout(results, metrics)
+    titles, lines = table_cells(results, metrics)
     table = Table("system")
     for title in titles:
         table.add_column(title, justify="right")
     for name, cells in lines:
-        # Text, since a name in brackets would be read as rich's markup.
+        # Text, since rich reads a name in brackets as markup
         table.add_row(Text(name), *(Text(text, style="bold" if best else "") for text, best in cells))
     return table
 
 
 def markdown_table(results: Sequence[Result]) -> str:
-    """The table of terminal_table in Markdown, ending in a newline; raises as it does."""
-    titles, lines = layout(results)
-    written = [["system", *titles], ["---", *("---:" for _ in titles)]]
+    """Return the table of terminal_table as Markdown, ending in a newline. Raises as terminal_table."""
+    titles, lines = table_cells(results)
+    rows = [["system", *titles], ["---", *("---:" for _ in titles)]]
     for name, cells in lines:
-        written.append([name.replace("|", r"\|"), *(f"**{text}**" if best else text for text, best in cells)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in written)
+        rows.append([name.replace("|", r"\|"), *(f"**{text}**" if best else text for text, best in cells)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def gap_closed(student: float, untrained: float, teacher: float) -> float | None:
-    """(student - untrained) / (teacher - untrained), of fractions; None where the teacher leads by less than 0.05.
+    """Return (student - untrained) / (teacher - untrained), of accuracies as fractions.
 
-    A share of a gap that is within the noise of either accuracy says nothing.
+    None if the teacher leads by less than 0.05: the share of a gap within the noise means nothing.
     """
     gap = teacher - untrained
     return (student - untrained) / gap if gap >= SMALLEST_GAP else None
 
 
 def provenance_lines(results: Sequence[Result]) -> list[str]:
-    """Markdown list items: what is the same for every system, then a line a system; raises as terminal_table."""
-    told = {}
+    """Return Markdown list items: what all systems share, then one item per system. Raises as terminal_table."""
+    facts = {}
     for (name, _), members in _systems(results).items():
-        fields = dict.fromkeys(key for member in members for key in member.provenance)
-        told[name] = {key: _values(member.provenance.get(key) for member in members) for key in fields}
+        keys = dict.fromkeys(key for member in members for key in member.provenance)
+        facts[name] = {key: _distinct(member.provenance.get(key) for member in members) for key in keys}
     shared: dict[str, str] = {}
-    if len(told) > 1:
-        first, *others = told.values()
+    if len(facts) > 1:
+        first, *others = facts.values()
         shared = {
             key: value for key, value in first.items() if all(other.get(key) == value for other in others)
         }
     lines = [f"- all: {_fields(shared)}"] if shared else []
-    for name, values in told.items():
+    for name, values in facts.items():
         own = {key: value for key, value in values.items() if key not in shared}
         lines.append(f"- {name}: {_fields(own) if values else 'nothing recorded'}")
     return lines
@@ -91,12 +91,12 @@ def _fields(values: Mapping[str, str]) -> str:
     return "; ".join(f"{key} {value}" for key, value in values.items())
 
 
-def layout(
+def table_cells(
     results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)
 ) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
-    """Titles of the columns, and each row's name and (text, is its column's best) cells; raises as terminal_table.
+    """Return the column titles, and per row its name and its cells, each (text, whether best of its column).
 
-    metrics: which, and the title of each.
+    metrics: the metrics to show and their titles. Raises as terminal_table.
     """
     rows = [_row(name, role, members, metrics) for (name, role), members in _systems(results).items()]
     _add_gap(rows)
@@ -106,7 +106,7 @@ def layout(
 
 
 def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
-    """Results by name and role, in order of appearance; what must not be averaged is refused."""
+    """Group results by name and role, in order of appearance. Raises PipelineError for what must not be averaged."""
     systems: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         systems.setdefault((result.name, result.role), []).append(result)
@@ -120,7 +120,7 @@ def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
         datasets = [member.provenance.get("dataset") for member in members]
         if any(dataset != datasets[0] for dataset in datasets):
             raise PipelineError(
-                f"results named {name!r} are of different datasets ({_values(datasets)}); "
+                f"results named {name!r} are of different datasets ({_distinct(datasets)}); "
                 "give them different names"
             )
     return systems
@@ -162,19 +162,11 @@ def _marked(row: _Row, title: str, best: float | None) -> tuple[str, bool]:
 
 
 def _best(rows: Iterable[_Row], title: str) -> float | None:
-    # Rounded as shown: what reads the same is equally good.
+    # rounded as shown: equal text is equally good
     means = [round(row.cells[title].mean, 1) for row in rows if row.role != "teacher" and title in row.cells]
     return max(means, default=None)
 
 
-def _values(values: Iterable[object]) -> str:
-    """The different values in their order, for a person."""
-    return ", ".join(dict.fromkeys(_told(values))) or "none"
-
-
-def _told(values: Iterable[object]) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, Mapping):
-            yield " ".join(f"{key} {inner}" for key, inner in value.items())
-        elif value is not None:
-            yield str(value)
+def _distinct(values: Iterable[object]) -> str:
+    """The distinct values that are not None, in order of appearance."""
+    return ", ".join(dict.fromkeys(plain(value) for value in values if value is not None)) or "none"

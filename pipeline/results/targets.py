@@ -1,4 +1,4 @@
-"""What is evaluated and reported: a run folder or a cache, by its path."""
+"""What is evaluated and reported: run folders and caches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.results.run_record import read_config
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is evaluated: a run folder, or a teacher's cache where `run` is None."""
+    """A run folder, or a cache if `run` is None. store: its embeddings; metrics: its metrics file."""
 
     name: str
     role: str
@@ -21,7 +21,7 @@ class Target:
 
 
 def target_of(path: Path) -> Target:
-    """Look at what a path holds, and name it for the table."""
+    """Identify the run or cache at a path. Raises PipelineError or StoreError if it is neither."""
     if (path / "config.json").exists():
         return run_target(path)
     store = open_store(path)
@@ -35,12 +35,12 @@ def target_of(path: Path) -> Target:
 
 
 def run_target(run: Path) -> Target:
-    """A run by what made it: distilled, from scratch, or, after no epoch at all, untrained."""
+    """Identify a run: distilled, trained from scratch, or untrained if it has no epochs."""
     record = read_config(run)
     config = record["config"]
-    if lacking := [name for name in ("student", "epochs", "seed") if name not in config]:
+    if missing := [name for name in ("student", "epochs", "seed") if name not in config]:
         raise PipelineError(
-            f"the settings of the run {run} lack {', '.join(lacking)}: its config.json was edited, name another run"
+            f"the settings of the run {run} lack {', '.join(missing)}: its config.json was edited, name another run"
         )
     if config["epochs"] == 0:
         role = kind = "untrained"

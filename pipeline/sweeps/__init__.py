@@ -1,1 +1,1 @@
-"""Grids of runs over one cache."""
+"""`sweep`: grids of runs over one cache."""

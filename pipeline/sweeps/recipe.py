@@ -1,4 +1,4 @@
-"""A sweep's recipe: rows x grid over one cache, as a list of trials with whole and checked settings."""
+"""A sweep's recipe: rows x grid over one cache, expanded to trials with checked settings."""
 
 import itertools
 import tomllib
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WrongUse, suggest
-from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.settings.toml_file import from_values
+from pipeline.settings.training import DistillConfig, PretrainConfig
 
 CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 SEED = "seed"
-NAMES = ("protocol", "references")  # lists of names
+STRING_LISTS = ("protocol", "references")
+KINDS: dict[type, str] = {str: "string", list: "list", dict: "table"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run: `row` is its line in the table, `name` its folder, settings those of its command, as in TOML."""
+    """One run of a sweep. row: its row in the table. name: its folder. settings: its command's, as in TOML."""
 
     row: str
     name: str
@@ -28,9 +29,10 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecipe:
-    """What a recipe says. references: stores that stand in the same table, such as the teacher's cache.
+    """A recipe.
 
-    results: where each trial's metrics are kept, a JSON file each.
+    references: stores that are evaluated for the same table, such as the teacher's cache. results: the folder of the
+    metrics, one JSON file per trial.
     """
 
     dataset: Path
@@ -41,49 +43,52 @@ class SweepRecipe:
     references: tuple[Path, ...]
     trials: tuple[Trial, ...]
 
+    def result_path(self, name: str) -> Path:
+        """Return the path of the metrics of a trial, or of a reference store by the stem of its path."""
+        return self.results / f"{name}.json"
+
 
 def read_recipe(path: Path) -> SweepRecipe:
-    """Read and check RECIPE.toml, down to the settings of every trial.
+    """Read and check RECIPE.toml, including the settings of every trial.
 
-        dataset, cache, runs      folders; results: another folder for the metrics than RUNS/results
-        protocol, references      lists; the protocols of `eval`, and stores to evaluate as well
-        [settings]                of every run
-        [grid]                    key = list of values: every combination, the last key varying fastest
-        [[row]]                   name, command (distill unless pretrain), and settings that win over all others
+        dataset, cache, runs      folders
+        results                   folder of the metrics; default: RUNS/results
+        protocol, references      lists: protocols of `eval`, and further stores to evaluate
+        [settings]                settings of every run
+        [grid]                    key = list of values; all combinations are run, the last key varying fastest
+        [[row]]                   name, command (distill or pretrain; default: distill), and settings that take
+                                  precedence over all others
 
-    Raises WrongUse for a file that is missing or no TOML, an unknown key, a wrong value or two trials of one name.
+    Raises WrongUse for a missing or malformed file, an unknown key, a wrong value, or two trials with the same name.
     """
     try:
-        found = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # not TOML, or not even text
+        content = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # ValueError: not TOML, or not text
         raise WrongUse(f"cannot read the recipe {path}: {error}") from error
-    known = [field.name for field in fields(SweepRecipe) if field.name != "trials"] + [
-        "settings",
-        "grid",
-        "row",
-    ]
-    for key in found:
+    known = [field.name for field in fields(SweepRecipe) if field.name != "trials"]
+    known += ["settings", "grid", "row"]
+    for key in content:
         if key not in known:
             raise WrongUse(f"{path}: unknown key {key!r}{suggest(key, known)}")
-    folders = {key: Path(_of_kind(found, key, str, path)) for key in ("dataset", "cache", "runs")}
-    trials = tuple(_trials(found, path))
+    folders = {key: Path(_get(content, key, str, path)) for key in ("dataset", "cache", "runs")}
+    trials = tuple(_trials(content, path))
     for number, trial in enumerate(trials):
         if trial.name in (other.name for other in trials[:number]):
             raise WrongUse(f"{path}: two trials are named {trial.name!r}; give the rows different names")
     return SweepRecipe(
         **folders,
-        results=Path(_of_kind(found, "results", str, path, default=str(folders["runs"] / "results"))),
-        protocol=tuple(_of_kind(found, "protocol", list, path, default=["nn", "linear", "ca"])),
-        references=tuple(Path(store) for store in _of_kind(found, "references", list, path, default=[])),
+        results=Path(_get(content, "results", str, path, default=str(folders["runs"] / "results"))),
+        protocol=tuple(_get(content, "protocol", list, path, default=["nn", "linear", "ca"])),
+        references=tuple(Path(store) for store in _get(content, "references", list, path, default=[])),
         trials=trials,
     )
 
 
-def _trials(found: Mapping[str, Any], path: Path) -> Iterator[Trial]:
-    """All rows for the grid's first combination, then for the next: a table fills a column at a time."""
-    shared = _of_kind(found, "settings", dict, path, default={})
-    grid = _of_kind(found, "grid", dict, path, default={})
-    rows = _of_kind(found, "row", list, path, default=[{}])
+def _trials(content: Mapping[str, Any], path: Path) -> Iterator[Trial]:
+    """Yield all rows for the first combination of the grid, then for the next, so that all rows progress together."""
+    shared = _get(content, "settings", dict, path, default={})
+    grid = _get(content, "grid", dict, path, default={})
+    rows = _get(content, "row", list, path, default=[{}])
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise WrongUse(f"{path}: grid: expected a list of values for {key!r}, found {values!r}")
@@ -109,28 +114,29 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
 
 
 def _tag(key: str, value: Any) -> str:
-    """A point of the grid in a name: words as they are, numbers after what they are."""
+    """Return a grid value as part of a name: a word as it is, a number after its key."""
     if value is True:
         return key
     return value if isinstance(value, str) and not value.isdecimal() else f"{key}{value}"
 
 
-def _of_kind(found: Mapping[str, Any], key: str, kind: type, path: Path, default: Any = None) -> Any:
-    value = found.get(key, default)
+def _get(content: Mapping[str, Any], key: str, kind: type, path: Path, default: Any = None) -> Any:
+    """Return the value of a key. Raises WrongUse if it is not of the kind."""
+    value = content.get(key, default)
     if not isinstance(value, kind):
-        raise WrongUse(f"{path}: expected a {kind.__name__} for {key!r}, found {value!r}")
-    if isinstance(value, list) and key in NAMES and not all(isinstance(item, str) for item in value):
-        raise WrongUse(f"{path}: expected a list of names for {key!r}, found {value!r}")
+        raise WrongUse(f"{path}: expected a {KINDS[kind]} for {key!r}, found {value!r}")
+    if isinstance(value, list) and key in STRING_LISTS and not all(isinstance(item, str) for item in value):
+        raise WrongUse(f"{path}: expected a list of strings for {key!r}, found {value!r}")
     return value
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as a command's flags: {"image-size": 32} -> ["--image-size", "32"]."""
-    made: list[str] = []
+    """Return settings as command-line flags: {"image-size": 32} -> ["--image-size", "32"]."""
+    result: list[str] = []
     for key, value in settings.items():
         flag = f"--{key.replace('_', '-')}"
         if value is True:
-            made.append(flag)
+            result.append(flag)
         elif value is not False:
-            made += [flag, *map(str, value if isinstance(value, list) else [value])]
-    return made
+            result += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return result

@@ -1,1 +1,1 @@
-"""PASCAL VOC: classification and detection."""
+"""Evaluation on PASCAL VOC: classification and detection."""

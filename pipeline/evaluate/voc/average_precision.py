@@ -1,4 +1,4 @@
-"""Average precision as PASCAL VOC counts it, of classification and of detection.
+"""Average precision as defined by PASCAL VOC, for classification and detection.
 
 Everingham, Van Gool, Williams, Winn, Zisserman, IJCV 2010: eleven points (VOC 2007, section 4.2) and the area
 under the interpolated curve (VOC 2010 and later).
@@ -31,27 +31,27 @@ class Truth:
 
 
 def average_precision(score: NDArray, verdict: NDArray, positives: int) -> AveragePrecision:
-    """Ranks answers by score (n,), the highest first; verdict (n,) is POSITIVE, NEGATIVE or IGNORED: no answer.
+    """Compute the average precision of predictions with these scores (n,), ranked from the highest.
 
-    positives: how many there are to find, at least 1. Answers of one score stand or fall together, so the order
-    of the rows does not matter.
+    verdict (n,): POSITIVE, NEGATIVE, or IGNORED for predictions that do not count. positives: the number of true
+    positives to find, at least 1. Predictions with equal scores are ranked together, so row order does not matter.
     """
     counted = verdict != IGNORED
     order = np.argsort(-score[counted], kind="stable")
     ranked, hit = score[counted][order], verdict[counted][order] == POSITIVE
-    # only where the score falls can a threshold lie
+    # thresholds lie only where the score drops
     last = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True)[: len(ranked)])
     found = np.cumsum(hit)[last]
     precision = found / (last + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or a higher one
-    # in whole numbers: 3 of 10 found has to reach the recall 0.3
+    best = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this or a higher recall
+    # in integers, so that 3 of 10 reaches recall 0.3
     at_eleven = [best[10 * found >= point * positives][:1].sum() for point in range(11)]
     area = np.sum(np.diff(found, prepend=0) * best) / positives
     return AveragePrecision(eleven_point=float(np.mean(at_eleven)), area=float(area))
 
 
 def mean(values: Sequence[AveragePrecision]) -> AveragePrecision:
-    """mAP: the mean over classes."""
+    """Return the mean over classes, mAP."""
     eleven_point, area = np.mean(values, axis=0).tolist()
     return AveragePrecision(eleven_point, area)
 
@@ -59,10 +59,10 @@ def mean(values: Sequence[AveragePrecision]) -> AveragePrecision:
 def match(
     box: NDArray, score: NDArray, image: NDArray[np.int64], truth: Sequence[Truth]
 ) -> NDArray[np.int64]:
-    """The verdict (n,) on each of one class's detections: box (n, 4) px, score (n,), image (n,) an index of truth.
+    """Return the verdict (n,) on the detections of one class: box (n, 4) px, score (n,), image (n,) indexing truth.
 
-    The highest score first, a detection is compared with the object that it overlaps most. At half of their
-    union or more it is POSITIVE the first time and NEGATIVE afterwards, or IGNORED when that object is difficult.
+    From the highest score down, each detection is matched to the object that it overlaps most. With an intersection
+    over union of 0.5 or more, it is POSITIVE, NEGATIVE if that object is already found, or IGNORED if it is difficult.
     """
     verdict = np.full(len(score), NEGATIVE, np.int64)
     taken = [np.zeros(len(one.difficult), np.bool_) for one in truth]
@@ -80,7 +80,7 @@ def match(
 
 
 def overlaps(box: NDArray, others: NDArray) -> NDArray[np.float64]:
-    """Intersection over union of box (4,) with others (m, 4): (m,)."""
+    """Return the intersection over union of a box (4,) with others (m, 4): (m,)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=1)
     areas = np.prod(others[:, 2:] - others[:, :2], axis=1)

@@ -1,4 +1,4 @@
-"""Images of a VOC split as a detector learns from them: decoded ahead, some flipped, with the boxes on them."""
+"""Training batches for a detector: VOC images, decoded ahead and randomly flipped, with their boxes."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ IMAGES_AHEAD = 16
 def batches(
     train: VocSplit, batch_size: int, seed: int, epoch: int
 ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-    """Every image once, in an order and with flips that depend on (seed, epoch) alone."""
+    """Yield every image once, in batches; order and flips depend on (seed, epoch) alone."""
     draws = np.random.default_rng([seed, epoch])
     order, flipped = draws.permutation(len(train.images)), draws.random(len(train.images)) < 0.5
     numbers = {name: label for label, name in enumerate(train.classes(), start=1)}
@@ -40,7 +40,10 @@ def batches(
 def example(
     split: VocSplit, row: int, numbers: dict[str, int], flip: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image (3, H, W) in [0, 1] and its objects that are not difficult: boxes (m, 4) px, labels (m,)."""
+    """Return an image (3, H, W) in [0, 1] and its objects: boxes (m, 4) px, labels (m,). Difficult ones are left out.
+
+    Raises PipelineError for a box that lies outside the image.
+    """
     image = split.image(row)
     kept = [thing for thing in split.objects[row] if not thing.difficult]
     boxes = torch.tensor([thing.box for thing in kept], dtype=torch.float32).reshape(-1, 4)
@@ -48,7 +51,7 @@ def example(
     if (boxes > limit).any():
         raise PipelineError(
             f"an object on {split.images[row]} of {split.folder} lies outside of its {image.width} x "
-            f"{image.height} px; mend the annotation"
+            f"{image.height} px; correct the annotation"
         )
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

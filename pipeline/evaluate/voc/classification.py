@@ -1,8 +1,8 @@
-"""PASCAL VOC classification: one linear classifier a class on a frozen student's features.
+"""PASCAL VOC classification: one linear classifier per class on a frozen student's features.
 
-Learnt from train and val, tested on test by mean average precision. Features are of the centre crop, unit length,
-standardised by the images learnt from. Each class is a logistic regression whose weight decay is the one of DECAYS
-that, learnt from train, is best on val.
+Trained on train and val, tested on test by mean average precision. Features are of the centre crop, normalized to unit
+length and standardized by the training images. Each classifier is a logistic regression; its weight decay is the one
+in DECAYS that is best on val after training on train.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.embedding.extract import Settings, extract
+from pipeline.embedding.extract import ExtractionSettings, extract
 from pipeline.evaluate.linear import LinearProbe
-from pipeline.evaluate.logistic import minimise
+from pipeline.evaluate.logistic import minimize
 from pipeline.evaluate.voc.average_precision import (
     IGNORED,
     POSITIVE,
@@ -36,21 +36,21 @@ DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images: feature (n, D) float32; label (n, classes) int64, POSITIVE, NEGATIVE or IGNORED."""
+class VocFeatures:
+    """Features (n, D) float32 of images and their labels (n, classes) int64: POSITIVE, NEGATIVE or IGNORED."""
 
     feature: NDArray[np.float32]
     label: NDArray[np.int64]
 
-    def __add__(self, other: "Labelled") -> "Labelled":
+    def __add__(self, other: "VocFeatures") -> "VocFeatures":
         feature, label = np.vstack([self.feature, other.feature]), np.vstack([self.label, other.label])
-        return Labelled(feature, label)
+        return VocFeatures(feature, label)
 
 
 def evaluate_voc(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[str, float]]:
-    """Yields ("voc", eleven-point mAP) and ("voc_area", mAP by area) of a run's student as fractions.
+    """Yield ("voc", eleven-point mAP) and ("voc_area", mAP by area) of a run's student, as fractions.
 
-    Raises WrongUse when folder is not of VOC's layout, PipelineError for what is wrong in it.
+    Raises WrongUse when the folder does not have VOC's layout, PipelineError for a damaged file in it.
     """
     splits = [read_split(folder, name) for name in SPLITS]
     classes = (splits[0] + splits[1]).classes()
@@ -58,27 +58,29 @@ def evaluate_voc(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[
     device = resolve_device(config.device)
     backbone = load_run_student(run)
     backbone.module.to(device)
-    features = [features_of(backbone, split, device, config.batch_size) for split in splits]
-    yield from evaluate(*map(Labelled, features, labels), device=device)
+    features = [extract_features(backbone, split, device, config.batch_size) for split in splits]
+    yield from evaluate(*map(VocFeatures, features, labels), device=device)
 
 
-def features_of(backbone: Backbone, split: VocSplit, device: str, batch_size: int) -> NDArray[np.float32]:
-    """(n, D) of the images' centre crops; PipelineError if one of them cannot be read."""
-    settings = Settings(
+def extract_features(
+    backbone: Backbone, split: VocSplit, device: str, batch_size: int
+) -> NDArray[np.float32]:
+    """Return the features (n, D) of the images' centre crops. Raises PipelineError if an image cannot be read."""
+    settings = ExtractionSettings(
         device=device, precision="fp32", batch_size=batch_size, threads=torch.get_num_threads()
     )
     rows = range(len(split.images))
     with tqdm(total=len(rows), desc=f"embed {split.name}", unit=" images", dynamic_ncols=True) as bar:
         found = extract(backbone, split.read, rows, settings, lambda done: bar.update(done - bar.n))
     if not found.readable.all():
-        split.image(int(np.argmin(found.readable)))  # says which one and why
+        split.image(int(np.argmin(found.readable)))  # raises, naming the image and the reason
     return found.feature
 
 
 def evaluate(
-    train: Labelled, val: Labelled, test: Labelled, *, device: str = "cpu"
+    train: VocFeatures, val: VocFeatures, test: VocFeatures, *, device: str = "cpu"
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("voc", eleven-point mAP) and ("voc_area", mAP by area) of test as fractions."""
+    """Yield ("voc", eleven-point mAP) and ("voc_area", mAP by area) on test, as fractions."""
     decay = best_decay(train, val, device)
     score = scores(fit(train + val, decay, device), test, device)
     result = mean(precisions(score, test.label))
@@ -86,11 +88,8 @@ def evaluate(
     yield "voc_area", result.area
 
 
-def best_decay(train: Labelled, val: Labelled, device: str) -> NDArray[np.float64]:
-    """For each class the weight decay (classes,) whose classifier has the largest area on val.
-
-    Of equally good ones the strongest.
-    """
+def best_decay(train: VocFeatures, val: VocFeatures, device: str) -> NDArray[np.float64]:
+    """Return each class's weight decay (classes,) with the largest area on val; in a tie, the strongest."""
     areas = []
     for decay in reversed(DECAYS):
         decays = np.full(train.label.shape[1], decay)
@@ -99,13 +98,13 @@ def best_decay(train: Labelled, val: Labelled, device: str) -> NDArray[np.float6
     return np.array(DECAYS[::-1])[np.argmax(areas, axis=0)]
 
 
-def fit(data: Labelled, decay: NDArray[np.float64], device: str) -> LinearProbe:
-    """Logistic regressions, one a class: features (B, D) -> logits (B, classes).
+def fit(data: VocFeatures, decay: NDArray[np.float64], device: str) -> LinearProbe:
+    """Fit one logistic regression per class: features (B, D) -> logits (B, classes).
 
-    Each minimises the mean cross-entropy over its images that are not IGNORED plus half its decay (classes,) times
-    its squared weights, its bias apart. That is convex, so there is nothing to draw.
+    Each minimizes the mean cross-entropy over the images that are not IGNORED, plus half its decay (classes,) times
+    its squared weights without the bias. The loss is convex and the result deterministic.
 
-    Raises PipelineError where a feature is not finite.
+    Raises PipelineError when a feature is not finite.
     """
     feature, label = torch.from_numpy(data.feature), torch.from_numpy(data.label).to(device)
     variance, middle = torch.var_mean(F.normalize(feature, dim=1), dim=0)
@@ -118,17 +117,17 @@ def fit(data: Labelled, decay: NDArray[np.float64], device: str) -> LinearProbe:
         entropy = F.binary_cross_entropy_with_logits(probe(feature), target, weight, reduction="sum")
         return entropy + 0.5 * (strength * probe.linear.weight.square().sum(dim=1)).sum()
 
-    minimise(probe.linear, loss)
+    minimize(probe.linear, loss)
     return probe
 
 
-def scores(probe: nn.Module, data: Labelled, device: str) -> NDArray[np.float32]:
-    """The logits (n, classes) of images."""
+def scores(probe: nn.Module, data: VocFeatures, device: str) -> NDArray[np.float32]:
+    """Return the logits (n, classes)."""
     with torch.inference_mode():
         return probe(torch.from_numpy(data.feature).to(device)).cpu().numpy()
 
 
 def precisions(score: NDArray, label: NDArray[np.int64]) -> list[AveragePrecision]:
-    """Each class's average precision: score (n, classes), label (n, classes) with a POSITIVE in every column."""
+    """Return each class's average precision. label (n, classes) must have a POSITIVE in every column."""
     positives = np.sum(label == POSITIVE, axis=0)
     return [average_precision(*column) for column in zip(score.T, label.T, positives.tolist(), strict=True)]

@@ -1,6 +1,6 @@
-"""PASCAL VOC's layout: which images a split has, and what is where on them.
+"""Reading a folder of PASCAL VOC: the images of each split and the objects on them.
 
-    VOC2007/ImageSets/Main/SPLIT.txt   one image's name a line
+    VOC2007/ImageSets/Main/SPLIT.txt   one image name per line
     VOC2007/Annotations/NAME.xml       its objects
     VOC2007/JPEGImages/NAME.jpg
 
@@ -26,9 +26,9 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class VocObject:
-    """An object: box in px as left, top, right, bottom, where the image is 0, 0, width, height.
+    """An object. box: left, top, right, bottom in px, where the whole image is 0, 0, width, height.
 
-    VOC counts pixels from 1 and includes the last, so these are xmin - 1, ymin - 1, xmax and ymax.
+    VOC counts pixels from 1 and includes the last one, so the box is xmin - 1, ymin - 1, xmax, ymax.
     """
 
     name: str
@@ -38,7 +38,7 @@ class VocObject:
 
 @dataclass(frozen=True, kw_only=True)
 class VocSplit:
-    """The images of one list in ImageSets/Main in its order, and the objects on each."""
+    """The images of one list in ImageSets/Main, in its order, and the objects on each."""
 
     folder: Path
     name: str
@@ -46,7 +46,7 @@ class VocSplit:
     objects: tuple[tuple[VocObject, ...], ...]
 
     def __add__(self, other: "VocSplit") -> "VocSplit":
-        """The images of both, these first; VOC's trainval is train and val."""
+        """Concatenate two splits, as VOC's trainval is train and val."""
         return VocSplit(
             folder=self.folder,
             name=f"{self.name}+{other.name}",
@@ -55,35 +55,35 @@ class VocSplit:
         )
 
     def read(self, row: int) -> bytes:
-        """The file of an image; UnreadableImage if it is not there."""
+        """Return the bytes of an image file. Raises UnreadableImage if it cannot be read."""
         try:
             return self._path(row).read_bytes()
         except OSError as error:
             raise UnreadableImage(error.strerror or str(error)) from error
 
     def image(self, row: int) -> Image.Image:
-        """An image, upright RGB; PipelineError if it cannot be read."""
+        """Return an image as upright RGB. Raises PipelineError if it cannot be read."""
         try:
             return decode(self.read(row))
         except UnreadableImage as error:
             raise PipelineError(f"{self._path(row)} cannot be read: {error}; unpack VOC again") from error
 
     def classes(self) -> tuple[str, ...]:
-        """The names of its objects, sorted: the 20 of VOC are in this order."""
+        """Return the sorted names of all objects, the order of VOC's 20 classes."""
         return tuple(sorted({thing.name for things in self.objects for thing in things}))
 
     def labels(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
-        """(n, classes): POSITIVE, NEGATIVE, or IGNORED where all of a class's objects are difficult.
+        """Return labels (n, classes): POSITIVE, NEGATIVE, or IGNORED if all objects of the class are difficult.
 
-        Raises PipelineError for an object of another class, or a class that is nowhere POSITIVE.
+        Raises PipelineError for an object of another class, or a class without any POSITIVE.
         """
         label = np.full((len(self.images), len(classes)), NEGATIVE)
         for row, things in enumerate(self.objects):
             for thing in things:
                 if thing.name not in classes:
                     raise PipelineError(
-                        f"{self._told()} has a {thing.name!r} on {self.images[row]}, but the classes are "
-                        f"{', '.join(classes)}, those of the images to learn from; mend the annotations"
+                        f"{self.name} in {self.folder} has a {thing.name!r} on {self.images[row]}, but the classes of "
+                        f"the training images are {', '.join(classes)}; correct the annotations"
                     )
                 place = row, classes.index(thing.name)
                 if not thing.difficult:
@@ -93,13 +93,13 @@ class VocSplit:
         for name, present in zip(classes, (label == POSITIVE).any(axis=0), strict=True):
             if not present:
                 raise PipelineError(
-                    f"no image of {self._told()} has a {name!r} that is not difficult, so no precision can be "
-                    "told for that class; add such an image, or take the class out of all annotations"
+                    f"no image of {self.name} in {self.folder} has a {name!r} that is not difficult, so the class has "
+                    "no average precision; add such an image, or remove the class from all annotations"
                 )
         return label
 
     def truth(self, name: str) -> list[Truth]:
-        """The objects of one class, image by image."""
+        """Return the objects of one class, image by image."""
         chosen = [[thing for thing in things if thing.name == name] for things in self.objects]
         return [
             Truth(
@@ -110,26 +110,23 @@ class VocSplit:
         ]
 
     def sha256(self) -> str:
-        """Hex digest of the names of the images and of their objects, in order."""
+        """Return a hex digest of the image names and their objects, in order."""
         return hashlib.sha256(repr((self.images, self.objects)).encode()).hexdigest()
 
     def _path(self, row: int) -> Path:
         return self.folder / "JPEGImages" / f"{self.images[row]}.jpg"
 
-    def _told(self) -> str:
-        return f"{self.name} in {self.folder}"
-
 
 def read_split(folder: Path, name: str) -> VocSplit:
-    """The images of ImageSets/Main/NAME.txt with their annotations.
+    """Read the images of ImageSets/Main/NAME.txt and their annotations.
 
-    Raises WrongUse when folder is not of VOC's layout, PipelineError for an annotation missing or malformed.
+    Raises WrongUse when the folder does not have VOC's layout, PipelineError for a missing or malformed annotation.
     """
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         raise WrongUse(
-            f"there is no {path}: expected a folder like VOCdevkit/VOC2007, into which VOC's archives of "
-            "trainval and of test were both unpacked"
+            f"there is no {path}: expected a folder like VOCdevkit/VOC2007, with both the trainval and the test "
+            "archive unpacked"
         )
     images = tuple(path.read_text().split())
     if not images:
@@ -139,12 +136,12 @@ def read_split(folder: Path, name: str) -> VocSplit:
 
 
 def folder_id(folder: Path) -> str:
-    """Hex digest of the names of all images and of their objects; raises as read_split."""
+    """Return a hex digest of all image names and objects. Raises as read_split."""
     return identity_id({name: read_split(folder, name).sha256() for name in SPLITS})
 
 
 def read_objects(path: Path) -> tuple[VocObject, ...]:
-    """The objects of one annotation; their parts, such as a person's head, are left out."""
+    """Read the objects of one annotation, without their parts such as a person's head."""
     try:
         return tuple(_read_object(element) for element in ElementTree.parse(path).iterfind("object"))
     except FileNotFoundError as error:

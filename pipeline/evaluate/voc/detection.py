@@ -1,8 +1,8 @@
-"""PASCAL VOC detection: Faster R-CNN on a student's trunk, all layers fine-tuned, mAP at half overlap.
+"""PASCAL VOC detection: Faster R-CNN with a student as backbone, fine-tuned end to end; mAP at IoU 0.5.
 
-Learnt from train and val without their difficult objects, tested on test as VOC 2007 counts it. BatchNorm learns
-too, since a self-supervised trunk's statistics do not suit frozen ones (He et al., MoCo, CVPR 2020, section 4.2).
-SGD with momentum 0.9, 0.02 for 16 images after a warm-up, then along a cosine; flips are the only augmentation.
+Trained on train and val without difficult objects, tested on test by the rules of VOC 2007. BatchNorm is fine-tuned
+too, since frozen statistics do not suit self-supervised backbones (He et al., MoCo, CVPR 2020, section 4.2). SGD with
+momentum 0.9; learning rate 0.02 for 16 images, warm-up, then a cosine; flips are the only augmentation.
 """
 
 import math
@@ -41,7 +41,7 @@ REGIONS_STREAM = 1 << 21
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """How a detector learns; lr is for 16 images, shape is of the detector, precision fp32 or bf16."""
+    """Settings of the fine-tuning. lr: for batches of 16 images. precision: fp32 or bf16."""
 
     epochs: int
     batch_size: int
@@ -53,7 +53,7 @@ class FineTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """On all images of a split: box (n, 4) px, score (n,), label (n,) from 1 on, image (n,)."""
+    """All detections on a split: box (n, 4) px, score (n,), label (n,) counted from 1, image (n,)."""
 
     box: NDArray[np.float64]
     score: NDArray[np.float64]
@@ -62,12 +62,13 @@ class Detections:
 
 
 def evaluate_detection(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[str, float]]:
-    """Yields ("voc_detection", eleven-point mAP) and ("voc_detection_area", mAP by area) as fractions.
+    """Yield ("voc_detection", eleven-point mAP) and ("voc_detection_area", mAP by area), as fractions.
 
-    The detector is kept in RUN/voc-detection after each epoch, and learning goes on from there.
+    A checkpoint of the detector is saved in RUN/voc-detection after each epoch, from which training resumes.
 
-    Raises WrongUse when folder is not of VOC's layout, PipelineError for what is wrong in it, for a student
-    without feature maps or a loss that is no number.
+    Raises:
+        WrongUse: the folder does not have VOC's layout.
+        PipelineError: a file in it is damaged, the student has no feature maps, or the loss is not finite.
     """
     settings = FineTuning(
         epochs=config.detection_epochs,
@@ -84,15 +85,15 @@ def evaluate_detection(run: Path, folder: Path, config: EvalConfig) -> Iterator[
 def evaluate(
     run: Path, train: VocSplit, test: VocSplit, settings: FineTuning, device: str
 ) -> Iterator[tuple[str, float]]:
-    """Fine-tunes on train and yields what evaluate_detection does of test."""
+    """Fine-tune on train and yield the metrics of evaluate_detection on test."""
     classes = train.classes()
-    test.labels(classes)  # says if one is missing
+    test.labels(classes)  # raises for a class without a test image
     backbone = load_run_student(run)
     made_of = {"weights": backbone.weights_sha256, "images": train.sha256(), **asdict(settings)}
     detector = build_detector(backbone, len(classes), settings.shape, settings.seed).to(device)
     fine_tune(detector, train, settings, device, run / "voc-detection" / f"{identity_id(made_of)[:12]}.pt")
     found = detect(detector, test, settings.precision, device)
-    result = mean([precision_of(found, test, name, label) for label, name in enumerate(classes, start=1)])
+    result = mean([class_precision(found, test, name, label) for label, name in enumerate(classes, start=1)])
     yield "voc_detection", result.eleven_point
     yield "voc_detection_area", result.area
 
@@ -100,15 +101,15 @@ def evaluate(
 def fine_tune(
     detector: FasterRCNN, train: VocSplit, settings: FineTuning, device: str, checkpoint: Path
 ) -> None:
-    """Trains the detector in place, from the checkpoint on if there is one.
+    """Train the detector in place, from the checkpoint if there is one.
 
-    The learning rate and every draw are functions of the step, so resuming is exact.
+    The learning rate and all random draws are functions of the step, so resuming is exact.
     """
     optimizer = torch.optim.SGD(
         detector.parameters(), settings.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    for epoch in range(resume(detector, optimizer, checkpoint), settings.epochs):
-        loss = learn(detector, optimizer, train, settings, epoch, device)
+    for epoch in range(load_progress(detector, optimizer, checkpoint), settings.epochs):
+        loss = train_epoch(detector, optimizer, train, settings, epoch, device)
         if not torch.isfinite(loss):
             raise PipelineError(
                 f"the detector's loss is {loss.item()} after epoch {epoch + 1}: evaluate again with a "
@@ -120,7 +121,7 @@ def fine_tune(
         )
 
 
-def learn(
+def train_epoch(
     detector: FasterRCNN,
     optimizer: torch.optim.Optimizer,
     train: VocSplit,
@@ -128,16 +129,16 @@ def learn(
     epoch: int,
     device: str,
 ) -> Tensor:
-    """One epoch; the loss of its last step, since a weight that is not finite never recovers."""
-    each = math.ceil(len(train.images) / settings.batch_size)
+    """Train for one epoch and return the last step's loss: once a weight is not finite, it stays so."""
+    steps = math.ceil(len(train.images) / settings.batch_size)
     title = f"detection, epoch {epoch + 1} of {settings.epochs}"
     examples = batches(train, settings.batch_size, settings.seed, epoch)
     loss = torch.tensor(math.nan)
     detector.train()
     for step, (images, targets) in enumerate(
-        tqdm(examples, desc=title, total=each, unit="step", dynamic_ncols=True), start=epoch * each
+        tqdm(examples, desc=title, total=steps, unit="step", dynamic_ncols=True), start=epoch * steps
     ):
-        optimizer.param_groups[0]["lr"] = rate(step, each * settings.epochs, settings)
+        optimizer.param_groups[0]["lr"] = step_learning_rate(step, steps * settings.epochs, settings)
         torch.manual_seed(int(stream(settings.seed, step, 0, REGIONS_STREAM)))
         images = [image.to(device) for image in images]
         targets = [{key: value.to(device) for key, value in target.items()} for target in targets]
@@ -149,8 +150,8 @@ def learn(
     return loss.detach()
 
 
-def resume(detector: FasterRCNN, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
-    """Takes up a checkpoint if there is one; how many epochs are done."""
+def load_progress(detector: FasterRCNN, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+    """Load the checkpoint if there is one. Returns the number of epochs done."""
     if not checkpoint.exists():
         return 0
     state = load_resume(checkpoint)
@@ -159,15 +160,15 @@ def resume(detector: FasterRCNN, optimizer: torch.optim.Optimizer, checkpoint: P
     return state["epochs"]
 
 
-def rate(step: int, steps: int, settings: FineTuning) -> float:
-    """The learning rate of a step: up to the batch's share of lr, then along a cosine."""
+def step_learning_rate(step: int, steps: int, settings: FineTuning) -> float:
+    """Return the learning rate of a step: linear warm-up to lr, scaled by the batch size, then a cosine."""
     peak = settings.lr * settings.batch_size / LEARNING_RATE_IMAGES
     warmup = min(WARMUP_STEPS, steps // 10)
     return learning_rate(step, peak=peak, steps=steps, warmup=warmup, schedule="cosine")
 
 
 def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -> Detections:
-    """What the detector finds on each image, in pixels of the original."""
+    """Run the detector on every image. Boxes are in pixels of the original image."""
     detector.eval()
     parts: list[tuple[NDArray, ...]] = []
     rows = range(len(split.images))
@@ -183,9 +184,9 @@ def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -
     return Detections(box=box.astype(np.float64), score=score.astype(np.float64), label=label, image=image)
 
 
-def precision_of(found: Detections, split: VocSplit, name: str, label: int) -> AveragePrecision:
-    """The average precision of one class, which is `label` among the detections."""
+def class_precision(found: Detections, split: VocSplit, name: str, label: int) -> AveragePrecision:
+    """Return the average precision of the class `name`, whose number among the detections is `label`."""
     own, truth = found.label == label, split.truth(name)
     verdict = match(found.box[own], found.score[own], found.image[own], truth)
-    wanted = sum(int(np.sum(~one.difficult)) for one in truth)
-    return average_precision(found.score[own], verdict, wanted)
+    positives = sum(int(np.sum(~objects.difficult)) for objects in truth)
+    return average_precision(found.score[own], verdict, positives)

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN (Ren, He, Girshick, Sun, NeurIPS 2015) on the trunk of a student."""
+"""torchvision's Faster R-CNN (Ren, He, Girshick, Sun, NeurIPS 2015) with a student as its backbone."""
 
 from dataclasses import dataclass
 
@@ -15,17 +15,20 @@ from pipeline.models.backbone import Backbone
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 MAPS = ["0", "1", "2", "3"]
-LONGEST_SIDE = 1000 / 600  # of the shorter, as in Fast R-CNN
-ANCHORS = (32, 64, 128, 256, 512)  # px, in images whose shorter side has 600
+LONGEST_SIDE = 1000 / 600  # in shorter sides, as in Fast R-CNN
+ANCHORS = (32, 64, 128, 256, 512)  # px, for images whose shorter side is 600 px
 RATIOS = (0.5, 1.0, 2.0)
 POOLED = 7
-PROBE = 128
+INPUT_SIZE = 128  # px, of the image that shapes are taken from
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorShape:
-    """Sizes of a detector: shorter side of its images in px, regions that are proposed in an image while it learns
-    and those it learns from, widths of its head and of its feature pyramid."""
+    """Sizes of a detector.
+
+    image_size: shorter side of its input in px. proposals: regions proposed per training image. regions: how many of
+    them the loss is computed on. head, pyramid: dims of the box head and of the feature pyramid.
+    """
 
     image_size: int = 600
     proposals: int = 2000
@@ -35,26 +38,26 @@ class DetectorShape:
 
 
 def build_detector(backbone: Backbone, classes: int, shape: DetectorShape, seed: int) -> FasterRCNN:
-    """A detector of `classes` classes, numbered from 1, every layer of which learns; it takes the student over.
+    """Build a detector of `classes` classes, numbered from 1, with all layers trainable. It owns the student.
 
-    A ResNet gets a feature pyramid over its four stages. A network whose convolutions are `features`, as
-    AlexNet's and MobileNetV2's, gives their last map. New layers are drawn from the seed alone.
+    A ResNet gets a feature pyramid over its four stages; a model whose convolutions are `features`, such as AlexNet
+    and MobileNetV2, uses their last feature map. New layers are initialized from the seed alone.
 
-    Raises PipelineError for a student without either.
+    Raises PipelineError for any other student.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = trunk(backbone.module.requires_grad_(True), backbone.name, shape.pyramid)
-        maps, sizes = MAPS[:1], [tuple(_scaled(shape))]
+        module = build_trunk(backbone.module.requires_grad_(True), backbone.name, shape.pyramid)
+        maps, sizes = MAPS[:1], [tuple(_anchor_sizes(shape))]
         if isinstance(module, BackboneWithFPN):
-            maps, sizes = MAPS, [(size,) for size in _scaled(shape)]
-        normalise = backbone.preprocessing.identity()
+            maps, sizes = MAPS, [(size,) for size in _anchor_sizes(shape)]
+        preprocessing = backbone.preprocessing.identity()
         return FasterRCNN(
             module,
             min_size=shape.image_size,
             max_size=round(shape.image_size * LONGEST_SIDE),
-            image_mean=normalise["mean"],
-            image_std=normalise["std"],
+            image_mean=preprocessing["mean"],
+            image_std=preprocessing["std"],
             rpn_anchor_generator=AnchorGenerator(tuple(sizes), (RATIOS,) * len(sizes)),
             rpn_pre_nms_top_n_train=shape.proposals,
             rpn_post_nms_top_n_train=shape.proposals,
@@ -66,49 +69,49 @@ def build_detector(backbone: Backbone, classes: int, shape: DetectorShape, seed:
 
 
 class LastMap(nn.Sequential):
-    """Layers that give one feature map, (B, 3, H, W) -> (B, out_channels, h, w), as torchvision takes a trunk."""
+    """Layers with one feature map as output, (B, 3, H, W) -> (B, out_channels, h, w): a backbone for torchvision."""
 
     out_channels: int
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__(*layers)
-        self.out_channels = probe(self).shape[1]
+        self.out_channels = run_once(self).shape[1]
 
 
-def trunk(network: nn.Module, name: str, pyramid: int) -> BackboneWithFPN | LastMap:
-    """What gives feature maps in a network."""
+def build_trunk(network: nn.Module, name: str, pyramid: int) -> BackboneWithFPN | LastMap:
+    """Return the part of a network that computes feature maps. Raises PipelineError if it has none."""
     if all(hasattr(network, stage) for stage in STAGES):
         stages = dict(zip(STAGES, MAPS, strict=True))
         return BackboneWithFPN(network, stages, stage_channels(network), pyramid)
     if isinstance(features := getattr(network, "features", None), nn.Sequential):
         layers = list(features)
-        # AlexNet's last pooling makes room for fc6 and halves what a detector could tell apart
+        # AlexNet's last pooling only serves fc6, and would halve the resolution
         return LastMap(layers[:-1] if isinstance(layers[-1], nn.MaxPool2d) else layers)
     raise PipelineError(
         f"no feature maps are known in {name}: expected a ResNet's {', '.join(STAGES)}, or `features` as in "
-        "AlexNet and MobileNetV2; evaluate detection with such a student"
+        "AlexNet and MobileNetV2; detection needs such a student"
     )
 
 
 def stage_channels(network: nn.Module) -> list[int]:
-    """The widths of a ResNet's four stages."""
-    widths: list[int] = []
+    """Return the numbers of channels of a ResNet's four stages."""
+    channels: list[int] = []
 
-    def note(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        widths.append(output.shape[1])
+    def record(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        channels.append(output.shape[1])
 
-    hooks = [network.get_submodule(stage).register_forward_hook(note) for stage in STAGES]
-    probe(network)
+    hooks = [network.get_submodule(stage).register_forward_hook(record) for stage in STAGES]
+    run_once(network)
     for hook in hooks:
         hook.remove()
-    return widths
+    return channels
 
 
-def probe(module: nn.Module) -> Tensor:
-    """What a module in eval mode gives for one black image."""
+def run_once(module: nn.Module) -> Tensor:
+    """Return the module's output for one black image, in eval mode."""
     with torch.inference_mode():
-        return module.eval()(torch.zeros(1, 3, PROBE, PROBE))
+        return module.eval()(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE))
 
 
-def _scaled(shape: DetectorShape) -> list[int]:
+def _anchor_sizes(shape: DetectorShape) -> list[int]:
     return [round(size * shape.image_size / 600) for size in ANCHORS]

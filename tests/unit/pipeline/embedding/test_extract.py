@@ -1,13 +1,28 @@
+"""Batches of an extraction, and the formats and precisions they run in."""
+
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pipeline.embedding.extract import Settings, forward, move
+from cache.layout import Status
+from pipeline.embedding.extract import (
+    ExtractionSettings,
+    extract,
+    forward,
+    move_to_device,
+    to_chunk_rows,
+)
+from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import IMAGENET
+from pipeline.images.sources import open_sources
 from pipeline.models.backbone import Backbone
+from pipeline.teachers.registry import load_teacher
+from tests.support.mixed_images import UNREADABLE
 
-SETTINGS = Settings(device="cpu", precision="fp32", batch_size=4, threads=1)
+SETTINGS = ExtractionSettings(device="cpu", precision="fp32", batch_size=4, threads=1)
 
 
 def backbone(name: str) -> Backbone:
@@ -25,10 +40,61 @@ def backbone(name: str) -> Backbone:
 
 
 @pytest.mark.parametrize(("name", "last"), [("torchvision/planted", True), ("package.module:planted", False)])
-def test_channels_go_last_but_in_a_network_of_a_persons_own(name: str, last: bool) -> None:
+def test_channels_go_last_except_in_a_users_own_model(name: str, last: bool) -> None:
     moved, plain = backbone(name), backbone(name)
-    move(moved, "cpu")
+    move_to_device(moved, "cpu")
     assert moved.module[0].weight.is_contiguous(memory_format=torch.channels_last) == last
     images = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(1))
     # sums of 27 and 32 products in float32, in another order
     np.testing.assert_allclose(forward(moved, images, SETTINGS), forward(plain, images, SETTINGS), atol=1e-5)
+
+
+def settings(batch_size: int, precision: str = "fp32") -> ExtractionSettings:
+    return ExtractionSettings(device="cpu", precision=precision, batch_size=batch_size, threads=1)
+
+
+def test_batches_begin_at_the_first_row_and_pass_over_the_unreadable(images: Path) -> None:
+    source, seen = open_sources(images)["train"], []
+    backbone = load_teacher("tests.support.tiny_teacher:with_mapping")
+    backbone.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    done: list[int] = []
+    features = extract(backbone, source.read, range(64, 90), settings(10), done.append)
+    assert seen == [9, 10, 6]
+    assert done == [10, 20, 26]
+    alone = extract(backbone, source.read, range(80, 81), settings(10))
+    # another batch size may round otherwise
+    np.testing.assert_allclose(features.feature[16], alone.feature[0], rtol=1e-5)
+    assert (~features.readable).nonzero()[0].tolist() == [UNREADABLE - 64]
+
+
+def test_a_batch_without_a_readable_image_needs_no_model() -> None:
+    def read(row: int) -> bytes:
+        raise UnreadableImage("gone")
+
+    rows = to_chunk_rows(
+        extract(load_teacher("tests.support.tiny_teacher:with_mapping"), read, range(3), settings(2))
+    )
+    assert rows.status.tolist() == [Status.UNREADABLE] * 3
+    assert np.isnan(rows.embedding).all()
+
+
+def test_bf16_is_near_fp32_and_not_the_same(images: Path) -> None:
+    source = open_sources(images)["val"]
+    backbone = load_teacher("tests.support.tiny_teacher:with_mapping")
+    fp32, bf16 = (
+        extract(backbone, source.read, range(5), settings(5, kind)).feature for kind in ("fp32", "bf16")
+    )
+    assert not np.array_equal(fp32, bf16)
+    # bf16 keeps 8 bits
+    np.testing.assert_allclose(fp32, bf16, rtol=0.03)
+
+
+def test_features_are_those_of_plain_batches_to_the_bit(images: Path) -> None:
+    source = open_sources(images)["train"]
+    backbone = load_teacher("tests.support.tiny_teacher:with_mapping")
+    found = extract(backbone, source.read, range(10, 60), settings(16)).feature
+    inputs = [backbone.preprocessing.transform(decode(source.read(row))) for row in range(10, 60)]
+    expected = [
+        forward(backbone, torch.stack(inputs[start : start + 16]), settings(16)) for start in range(0, 50, 16)
+    ]
+    np.testing.assert_array_equal(found, np.concatenate(expected))

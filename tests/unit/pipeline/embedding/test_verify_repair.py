@@ -1,4 +1,4 @@
-"""`cache verify` and `cache repair` on stores that a teacher wrote: what is broken is found, and mended to the byte."""
+"""`cache verify` and `cache repair` on stores that a teacher wrote: damage is found, and repaired to the byte."""
 
 import random
 import re
@@ -15,9 +15,9 @@ from cache.columns import chunk_columns, encode, row_columns
 from cache.errors import CorruptStore, IdentityMismatch, StoreError
 from cache.layout import ChunkKey
 from cache.reader import open_store
-from pipeline.embedding import verify_repair as audit
+from pipeline.embedding import verify_repair
 from pipeline.embedding.cache_teacher import cache_teacher
-from pipeline.embedding.verify_repair import repair_cache, verify_cache
+from pipeline.embedding.verify_repair import find_faults, repair_cache, verify_cache
 from pipeline.errors import WrongUse
 from pipeline.images.pack import pack
 from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
@@ -29,7 +29,7 @@ TEACHER = "tests.support.tiny_teacher:wide"  # 64 rows a chunk: three of train, 
 
 @pytest.fixture(scope="module")
 def whole(packed: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that a teacher wrote without an interruption; nothing changes it."""
+    """A cache that was written without an interruption; no test changes it."""
     path = tmp_path_factory.mktemp("whole") / "cache.zarr"
     cache_teacher(
         CacheTeacherConfig(
@@ -41,7 +41,7 @@ def whole(packed: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def path(whole: Path, tmp_path: Path) -> Path:
-    """A copy, to be broken."""
+    """A copy to damage."""
     shutil.copytree(whole, tmp_path / "cache.zarr")
     return tmp_path / "cache.zarr"
 
@@ -66,14 +66,14 @@ def without_ledger(path: Path) -> None:
         shutil.rmtree(path / name / "row_checksum")
 
 
-def test_a_sound_store_is_sound_and_its_rows_are_what_the_teacher_says(
+def test_a_sound_store_passes_and_its_rows_match_the_teacher(
     whole: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verify_cache(VerifyConfig(cache=whole, dataset=packed, rows=50, device="cpu"))
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # four chunks of five files, and labels, thumbs and ledger of four
-    assert told.startswith(f"{whole}: sound (32 chunk files, 6")
-    assert told.endswith("50 rows computed again)\n")
+    assert printed.startswith(f"{whole}: sound (32 chunk files, 6")
+    assert printed.endswith("50 rows computed again)\n")
 
 
 def test_verify_exits_with_1_and_names_what_is_at_fault(
@@ -126,7 +126,7 @@ def test_metadata_are_not_repaired_from_a_dataset_that_is_not_theirs(
     pack(PackConfig(data=tmp_path / "others", out=tmp_path / "dataset", workers=1))
     (path / "train/zarr.json").write_text("{")
     before = tiny_store.contents(path)
-    with pytest.raises(IdentityMismatch, match="train cannot be described anew from this dataset"):
+    with pytest.raises(IdentityMismatch, match="train cannot be restored from this dataset"):
         repair(path, tmp_path / "dataset", scheduler)
     assert tiny_store.contents(path) == before
 
@@ -142,7 +142,7 @@ def test_a_store_that_lost_its_zarr_json_gets_it_back_from_the_command_that_wrot
         dataset=packed, cache=path, teacher=TEACHER, batch_size=16, scheduler=scheduler, device="cpu"
     )
     with pytest.raises(StoreError, match="is lost or damaged"):
-        cache_teacher(replace(written, batch_size=8))  # then it would be another store
+        cache_teacher(replace(written, batch_size=8))  # this would be another store
     cache_teacher(written)
     assert "train: 0 of 3 chunks to do" in capsys.readouterr().err
     assert tiny_store.contents(path) == tiny_store.contents(whole)
@@ -167,10 +167,10 @@ def test_without_a_ledger_a_swap_is_found_and_repaired_by_its_meaning(
     assert "train, val: written before checksums were kept" in capsys.readouterr().out
     with pytest.raises(CorruptStore, match="has 2 faults; "):
         verify_cache(VerifyConfig(cache=path, dataset=packed, rows=100, device="cpu"))
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2
-    assert told[0].startswith(
-        "train/embedding/c/0/0/0 (view 0, rows 0 to 63) is not what the teacher says of rows "
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert printed[0].startswith(
+        "train/embedding/c/0/0/0 (view 0, rows 0 to 63) differs from the teacher's output in rows "
     )
     repair(path, packed, scheduler, rows=100)
     assert tiny_store.contents(path) == sound
@@ -187,9 +187,9 @@ def test_one_wrong_row_is_found_when_it_is_among_the_drawn(path: Path, packed: P
     (path / "train/embedding/c/0/1/0").write_bytes(encode(column, rows))
     verify_cache(VerifyConfig(cache=path))
     config = VerifyConfig(cache=path, dataset=packed, rows=200, device="cpu")
-    _, faults = audit.find(config)
+    _, faults = find_faults(config)
     assert [fault.key for fault in faults] == [ChunkKey(0, 1)]
-    assert "says of rows 77: cosine" in faults[0].reason
+    assert "teacher's output in rows 77: cosine" in faults[0].reason
 
 
 def test_labels_that_are_not_the_datasets_are_found_without_a_ledger(
@@ -203,7 +203,7 @@ def test_labels_that_are_not_the_datasets_are_found_without_a_ledger(
     (path / "train/label/c/0").write_bytes(encode(row_columns(split.shape)[0], labels))
     del split
     verify_cache(VerifyConfig(cache=path))
-    _, faults = audit.find(VerifyConfig(cache=path, dataset=packed))
+    _, faults = find_faults(VerifyConfig(cache=path, dataset=packed))
     assert [(fault.file, fault.key) for fault in faults] == [("label/c/0", ChunkKey(0, 0))]
     repair(path, packed, scheduler)
     assert tiny_store.contents(path) == sound
@@ -216,7 +216,7 @@ def test_nothing_is_deleted_when_it_cannot_be_computed_again(
     broken = tiny_store.contents(path)
     other = tmp_path / "other"
     pack(PackConfig(data=pictures / "val", out=other, workers=1))
-    with pytest.raises(IdentityMismatch, match=r"was not made of .*other"):
+    with pytest.raises(IdentityMismatch, match=r"was not made from .*other"):
         repair(path, other, scheduler)
     config = RepairConfig(cache=path, dataset=packed, teacher="pixels", device="cpu")
     with pytest.raises(IdentityMismatch, match="is not the teacher of"):
@@ -231,13 +231,13 @@ def test_rows_need_their_images(whole: Path) -> None:
 
 def test_of_more_rows_than_there_are_each_is_computed_once(whole: Path, packed: Path) -> None:
     seen: list[int] = []
-    compare = audit.unlike
+    compare = verify_repair.compare_rows
 
     def counted(*given: Any) -> Any:
         seen.append(len(given[-1]))
         return compare(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit, "unlike", counted)
+        patch.setattr(verify_repair, "compare_rows", counted)
         verify_cache(VerifyConfig(cache=whole, dataset=packed, rows=1000, device="cpu"))
     assert seen == [160, 40]

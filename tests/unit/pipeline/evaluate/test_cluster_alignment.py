@@ -1,3 +1,5 @@
+"""Cluster alignment finds planted classes, is at chance on shuffled labels, and assigns clusters optimally."""
+
 import statistics
 import time
 from itertools import permutations
@@ -82,7 +84,7 @@ def test_equal_rows_leave_clusters_empty_without_harm() -> None:
 
 def test_fewer_rows_than_classes_are_refused() -> None:
     train = planted(9, 10, 16, 0.1, 0)
-    with pytest.raises(PipelineError, match="10 clusters of 9 rows"):
+    with pytest.raises(PipelineError, match="10 clusters from 9 rows"):
         dict(evaluate(train, train))
 
 

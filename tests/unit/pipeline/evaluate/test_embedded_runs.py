@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import IdentityMismatch
 from cache.reader import open_store
-from pipeline.evaluate.embedded_runs import embedded, of_dataset, place_of
+from pipeline.evaluate.embedded_runs import checked_store, embed_run, store_path
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.settings.commands import EvalConfig
 from tests.support.tiny_store import contents
@@ -34,40 +34,42 @@ def with_other(dataset: Dataset, name: str) -> Dataset:
 
 def test_each_dataset_and_layer_has_its_own_place(run: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
-    assert place_of(run, dataset) == run / "embeddings.zarr"
-    assert place_of(run, dataset, "layer3") == run / "layers" / "layer3.zarr"
+    assert store_path(run, dataset) == run / "embeddings.zarr"
+    assert store_path(run, dataset, "layer3") == run / "layers" / "layer3.zarr"
     other, another = (
-        place_of(run, with_other(with_other(dataset, "train"), name)) for name in ("train", "val")
+        store_path(run, with_other(with_other(dataset, "train"), name)) for name in ("train", "val")
     )
     assert other.parent == another.parent == run / "transfer"
     assert other != another
     assert other.name.startswith("dataset-")
-    assert place_of(run, with_other(dataset, "train"), "fc6").name == other.name.replace(".zarr", "-fc6.zarr")
+    assert store_path(run, with_other(dataset, "train"), "fc6").name == other.name.replace(
+        ".zarr", "-fc6.zarr"
+    )
 
 
 def test_a_store_of_other_weights_is_made_anew(
     run: Path, packed: Path, config: EvalConfig, tmp_path: Path
 ) -> None:
     dataset = open_dataset(packed)
-    first = embedded(run, dataset, config)
+    first = embed_run(run, dataset, config)
     before = contents(first.path)
-    assert contents(embedded(run, dataset, config).path) == before
+    assert contents(embed_run(run, dataset, config).path) == before
     # a run that has gone on since
     other = untrained_run(packed, tmp_path / "run", "build", seed=1)
     shutil.copytree(first.path, other / "embeddings.zarr")
-    again = embedded(other, dataset, config)
+    again = embed_run(other, dataset, config)
     assert again.id != first.id
     assert contents(again.path) != before
 
 
 def test_a_store_of_other_images_is_refused_and_kept(run: Path, packed: Path, config: EvalConfig) -> None:
     dataset = open_dataset(packed)
-    before = contents(embedded(run, dataset, config).path)
+    before = contents(embed_run(run, dataset, config).path)
     with pytest.raises(IdentityMismatch, match=r"split 'val' .*images: expected"):
-        embedded(run, with_other(dataset, "val"), config)
+        embed_run(run, with_other(dataset, "val"), config)
     assert contents(run / "embeddings.zarr") == before
 
 
 def test_a_store_of_another_dataset_is_refused(cached: Path, packed: Path) -> None:
-    with pytest.raises(IdentityMismatch, match="made of another dataset: images: expected"):
-        of_dataset(open_store(cached), with_other(open_dataset(packed), "val"))
+    with pytest.raises(IdentityMismatch, match="made from another dataset: images: expected"):
+        checked_store(open_store(cached), with_other(open_dataset(packed), "val"))

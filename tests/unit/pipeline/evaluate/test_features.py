@@ -1,3 +1,5 @@
+"""Labelled features are loaded from stores, without unusable rows."""
+
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +8,9 @@ import pytest
 from cache.errors import IncompleteStore, NotAStore
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.reader import Store, open_store
-from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import features_of
+from pipeline.evaluate.features import load_features
 
 DIM = 1 << 18  # 32 rows a chunk
 ROWS = 40
@@ -21,7 +23,7 @@ def written_store(
     dataset = {"split": "train", "rows": ROWS, "classes": ["a", "b", "c"], "images": "0"}
     thumbs = np.zeros(ROWS, np.uint64)
     create_split(path, "train", dataset=dataset, rows=ROWS, views=1, dim=DIM, labels=labels, thumbs=thumbs)
-    embedding, norm, status = normalise(features)
+    embedding, norm, status = normalize(features)
     status[list(unreadable)] = Status.UNREADABLE
     for index in range(chunks):
         rows = slice(32 * index, min(32 * (index + 1), ROWS))
@@ -48,7 +50,7 @@ def test_only_usable_labelled_rows_come_in_row_order_and_of_unit_length(
     labels = np.arange(ROWS) % 4 - 1  # every fourth row has none
     dead = features.copy()
     dead[34] = 0
-    found = features_of(
+    found = load_features(
         written_store(tmp_path / "s.zarr", features=dead, labels=labels, unreadable=(5,)), "train"
     )
     rows = [row for row in range(ROWS) if row % 4 != 0 and row not in (5, 34)]
@@ -64,7 +66,7 @@ def test_only_usable_labelled_rows_come_in_row_order_and_of_unit_length(
 def test_a_split_without_labels_is_refused(tmp_path: Path, features: np.ndarray) -> None:
     store = written_store(tmp_path / "s.zarr", features=features, labels=np.full(ROWS, -1))
     with pytest.raises(PipelineError, match=r"split 'train' of .*s\.zarr has no labels"):
-        features_of(store, "train")
+        load_features(store, "train")
 
 
 def test_a_split_of_which_no_labelled_row_is_usable_is_refused(tmp_path: Path, features: np.ndarray) -> None:
@@ -72,12 +74,12 @@ def test_a_split_of_which_no_labelled_row_is_usable_is_refused(tmp_path: Path, f
     labels[:2] = 0
     store = written_store(tmp_path / "s.zarr", features=features, labels=labels, unreadable=(0, 1))
     with pytest.raises(PipelineError, match="none of the 2 labelled rows"):
-        features_of(store, "train")
+        load_features(store, "train")
 
 
 def test_an_incomplete_or_unknown_split_is_refused(tmp_path: Path, features: np.ndarray) -> None:
     store = written_store(tmp_path / "s.zarr", features=features, labels=np.zeros(ROWS, np.int64), chunks=1)
     with pytest.raises(IncompleteStore):
-        features_of(store, "train")
+        load_features(store, "train")
     with pytest.raises(NotAStore, match="no split 'test'"):
-        features_of(store, "test")
+        load_features(store, "test")

@@ -1,3 +1,5 @@
+"""Few-label evaluation equals scikit-learn's on the same rows, and its draws are class-balanced."""
+
 import statistics
 
 import numpy as np
@@ -5,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.evaluate.features import Features
-from pipeline.evaluate.fewlabel import draw_rows, evaluate, images_a_class, require_known
+from pipeline.evaluate.features import LabeledFeatures
+from pipeline.evaluate.fewlabel import draw_rows, evaluate, images_per_class, require_valid_labels
 from tests.support.planted import planted, shuffled
 
 
@@ -71,21 +73,21 @@ def test_a_single_draw_has_no_spread() -> None:
     ("name", "count"), [("1shot", 1), ("12shot", 12), ("1pct", 3), ("2.5pct", 8), ("10pct", 30)]
 )
 def test_names_say_how_many_images_of_a_class(name: str, count: int) -> None:
-    assert images_a_class(name, planted(1200, 4, 8, 0.1, 0)) == count
+    assert images_per_class(name, planted(1200, 4, 8, 0.1, 0)) == count
 
 
 @pytest.mark.parametrize("name", ["", "1", "shot", "0shot", "1 pct", "-1pct", "1.5shot"])
 def test_other_names_are_wrong_use(name: str) -> None:
     with pytest.raises(WrongUse, match="1shot, or a share such as 1pct"):
-        require_known([name], draws=1)
+        require_valid_labels([name], draws=1)
 
 
-def test_too_few_images_are_said() -> None:
+def test_too_few_images_are_refused() -> None:
     train = planted(40, 4, 8, 0.1, 0)
     with pytest.raises(PipelineError, match="1pct of 40 images is less than one for each of 4 classes"):
-        images_a_class("1pct", train)
-    rare = Features(train.embedding, np.where(np.arange(40) == 2, 2, train.label % 2), 4)
-    with pytest.raises(PipelineError, match="2shot asks for 2 images of each class, but class 3 has 0"):
-        images_a_class("2shot", rare)
+        images_per_class("1pct", train)
+    rare = LabeledFeatures(train.embedding, np.where(np.arange(40) == 2, 2, train.label % 2), 4)
+    with pytest.raises(PipelineError, match="2shot needs 2 images of each class, but class 3 has 0"):
+        images_per_class("2shot", rare)
     with pytest.raises(WrongUse, match="--draws 0"):
         dict(evaluate(train, train, draws=0))

@@ -1,3 +1,5 @@
+"""k-NN accuracy equals scikit-learn's."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.evaluate.knn import evaluate, majority
 from tests.support.planted import planted, shuffled
 
@@ -35,8 +37,8 @@ def test_shuffled_labels_are_near_chance() -> None:
 
 
 def test_a_small_train_set_votes_as_a_whole() -> None:
-    train = Features(np.eye(4, dtype=np.float32)[:3], np.array([1, 0, 0]), 2)
-    val = Features(np.eye(4, dtype=np.float32)[:2], np.array([1, 1]), 2)
+    train = LabeledFeatures(np.eye(4, dtype=np.float32)[:3], np.array([1, 0, 0]), 2)
+    val = LabeledFeatures(np.eye(4, dtype=np.float32)[:2], np.array([1, 1]), 2)
     assert dict(evaluate(train, val)) == {"nn1": 0.5, "nn20": 0.0}
 
 

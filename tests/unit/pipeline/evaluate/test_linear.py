@@ -1,3 +1,5 @@
+"""The linear probe finds planted classes, is deterministic, and takes the steps of plain SGD."""
+
 from collections.abc import Iterator
 
 import numpy as np
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.evaluate.linear import (
     LinearProbe,
     cached_batches,
@@ -45,14 +47,14 @@ def test_a_seed_decides_the_result_and_the_global_generator_is_left_alone() -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def trained_weight(train: Features, seed: int) -> Tensor:
+def trained_weight(train: LabeledFeatures, seed: int) -> Tensor:
     probe = new_probe(train, seed)
     train_probe(probe, cached_batches(train, seed), 2, "cpu")
     return probe.linear.weight.detach().clone()
 
 
 def test_batches_hold_every_row_once_in_an_order_of_seed_and_epoch() -> None:
-    train = Features(np.arange(600, dtype=np.float32)[:, None], np.arange(600), 600)
+    train = LabeledFeatures(np.arange(600, dtype=np.float32)[:, None], np.arange(600), 600)
 
     def order(seed: int, epoch: int) -> list[int]:
         batches = list(cached_batches(train, seed)(epoch))
@@ -106,11 +108,11 @@ def test_given_batches_are_trained_on_in_place_of_the_stored_features() -> None:
 
     def rotated(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         epochs.append(epoch)
-        # Longer rows, as a backbone gives them, of the class after the one that train says.
+        # longer rows, as a backbone outputs them, labelled by the next class
         for features, labels in cached_batches(train, 0)(epoch):
             yield 7 * features, (labels + 1) % 10
 
-    val = Features(val.embedding, (val.label + 1) % 10, 10)
+    val = LabeledFeatures(val.embedding, (val.label + 1) % 10, 10)
     found = dict(evaluate(train, val, batches=rotated))
     assert epochs == list(range(40))
     assert found["linear"] == 1.0

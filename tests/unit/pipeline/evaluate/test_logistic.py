@@ -1,9 +1,11 @@
+"""Logistic regression reaches scikit-learn's optimum."""
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.evaluate.logistic import fit
 from tests.support.planted import planted
 
@@ -24,4 +26,4 @@ def test_the_optimum_is_scikit_learns(classes: int, strength: float) -> None:
 def test_features_that_are_not_finite_are_an_error() -> None:
     train = planted(12, 3, 8, 0.3, 0)
     with pytest.raises(PipelineError, match="loss is not finite"):
-        fit(Features(train.embedding * np.nan, train.label, 3), strength=1.0)
+        fit(LabeledFeatures(train.embedding * np.nan, train.label, 3), strength=1.0)

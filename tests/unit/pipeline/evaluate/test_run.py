@@ -1,6 +1,5 @@
-"""Evaluating runs and caches: what is a target, what is written, what is refused."""
+"""`eval` on runs and caches: what it writes, and what it refuses."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from cache.reader import open_store
 from pipeline.errors import WrongUse
 from pipeline.evaluate import knn as nearest
 from pipeline.evaluate.augmented import augmented_batches
-from pipeline.evaluate.features import features_of
+from pipeline.evaluate.features import load_features
 from pipeline.evaluate.run import evaluate_targets
 from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
 from pipeline.report.markdown import write_report
-from pipeline.results.records import load_metrics, metrics_of
-from pipeline.results.targets import target_of
+from pipeline.results.records import load_metrics, metrics_path
 from pipeline.settings.commands import EvalConfig, PackConfig
 from tests.support.tiny_store import contents
 from tests.support.training_runs import untrained_run
@@ -37,15 +35,15 @@ def untrained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another dataset than `packed`: two classes of flat colours, 6 + 3 pictures each."""
+    """Another dataset than `packed`: two classes of flat colours, 6 + 3 images each."""
     root = tmp_path_factory.mktemp("birds")
     for split, count in (("train", 6), ("val", 3)):
         for colour in ("red", "blue"):
-            folder = root / "pictures" / split / colour
+            folder = root / "images" / split / colour
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.new("RGB", (30 + number, 32), colour).save(folder / f"{number}.png")
-    pack(PackConfig(data=root / "pictures", out=root / "birds", workers=1))
+    pack(PackConfig(data=root / "images", out=root / "birds", workers=1))
     return root / "birds"
 
 
@@ -53,8 +51,8 @@ def test_a_cache_gets_its_metrics_beside_it_and_into_the_table(
     store: Path, packed: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     evaluate_targets(EvalConfig(targets=(store,), dataset=packed, device="cpu"))
-    result = load_metrics(metrics_of(store))
-    train, val = (features_of(open_store(store), split) for split in ("train", "val"))
+    result = load_metrics(metrics_path(store))
+    train, val = (load_features(open_store(store), split) for split in ("train", "val"))
     assert result.metrics["nn1"] == dict(nearest.evaluate(train, val))["nn1"]
     assert set(result.metrics) == {"nn1", "nn20", "linear", "ca", "ca_std"}
     assert (result.name, result.role) == ("teacher planted", "teacher")
@@ -66,25 +64,12 @@ def test_a_cache_gets_its_metrics_beside_it_and_into_the_table(
     assert result.provenance["commit"] in page.read_text()
 
 
-def test_what_made_a_run_names_it(untrained: Path, tmp_path: Path) -> None:
-    def named(**changes: object) -> tuple[str, str]:
-        record = json.loads((untrained / "config.json").read_text())
-        record["config"] |= {"student": "resnet18", "epochs": 5, "objective": "2q"}
-        (tmp_path / "config.json").write_text(json.dumps(record | changes))
-        target = target_of(tmp_path)
-        return target.name, target.role
-
-    assert named(command="distill") == ("resnet18 2q", "student")
-    assert named(command="pretrain") == ("resnet18 from scratch (SimCLR)", "scratch")
-    assert target_of(untrained).role == "untrained"
-
-
 def test_a_later_evaluation_keeps_the_numbers_of_an_earlier_one(store: Path, packed: Path) -> None:
     config = EvalConfig(targets=(store,), dataset=packed, device="cpu", protocol=("nn",))
     evaluate_targets(config)
-    first = load_metrics(metrics_of(store)).metrics
+    first = load_metrics(metrics_path(store)).metrics
     evaluate_targets(replace(config, protocol=("few-label",), labels=("2shot",), draws=2))
-    both = load_metrics(metrics_of(store)).metrics
+    both = load_metrics(metrics_path(store)).metrics
     assert set(both) == {*first, "few2shot", "few2shot_std"}
     assert all(both[metric] == value for metric, value in first.items())
 
@@ -97,15 +82,15 @@ def test_another_dataset_stands_beside_the_runs_own(
     )
     evaluate_targets(own)
     before = contents(untrained / "embeddings.zarr")
-    first = load_metrics(metrics_of(untrained))
+    first = load_metrics(metrics_path(untrained))
     evaluate_targets(replace(own, dataset=birds, protocol=("nn", "transfer")))
     assert contents(untrained / "embeddings.zarr") == before
     (elsewhere,) = (untrained / "transfer").iterdir()
     assert elsewhere.name.startswith("birds-")
-    found = load_metrics(metrics_of(untrained))
+    found = load_metrics(metrics_path(untrained))
     assert set(found.metrics) - set(first.metrics) == {"nn1@birds", "nn20@birds", "transfer@birds"}
     assert found.provenance == first.provenance
-    # flat colours are told apart even by random weights
+    # even random weights separate flat colours
     assert found.metrics["transfer@birds"] == 1.0
 
 
@@ -123,16 +108,16 @@ def test_the_layers_of_a_student_are_probed_and_the_best_is_named(
         scheduler=scheduler,
     )
     evaluate_targets(config)
-    found = load_metrics(metrics_of(run)).metrics
+    found = load_metrics(metrics_path(run)).metrics
     stages = [f"linear_layer{number}" for number in (1, 2, 3, 4)]
     assert list(found) == [*stages, "linear_best"]
     assert found["linear_best"] == max(found[stage] for stage in stages)
-    # 4 channels of 12 x 12 of a picture of 24 px, far below 9,600 numbers
+    # 4 channels of 12 x 12 of an image of 24 px, far below 9,600 numbers
     assert open_store(run / "layers" / "layer1.zarr").teacher["dim"] == 4 * 12 * 12
     capsys.readouterr()
     evaluate_targets(replace(config, layer="layer2", features="augmented"))
     assert "linear augmented layer2" in " ".join(capsys.readouterr().out.split())
-    assert set(load_metrics(metrics_of(run)).metrics) == {*found, "linear_augmented_layer2"}
+    assert set(load_metrics(metrics_path(run)).metrics) == {*found, "linear_augmented_layer2"}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +137,12 @@ def test_wrong_use_is_said(store: Path, packed: Path, changes: dict[str, object]
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"protocol": ("transfer",)}, "transfer is to another dataset"),
+        ({"protocol": ("transfer",)}, "transfer needs another dataset"),
         ({"protocol": ("nn",), "layer": "0"}, "add linear to --protocol"),
         ({"layer": "conv5"}, "has no layer 'conv5'"),
     ],
 )
-def test_what_a_run_cannot_be_asked_is_said(
+def test_protocols_that_do_not_apply_to_a_run_are_refused(
     untrained: Path, packed: Path, changes: dict[str, object], sentence: str
 ) -> None:
     config = EvalConfig(targets=(untrained,), dataset=packed, device="cpu")

@@ -1,9 +1,11 @@
+"""Transfer equals scikit-learn's logistic regression with the penalty that is best on held-out rows."""
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.evaluate.transfer import STRENGTHS, best_strength, evaluate, split
 from tests.support.planted import planted, shuffled
 
@@ -21,7 +23,7 @@ def test_equals_scikit_learn_with_the_penalty_that_is_best_on_the_held_out_rows(
     train, val = planted(300, 5, 40, 0.4, 0), planted(500, 5, 40, 0.4, 1)
     fitted, held_out = split(train, 0)
 
-    def oracle(rows: Features, strength: float) -> LogisticRegression:
+    def oracle(rows: LabeledFeatures, strength: float) -> LogisticRegression:
         return LogisticRegression(C=strength, tol=1e-7, max_iter=20_000).fit(rows.embedding, rows.label)
 
     scores = [oracle(fitted, strength).score(held_out.embedding, held_out.label) for strength in STRENGTHS]
@@ -42,7 +44,7 @@ def test_noise_is_penalised_more_than_signal() -> None:
 
 def test_a_fifth_of_every_class_is_held_out() -> None:
     label = np.repeat([0, 1, 2], [10, 4, 25])
-    train = Features(np.arange(39, dtype=np.float32)[:, None], label, 3)
+    train = LabeledFeatures(np.arange(39, dtype=np.float32)[:, None], label, 3)
     fitted, held_out = split(train, 0)
     assert np.bincount(held_out.label).tolist() == [2, 0, 5]
     assert sorted(np.concatenate([fitted.embedding, held_out.embedding])[:, 0]) == list(range(39))

@@ -1,4 +1,4 @@
-"""What is exported loads into the plain architecture, without this project, as its card says."""
+"""An exported student runs without this project, by the code on its card."""
 
 import re
 import subprocess
@@ -57,15 +57,15 @@ def code_of(card: Path) -> str:
     return code
 
 
-def expected(run: Path, picture: Path) -> NDArray[np.float32]:
+def expected(run: Path, path: Path) -> NDArray[np.float32]:
     backbone = load_run_student(run)
-    with Image.open(picture) as image, torch.inference_mode():
+    with Image.open(path) as image, torch.inference_mode():
         return backbone.module(backbone.preprocessing.transform(image.convert("RGB"))[None]).numpy()
 
 
 def test_the_cards_code_gives_the_students_features_without_this_project(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (61, 50, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.jpg")
+    Image.fromarray(pixels).save(tmp_path / "image.jpg")
     runs = {}
     for name, size in STUDENTS.items():
         file = name.replace("/", "-")
@@ -79,7 +79,7 @@ def test_the_cards_code_gives_the_students_features_without_this_project(tmp_pat
     scripts = [*(f"{code}.py" for code in codes), "by-timm.py"]
     subprocess.run([sys.executable, "-I", "-c", OTHER_PROGRAM, *scripts], cwd=tmp_path, check=True)
     for code in codes:
-        wanted = expected(runs[code.rpartition(".")[0]], tmp_path / "picture.jpg")
+        wanted = expected(runs[code.rpartition(".")[0]], tmp_path / "image.jpg")
         # float32 sums in another order
         np.testing.assert_allclose(np.load(tmp_path / f"{code}.py.npy"), wanted, rtol=1e-3, atol=1e-4)
     with torch.inference_mode():
@@ -101,7 +101,7 @@ def test_the_exported_student_is_torchvisions_network(tmp_path: Path, half: bool
     torch.testing.assert_close(plain.eval()(images), student(images), atol=tolerance, rtol=tolerance)
 
 
-def test_pictures_are_embedded_by_an_exported_file_as_by_its_run(pictures: Path, tmp_path: Path) -> None:
+def test_an_exported_file_embeds_as_its_run_does(pictures: Path, tmp_path: Path) -> None:
     run = distilled(tmp_path / "run", calibrated("tests.support.tiny_student:plain", 16))
     export_student(ExportConfig(run=run, out=tmp_path / "student.safetensors"))
     folder = pictures / "val" / "class-1"
@@ -116,7 +116,7 @@ def test_pictures_are_embedded_by_an_exported_file_as_by_its_run(pictures: Path,
 
 def test_what_is_no_run_and_no_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        WrongUse, match=r"run folder .*student.onnx does not exist; give one, or a .safetensors"
+        WrongUse, match=r"run folder .*student.onnx does not exist; give a run folder, or a .safetensors"
     ):
         load_run_student(tmp_path / "student.onnx")
     with pytest.raises(PipelineError, match=r"absent.safetensors does not exist"):

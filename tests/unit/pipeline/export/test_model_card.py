@@ -1,4 +1,4 @@
-"""A card tells the whole lineage, the numbers and the teacher's licence, and says what was not recorded."""
+"""A card has the lineage, the metrics and the teacher's licence, and says what is not recorded."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def card_of(run: Path, **settings: bool) -> ModelCard:
     return ModelCard((out.parent / "student.safetensors.card.md").read_text())
 
 
-def test_it_tells_the_lineage_from_the_images_to_the_student(student: Student, tmp_path: Path) -> None:
+def test_the_card_has_the_lineage_from_the_images_to_the_student(student: Student, tmp_path: Path) -> None:
     card = card_of(distilled(tmp_path / "run", student))
     assert card.data.to_dict() == {
         "license": "cc-by-nc-4.0",
@@ -52,7 +52,7 @@ def test_a_licence_that_forbids_trade_is_passed_on_with_caution(student: Student
     assert "surveillance" in text
 
 
-def test_a_run_that_did_not_tell_its_teacher_says_so(student: Student, tmp_path: Path) -> None:
+def test_an_unrecorded_teacher_is_stated(student: Student, tmp_path: Path) -> None:
     card = card_of(distilled(tmp_path / "run", student, teacher=None))
     assert card.data.license == "unknown"
     assert "| teacher | not recorded |" in card.text
@@ -65,7 +65,7 @@ def test_a_run_that_did_not_tell_its_teacher_says_so(student: Student, tmp_path:
         ("simclr_resnet50x4", "apache-2.0", "under Apache-2.0, which allows commercial use"),
         ("timm/resnet50", "unknown", "weights is not recorded (teacher: `timm/resnet50`)"),
         ("demo", "mit", "under MIT, which allows commercial use"),
-        ("compress_resnet18", "unknown", "weights is told as \"its authors'; made of"),
+        ("compress_resnet18", "unknown", "set by its authors; derived from MoCo's"),
     ],
 )
 def test_each_licence_has_its_terms(
@@ -98,7 +98,7 @@ def test_its_numbers_are_those_of_the_evaluation(student: Student, tmp_path: Pat
     assert "Not evaluated." not in text
 
 
-def test_an_unfinished_run_and_half_precision_are_told(student: Student, tmp_path: Path) -> None:
+def test_the_card_mentions_an_unfinished_run_and_half_precision(student: Student, tmp_path: Path) -> None:
     text = card_of(distilled(tmp_path / "run", student, step=5), half=True).text
     assert "**Its training stopped at step 5 of 8.**" in text
     assert "in float16" in text

@@ -1,4 +1,4 @@
-"""An exported graph computes, in an ONNX runtime, what torch computes, for any number of images."""
+"""In ONNX Runtime, an exported graph computes PyTorch's features for any batch size."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.export.export import onnx as onnx_export
+from pipeline.export import onnx as onnx_export
 from pipeline.export.onnx import onnx_model
 from tests.support.exported_run import calibrated
 
@@ -36,7 +36,7 @@ def test_the_runtime_agrees_with_torch_for_one_and_for_three_images(name: str, s
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_the_file_tells_its_student_and_nothing_of_the_machine() -> None:
+def test_the_file_has_its_metadata_and_nothing_of_the_machine() -> None:
     student = calibrated("tests.support.tiny_student:plain", 32)
     metadata = {"student": "plain", "image_size": "32", "mean": "[0.485, 0.456, 0.406]", "teacher": "a|b"}
     content = onnx_model(student.network, metadata, half=False)
@@ -87,9 +87,9 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (Random, "features differ from torch's by .*: export safetensors"),
+        (Random, "features differ from PyTorch's by .*: export safetensors"),
         (OfTwo, "Runtime cannot run the graph .*Got: 1 Expected: 2"),
-        (Branching, "cannot make an ONNX graph"),
+        (Branching, "cannot export this student as an ONNX graph"),
     ],
 )
 def test_a_graph_that_is_not_the_network_is_not_given_out(

@@ -1,12 +1,14 @@
+"""Runs that differ in one setting alone form a group."""
+
 from pathlib import Path
 
 import pytest
-from report_targets import write_run, write_store
 
 from pipeline.images.dataset import open_dataset
 from pipeline.report import paper
 from pipeline.report.ablations import groups, plots
 from pipeline.report.systems import load_systems
+from tests.support.report_targets import write_run, write_store
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def test_a_group_differs_in_the_knob_alone(runs: list[Path]) -> None:
 
 def test_the_plots_lay_the_runs_beside_the_paper(runs: list[Path]) -> None:
     tau, memory = plots(load_systems(runs))
-    assert [name for name, _, _ in tau.legend] == ["the paper, ImageNet", "resnet18 1q"]
-    assert [name for name, _, _ in memory.legend] == ["the paper, ImageNet"]
-    assert "No two of the runs" in memory.caption
-    assert "No two of the runs" not in tau.caption
+    assert [name for name, _, _ in tau.legend] == ["paper (25 % of ImageNet)", "resnet18 1q"]
+    assert [name for name, _, _ in memory.legend] == ["paper (25 % of ImageNet)"]
+    assert "No two runs" in memory.caption
+    assert "No two runs" not in tau.caption
     for value in (min(paper.TAU), max(paper.TAU)):
         assert f">{value:g}<" in tau.svg

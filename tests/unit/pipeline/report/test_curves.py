@@ -1,14 +1,16 @@
+"""Training curves are read, smoothed and plotted by objective."""
+
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_targets import write_run, write_store
 
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.report.curves import epochs, loss_lines, plots, read_curves
 from pipeline.report.systems import System, load_systems
+from tests.support.report_targets import write_run, write_store
 
 
 def test_a_half_written_last_line_is_passed_over_and_any_other_is_refused(tmp_path: Path) -> None:
@@ -59,10 +61,14 @@ def test_each_objective_has_its_own_axes_and_accuracy_is_together(tmp_path: Path
         for seed in (0, 1)
     ]
     made = plots(load_systems(runs))
-    assert [plot.title for plot in made] == ["Loss of 1q", "Loss of 2q", "Accuracy while training"]
+    assert [plot.title for plot in made] == [
+        "Training loss, 1q",
+        "Training loss, 2q",
+        "Accuracy during training",
+    ]
     assert made[0].legend == [("resnet18 1q", 0, False)], "seeds share a line of the legend"
     assert [name for name, _, _ in made[2].legend] == ["resnet18 1q", "resnet18 2q"]
     for run in runs:
         (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "lr": 0.1}) + "\n")
-    with pytest.raises(PipelineError, match="has trained"):
+    with pytest.raises(PipelineError, match="training log"):
         plots(load_systems(runs))

@@ -1,14 +1,16 @@
+"""Planted classes stay together on the map."""
+
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_targets import write_store
 
 from cache.reader import open_store
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.report.embedding_map import SIDE, EmbeddingMap, dots, embedding_map, frequent
+from pipeline.report.embedding_map import SIDE, EmbeddingMap, dots, embedding_map, most_frequent
+from tests.support.report_targets import write_store
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_planted_classes_stay_together_and_noise_does_not(dataset: Dataset, tmp_
     assert place[:, 0].max() == SIDE
     assert place[:, 1].max() == planted.height <= SIDE
     assert purity(place, kind) == 1.0
-    # Chance is a quarter, with a deviation of 0.07 were the points independent.
+    # Chance is a quarter, with a std of 0.07 were the points independent.
     assert purity(*points(noise)) < 0.5
 
 
@@ -53,16 +55,18 @@ def test_it_comes_out_the_same_twice(dataset: Dataset, tmp_path: Path) -> None:
     assert embedding_map("s", store, dataset, 3) == embedding_map("s", store, dataset, 3)
 
 
-def test_too_few_images_are_said(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_images_are_refused(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.report.embedding_map.POINTS", 4)
-    with pytest.raises(PipelineError, match="takes five"):
+    with pytest.raises(PipelineError, match="too few for a map: expected 5"):
         embedding_map("s", open_store(write_store(tmp_path / "s.zarr", dataset)), dataset, 0)
 
 
 def test_the_most_frequent_classes_get_the_colours() -> None:
     labels = np.concatenate([np.repeat(np.arange(20), np.arange(20)), [-1, -1]])
-    assert frequent(labels, 20) == list(range(10, 20))
-    assert frequent(np.array([-1]), 0) == []
+    assert most_frequent(labels, 20) == list(range(10, 20))
+    assert most_frequent(np.array([-1]), 0) == []
 
 
 def test_dots() -> None:

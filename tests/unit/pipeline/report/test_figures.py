@@ -1,3 +1,5 @@
+"""Plots take their colours and font from the page, and share no ids."""
+
 import re
 from xml.etree import ElementTree
 

@@ -1,3 +1,5 @@
+"""Clusters and nearest neighbours of planted classes, and thumbnails of their images."""
+
 import base64
 import io
 from pathlib import Path
@@ -5,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_targets import PLAIN, dataset_of, write_store
 
 from cache.reader import open_store
 from pipeline.errors import PipelineError, WrongUse
@@ -17,10 +18,11 @@ from pipeline.report.gallery import (
     SIDE,
     clustering,
     data_uri,
-    majority,
-    picture,
-    strips,
+    most_frequent,
+    neighbours,
+    thumbnail,
 )
+from tests.support.report_targets import PLAIN, dataset_of, write_store
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +38,11 @@ def pixels_of(uri: str) -> np.ndarray:
 def test_planted_clusters_are_the_classes(dataset: Dataset, tmp_path: Path) -> None:
     found = clustering("s", open_store(write_store(tmp_path / "s.zarr", dataset)), dataset, seed=0)
     assert (found.k, found.rows) == (4, 120)
-    assert sorted(cluster.mostly for cluster in found.clusters) == sorted(PLAIN)
+    assert sorted(cluster.label for cluster in found.clusters) == sorted(PLAIN)
     for cluster in found.clusters:
-        assert (cluster.share, cluster.size, len(cluster.pictures)) == (1.0, 30, IMAGES)
-        assert {one.label for one in cluster.pictures} == {cluster.mostly}
-        assert len({one.name for one in cluster.pictures}) == IMAGES
+        assert (cluster.share, cluster.size, len(cluster.images)) == (1.0, 30, IMAGES)
+        assert {one.label for one in cluster.images} == {cluster.label}
+        assert len({one.name for one in cluster.images}) == IMAGES
 
 
 def test_planted_neighbours_are_of_the_querys_class_and_noise_is_not(
@@ -50,12 +52,11 @@ def test_planted_neighbours_are_of_the_querys_class_and_noise_is_not(
         "planted": open_store(write_store(tmp_path / "s.zarr", dataset)),
         "noise": open_store(write_store(tmp_path / "n.zarr", dataset, noise=1000.0)),
     }
-    found = strips(stores, dataset, seed=0)
+    found = neighbours(stores, dataset, seed=0)
     assert len(found) == QUERIES
-    assert len({strip.query.name for strip in found}) == QUERIES
+    assert len({each.query.name for each in found}) == QUERIES
     right = {
-        name: [one.label == strip.query.label for strip in found for one in strip.found[name]]
-        for name in stores
+        name: [one.label == each.query.label for each in found for one in each.found[name]] for name in stores
     }
     assert all(right["planted"])
     assert len(right["noise"]) == QUERIES * NEIGHBOURS
@@ -64,14 +65,14 @@ def test_planted_neighbours_are_of_the_querys_class_and_noise_is_not(
 
 
 def test_the_shares_of_a_cluster_count_its_labelled_images() -> None:
-    assert majority(np.array([2, 2, 0, -1, -1, -1]), ["a", "b", "c"]) == ("c", 2 / 3)
-    assert majority(np.array([-1, -1]), ["a"]) == ("", 0.0)
+    assert most_frequent(np.array([2, 2, 0, -1, -1, -1]), ["a", "b", "c"]) == ("c", 2 / 3)
+    assert most_frequent(np.array([-1, -1]), ["a"]) == ("", 0.0)
 
 
-def test_a_picture_is_the_rows_image_square_and_small(dataset: Dataset) -> None:
+def test_a_thumbnail_is_the_rows_image_square_and_small(dataset: Dataset) -> None:
     split = dataset.splits["train"]
     for row in (0, 60, 119):
-        one = picture(split, row)
+        one = thumbnail(split, row)
         assert one.label == PLAIN[split.labels[row]]
         assert one.name == split.names[row]
         found = pixels_of(one.uri).astype(float)
@@ -82,11 +83,11 @@ def test_a_picture_is_the_rows_image_square_and_small(dataset: Dataset) -> None:
     assert pixels_of(data_uri(Image.new("RGB", (500, 300)))).shape == (SIDE, SIDE, 3)
 
 
-def test_images_that_have_moved_are_said_to_be_gone(tmp_path: Path) -> None:
+def test_moved_images_are_reported_as_gone(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, train=3, val=2)
     dataset.data.rename(tmp_path / "away")
     with pytest.raises(WrongUse, match="there no more"):
-        picture(dataset.splits["train"], 0)
+        thumbnail(dataset.splits["train"], 0)
 
 
 def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
@@ -94,4 +95,4 @@ def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
     name = dataset.splits["train"].names[0]
     Image.new("RGB", (8, 8)).save(dataset.data / "train" / name)
     with pytest.raises(PipelineError, match="has changed"):
-        picture(dataset.splits["train"], 0)
+        thumbnail(dataset.splits["train"], 0)

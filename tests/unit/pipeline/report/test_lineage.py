@@ -1,16 +1,16 @@
+"""The lineage has every id from the dataset to the metrics."""
+
 import json
 from pathlib import Path
-
-from report_targets import write_run, write_store
 
 from cache.reader import open_store
 from pipeline.images.dataset import open_dataset
 from pipeline.report.lineage import lineage
 from pipeline.report.systems import load_systems
-from pipeline.results.plain_text import plain
+from tests.support.report_targets import write_run, write_store
 
 
-def test_every_id_from_the_dataset_to_the_metrics_is_told(tmp_path: Path, packed: Path) -> None:
+def test_the_lineage_has_every_id_from_the_dataset_to_the_metrics(tmp_path: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
     cache = write_store(tmp_path / "cache.zarr", dataset, name="demo")
     runs = [write_run(tmp_path / f"{seed}", dataset, cache, seed=seed) for seed in (0, 1)]
@@ -30,14 +30,14 @@ def test_every_id_from_the_dataset_to_the_metrics_is_told(tmp_path: Path, packed
     assert found.settings["seed"] == ["0", "1"]
 
 
-def test_without_a_dataset_the_runs_tell_its_id(tmp_path: Path, packed: Path) -> None:
+def test_without_a_dataset_its_id_comes_from_the_runs(tmp_path: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
     run = write_run(tmp_path / "run", dataset, write_store(tmp_path / "cache.zarr", dataset), store=False)
-    told = lineage(load_systems([run]), None).dataset["images of the training split"]
-    assert told == dataset.splits["train"].identity["images"][:16]
+    recorded = lineage(load_systems([run]), None).dataset["training images"]
+    assert recorded == dataset.splits["train"].identity["images"][:16]
 
 
-def test_a_record_of_an_older_run_is_told_as_far_as_it_goes(tmp_path: Path, packed: Path) -> None:
+def test_an_older_runs_record_is_shown_as_far_as_it_goes(tmp_path: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
     run = write_run(tmp_path / "run", dataset, write_store(tmp_path / "cache.zarr", dataset), nn1=None)
     record = json.loads((run / "config.json").read_text())
@@ -46,7 +46,3 @@ def test_a_record_of_an_older_run_is_told_as_far_as_it_goes(tmp_path: Path, pack
     found = lineage(load_systems([run]), dataset)
     assert "tau" not in found.settings
     assert not any(key.startswith(("trained", "evaluated")) for key in found.systems[0][1])
-
-
-def test_values_as_text() -> None:
-    assert plain({"mean": [0.4980392156862745, 0.5], "crop": 96}) == "mean 0.498039 0.5, crop 96"

@@ -1,4 +1,4 @@
-"""A sweep as a table: what is done with its spread, what is to come as pending."""
+"""A sweep as a table: finished rows with their std, the others pending."""
 
 import json
 from pathlib import Path
@@ -75,3 +75,13 @@ def test_a_page_without_the_markers_is_refused(page: Path) -> None:
     page.write_text("nothing\n")
     with pytest.raises(WrongUse, match="results:x"):
         table(page)
+
+
+def test_provenance_goes_where_the_page_has_a_place_for_it(page: Path) -> None:
+    page.write_text(page.read_text() + "<!-- results:x-provenance -->\n<!-- /results:x-provenance -->\n")
+    put(page.with_name("results"), "1q-seed0", "1q", seed=0, nn1=0.5)
+    text = "\n".join(table(page))
+    table_part, _, provenance = text.partition("after")
+    assert "| 1q | **50.0** |" in table_part
+    assert "<details>" not in text
+    assert "- 1q: seed 0; commit abc" in provenance

@@ -1,3 +1,5 @@
+"""The paper's tables are complete and consistent."""
+
 import pytest
 
 from pipeline.models.students import STUDENTS

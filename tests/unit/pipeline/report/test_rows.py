@@ -1,15 +1,17 @@
+"""Sampled rows, unit-length embeddings, and nearest neighbours by blocks."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_store
 
 from cache.errors import IdentityMismatch
 from cache.layout import SplitShape
 from cache.reader import open_store
 from pipeline.images.dataset import open_dataset
 from pipeline.report import rows as samples
-from pipeline.report.rows import drawn, nearest_rows, split_of, unit_rows
+from pipeline.report.rows import nearest_rows, open_split, sample_rows, unit_rows
+from tests.support import tiny_store
 
 SHAPE = SplitShape(rows=500, views=1, dim=8)
 
@@ -31,19 +33,19 @@ def test_neighbours_by_blocks_are_those_of_one_search(
 
 def test_rows_are_of_unit_length_eligible_and_the_seeds(tmp_path: Path) -> None:
     split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
-    rows = drawn(split, 100, seed=1)
+    rows = sample_rows(split, 100, seed=1)
     assert len(rows) == 100
     assert (rows == np.unique(rows)).all()
-    assert not {3, 5} & set(drawn(split, 1000, seed=0).tolist())
-    assert (rows == drawn(split, 100, seed=1)).all()
-    assert (rows != drawn(split, 100, seed=2)).any()
+    assert not {3, 5} & set(sample_rows(split, 1000, seed=0).tolist())
+    assert (rows == sample_rows(split, 100, seed=1)).all()
+    assert (rows != sample_rows(split, 100, seed=2)).any()
     # float32 of 8 components: a few units in the last place
     np.testing.assert_allclose(np.linalg.norm(unit_rows(split, rows), axis=1), 1, atol=1e-6)
 
 
 def test_a_store_of_other_images_is_refused(cached: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
-    assert split_of(open_store(cached), dataset.splits["val"]).name == "val"
+    assert open_split(open_store(cached), dataset.splits["val"]).name == "val"
     object.__setattr__(dataset.splits["val"], "identity", {"images": "other"})
     with pytest.raises(IdentityMismatch, match="another dataset"):
-        split_of(open_store(cached), dataset.splits["val"])
+        open_split(open_store(cached), dataset.splits["val"])

@@ -1,12 +1,14 @@
+"""The stores that the figures show."""
+
 from pathlib import Path
 
 import pytest
-from report_targets import write_run, write_store
 
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.report.selection import STUDENTS, students, teachers, whole
+from pipeline.report.selection import STUDENTS, require_splits, student_stores, teacher_stores
 from pipeline.report.systems import load_systems
+from tests.support.report_targets import write_run, write_store
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def test_one_seed_of_each_student_and_no_more_than_a_page_holds(dataset: Dataset
         for seed in (0, 1)
     ]
     runs.insert(0, write_run(tmp_path / "untrained", dataset, cache, epochs=0))
-    found = students(load_systems(runs), dataset)
+    found = student_stores(load_systems(runs), dataset)
     assert list(found) == ["resnet18 1q", "resnet18 2q", "resnet18 reg", "resnet18 cc"]
     assert len(found) == STUDENTS
     assert found["resnet18 1q"].path == tmp_path / "1q0" / "embeddings.zarr"
@@ -31,9 +33,9 @@ def test_one_seed_of_each_student_and_no_more_than_a_page_holds(dataset: Dataset
 def test_a_teacher_that_was_named_or_that_a_run_knows_is_there_once(dataset: Dataset, tmp_path: Path) -> None:
     cache = write_store(tmp_path / "cache.zarr", dataset, name="demo")
     run = write_run(tmp_path / "run", dataset, cache)
-    known = teachers(load_systems([run]), dataset)
+    known = teacher_stores(load_systems([run]), dataset)
     assert list(known) == ["teacher demo"]
-    named = teachers(load_systems([run, cache]), dataset)
+    named = teacher_stores(load_systems([run, cache]), dataset)
     assert list(named) == ["teacher planted"], "as its row of the table is called"
     assert known["teacher demo"].id == named["teacher planted"].id
 
@@ -43,15 +45,15 @@ def test_stores_of_other_images_are_not_shown(dataset: Dataset, packed: Path, tm
     systems = load_systems([cache, write_run(tmp_path / "run", dataset, cache)])
     other = open_dataset(packed)
     other.splits["train"].identity["images"] = "another"
-    assert teachers(systems, other) == {}
+    assert teacher_stores(systems, other) == {}
     with pytest.raises(PipelineError, match="has embeddings of this dataset"):
-        students(systems, other)
+        student_stores(systems, other)
 
 
-def test_a_dataset_without_val_has_no_pictures(packed: Path) -> None:
+def test_figures_need_a_dataset_with_val(packed: Path) -> None:
     half = open_dataset(packed)
     del half.splits["val"]
     with pytest.raises(PipelineError, match="has no val split"):
-        whole(half)
+        require_splits(half)
     with pytest.raises(PipelineError, match="--dataset"):
-        whole(None)
+        require_splits(None)

@@ -1,13 +1,15 @@
+"""Runs, caches, metrics files and recipes become systems with distinct names."""
+
 import json
 from pathlib import Path
 
 import pytest
-from report_targets import write_metrics, write_run, write_store
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.report.systems import load_systems, teacher_store
 from pipeline.sweeps.recipe import read_recipe
+from tests.support.report_targets import write_metrics, write_run, write_store
 
 
 def test_runs_of_one_name_are_told_apart_by_what_differs_but_not_by_their_seeds(

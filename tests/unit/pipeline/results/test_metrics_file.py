@@ -1,4 +1,4 @@
-"""metrics.json over several evaluations: what stays, what goes, and whose proof each number keeps."""
+"""metrics.json over several evaluations: what is kept, what is dropped, and each metric's provenance."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.results.metrics_file import Evaluation, is_recorded, read, record
+from pipeline.results.metrics_file import Evaluation, is_recorded, read_evaluations, record_evaluation
 from pipeline.results.records import load_metrics
 
 OWN, BIRDS = "0" * 16, "b" * 16
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 def write(path: Path, *evaluations: Evaluation) -> dict[str, Any]:
     for new in evaluations:
-        record(path, name="resnet18 1q", role="student", new=new)
+        record_evaluation(path, name="resnet18 1q", role="student", new=new)
     return json.loads(path.read_text())
 
 
@@ -37,22 +37,22 @@ def test_one_evaluation_is_written_as_it_is(path: Path) -> None:
         "metrics": {"nn1": 0.5, "ca": 0.25},
         "provenance": new.provenance,
     }
-    assert read(path) == [new]
+    assert read_evaluations(path) == [new]
 
 
-def test_a_later_evaluation_keeps_what_it_did_not_measure_with_its_own_proof(path: Path) -> None:
+def test_a_later_evaluation_keeps_what_it_did_not_measure_with_its_own_provenance(path: Path) -> None:
     first, second = evaluation("monday", nn1=0.5, ca=0.2), evaluation("tuesday", ca=0.3, linear=0.7)
     written = write(path, first, second)
     assert written["metrics"] == {"nn1": 0.5, "ca": 0.3, "linear": 0.7}
     assert written["provenance"]["date"] == "tuesday"
     assert written["others"] == [{"metrics": ["nn1"], "provenance": first.provenance}]
-    assert read(path) == [evaluation("monday", nn1=0.5), second]
+    assert read_evaluations(path) == [evaluation("monday", nn1=0.5), second]
     assert load_metrics(path).metrics == written["metrics"]
     # all of it measured once more: nothing is left of the others
     assert "others" not in write(path, evaluation("wednesday", nn1=0.5, ca=0.2, linear=0.7))
 
 
-def test_what_is_recorded_is_known_by_value_network_and_dataset(path: Path) -> None:
+def test_recorded_metrics_are_recognized_by_value_model_and_dataset(path: Path) -> None:
     assert not is_recorded(path, evaluation("monday", nn1=0.5))
     write(path, evaluation("monday", nn1=0.5, ca=0.2), evaluation("tuesday", ca=0.3))
     assert is_recorded(path, evaluation("wednesday", nn1=0.5, ca=0.3))

@@ -1,15 +1,13 @@
+"""Tables of results: rows, seeds, bold cells, the gap closed, and provenance."""
+
 import io
-import json
 import statistics
-from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from pipeline.errors import PipelineError, WrongUse
-from pipeline.results.markdown_file import write_into
-from pipeline.results.records import Result, load_metrics
+from pipeline.errors import PipelineError
+from pipeline.results.records import Result
 from pipeline.results.table import gap_closed, markdown_table, provenance_lines, terminal_table
 
 
@@ -61,8 +59,8 @@ def test_seeds_become_mean_and_sample_standard_deviation() -> None:
     values = [0.50, 0.52, 0.57]
     seeds = [result("1q", seed=seed, nn1=value) for seed, value in enumerate(values)]
     seeds[0] = result("1q", seed=0, nn1=0.50, linear=0.6)
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    assert (round(100 * mean, 1), round(100 * deviation, 1)) == (53.0, 3.6)
+    mean, std = statistics.mean(values), statistics.stdev(values)
+    assert (round(100 * mean, 1), round(100 * std, 1)) == (53.0, 3.6)
     rows = cells(markdown_table([*seeds[:2], result("2q", nn1=0.55), seeds[2]]))
     assert rows[1] == ["1q", "53.0 ± 3.6 (n=3)", "-", "**60.0**", "-"]
     assert rows[2] == ["2q", "**55.0**", "-", "-", "-"]
@@ -109,108 +107,15 @@ def test_provenance_names_each_different_value_once() -> None:
     provenance = {"commit": "abc", "command": "python cli.py eval", "versions": {"torch": "2", "numpy": "3"}}
     results = [Result(name="1q", metrics={}, provenance={**provenance, "seed": seed}) for seed in (0, 1)]
     assert provenance_lines([*results, Result(name="pixels", metrics={})]) == [
-        "- 1q: commit abc; command python cli.py eval; versions torch 2 numpy 3; seed 0, 1",
+        "- 1q: commit abc; command python cli.py eval; versions torch 2, numpy 3; seed 0, 1",
         "- pixels: nothing recorded",
     ]
 
 
-def test_what_is_the_same_for_all_is_told_once() -> None:
+def test_shared_provenance_is_listed_once() -> None:
     systems = {"teacher": {"machine": "m", "store": "a"}, "1q": {"machine": "m", "store": "b", "seed": 0}}
     results = [Result(name=name, metrics={}, provenance=origin) for name, origin in systems.items()]
     assert provenance_lines(results) == ["- all: machine m", "- teacher: store a", "- 1q: store b; seed 0"]
-
-
-def test_a_metrics_file_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    content = {"format": 1, "name": "1q", "metrics": {"nn1": 0.53, "ca": 1}, "provenance": {"seed": 0}}
-    path.write_text(json.dumps(content))
-    expected = Result(name="1q", role="student", metrics={"nn1": 0.53, "ca": 1}, provenance={"seed": 0})
-    assert load_metrics(path) == expected
-    path.write_text(json.dumps({**content, "role": "teacher"}))
-    assert load_metrics(path).role == "teacher"
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"format": 2}, "has format 2, expected 1"),
-        ({"name": None}, "has no name or no metrics"),
-        ({"metrics": [1]}, "has no name or no metrics"),
-        ({"metrics": {"nn1": float("nan")}}, "has nan for nn1"),
-        ({"metrics": {"nn1": "0.5"}}, "has '0.5' for nn1"),
-        ({"metrics": {"nn1": True}}, "has True for nn1"),
-        ({"role": "techer"}, "did you mean 'teacher'"),
-    ],
-)
-def test_a_metrics_file_of_another_form_is_refused(
-    tmp_path: Path, change: dict[str, Any], sentence: str
-) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(json.dumps({"format": 1, "name": "1q", "metrics": {}, **change}))
-    with pytest.raises(PipelineError, match=sentence):
-        load_metrics(path)
-
-
-@pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON"), ("[]", "has format None")])
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(text)
-    with pytest.raises(PipelineError, match=sentence):
-        load_metrics(path)
-
-
-def test_a_missing_metrics_file_is_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="eval"):
-        load_metrics(tmp_path / "metrics.json")
-
-
-PAGE = (
-    "# Title\r\n\n<!-- results:demo -->\nold\n<!-- /results:demo -->\ntext ü\n"
-    "<!-- results:x --><!-- /results:x -->"
-)
-
-
-def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_bytes(PAGE.encode())
-    for _ in range(2):
-        write_into(page, "demo", "| new |\n")
-        assert page.read_bytes().decode() == PAGE.replace("old", "| new |")
-    write_into(page, "x", "y")
-    assert page.read_bytes().decode().endswith("<!-- results:x -->\ny\n<!-- /results:x -->")
-    assert list(tmp_path.iterdir()) == [page]
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    page, link = tmp_path / "README.md", tmp_path / "link.md"
-    page.write_bytes(PAGE.encode())
-    link.symlink_to(page)
-    write_into(link, "demo", "new")
-    assert link.is_symlink()
-    assert "new" in page.read_text()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "nothing",
-        "<!-- results:demo --> only",
-        "<!-- /results:demo --><!-- results:demo -->",
-        "<!-- results:demo --><!-- results:demo --><!-- /results:demo -->",
-        "<!-- results:demo --><!-- /results:demo --><!-- /results:demo -->",
-    ],
-)
-def test_markers_that_are_not_one_pair_are_wrong_use(tmp_path: Path, text: str) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(text)
-    with pytest.raises(WrongUse, match="needs one <!-- results:demo -->"):
-        write_into(page, "demo", "new")
-    assert page.read_text() == text
-
-
-def test_a_missing_page_is_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="there is no"):
-        write_into(tmp_path / "README.md", "demo", "new")
 
 
 def test_a_gap_within_the_noise_has_no_shares() -> None:

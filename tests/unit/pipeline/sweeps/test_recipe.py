@@ -1,4 +1,4 @@
-"""A recipe becomes the trials that it says, and what it cannot mean is refused before anything runs."""
+"""A recipe expands to trials, and a wrong one is refused before anything runs."""
 
 from pathlib import Path
 
@@ -60,11 +60,11 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("runz = 'x'\n", "unknown key 'runz'; did you mean 'runs'"),
         ("[settings]\nepoch = 3\n", "unknown setting 'epoch'; did you mean 'epochs'"),
-        ("[settings]\nepochs = 'three'\n", "epochs: expected int"),
+        ("[settings]\nepochs = 'three'\n", "epochs: expected an integer"),
         ("[grid]\nseed = 3\n", "expected a list of values for 'seed'"),
         ("[grid]\nseed = []\n", "expected a list of values for 'seed'"),
         ("[[row]]\ncommand = 'destill'\n", "distill or pretrain"),
@@ -75,14 +75,14 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
         ("= 3\n", "cannot read the recipe"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(WrongUse, match=said):
+def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(WrongUse, match=message):
         read_recipe(recipe(tmp_path, text))
 
 
 def test_a_recipe_without_a_cache_or_without_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.toml").write_text('dataset = "d"\nruns = "r"\n')
-    with pytest.raises(WrongUse, match="expected a str for 'cache'"):
+    with pytest.raises(WrongUse, match="expected a string for 'cache'"):
         read_recipe(tmp_path / "half.toml")
     with pytest.raises(WrongUse, match="cannot read the recipe"):
         read_recipe(tmp_path / "none.toml")

@@ -1,4 +1,4 @@
-"""A sweep trains and evaluates what is not done, survives a failing trial, and answers an interrupt."""
+"""A sweep runs unfinished trials, survives a failing one, and forwards an interrupt."""
 
 import json
 import os
@@ -26,13 +26,13 @@ def test_a_recipe_runs_to_its_end_and_again_does_nothing(
     recipe.write_text(
         f'dataset = "{packed}"\ncache = "{cached}"\nruns = "{tmp_path / "runs"}"\nprotocol = ["nn"]\n'
         "[settings]\nimage-size = 32\nepochs = 0\nbatch-size = 32\n"
-        "[[row]]\nname = 'untrained'\ncommand = 'pretrain'\nstudent = 'tiny_student:build'\n"
+        "[[row]]\nname = 'untrained'\ncommand = 'pretrain'\nstudent = 'tests.support.tiny_student:build'\n"
         "[[row]]\nname = 'broken'\nstudent = 'resnet81'\n"
     )
     assert run_cli(["sweep", str(recipe)]) == 1
-    said = capfd.readouterr()
-    assert "no student is called 'resnet81'; did you mean 'resnet18'" in said.err + said.out
-    assert "1 of 2 trials failed (broken)" in said.err
+    printed = capfd.readouterr()
+    assert "unknown student 'resnet81'; did you mean 'resnet18'" in printed.err + printed.out
+    assert "1 of 2 trials failed (broken)" in printed.err
     record = tmp_path / "runs" / "results" / "untrained.json"
     found = json.loads(record.read_text())
     assert found["name"] == "untrained"
@@ -59,7 +59,7 @@ def test_the_seconds_of_a_trial_are_those_of_all_its_processes(tmp_path: Path) -
     assert training_seconds(tmp_path) == pytest.approx(15)
 
 
-def test_a_process_that_fails_is_told_by_its_last_words(tmp_path: Path) -> None:
+def test_a_process_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "print('first'); raise SystemExit('no room left')"]
     with pytest.raises(TrialFailed, match="exit code 1; no room left"):
         call(program, tmp_path / "x.log")

@@ -1,4 +1,4 @@
-"""What a detector learns from: every image once, its boxes with it when it is flipped."""
+"""Training batches of a detector: every image once, boxes flipped with their image."""
 
 from dataclasses import replace
 

@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.voc.average_precision import IGNORED, NEGATIVE, POSITIVE, average_precision
 from pipeline.evaluate.voc.classification import (
     DECAYS,
-    Labelled,
+    VocFeatures,
     best_decay,
     evaluate,
     evaluate_voc,
@@ -26,17 +26,17 @@ from tests.support.voc_folder import draw_voc
 CLASSES, DIM = 4, 12
 
 
-def draw(rows: int, seed: int, noise: float = 0.05) -> Labelled:
+def draw(rows: int, seed: int, noise: float = 0.05) -> VocFeatures:
     """Images with any number of the classes; the feature is the sum of their directions, which are axes."""
     draws = np.random.default_rng(seed)
     present = draws.random((rows, CLASSES)) < 0.4
     feature = present @ np.eye(CLASSES, DIM) + 0.3 + noise * draws.standard_normal((rows, DIM))
-    return Labelled(feature.astype(np.float32), np.where(present, POSITIVE, NEGATIVE))
+    return VocFeatures(feature.astype(np.float32), np.where(present, POSITIVE, NEGATIVE))
 
 
-def relabelled(data: Labelled, seed: int) -> Labelled:
+def relabelled(data: VocFeatures, seed: int) -> VocFeatures:
     """The same images with their labels dealt anew."""
-    return Labelled(data.feature, np.random.default_rng(seed).permutation(data.label))
+    return VocFeatures(data.feature, np.random.default_rng(seed).permutation(data.label))
 
 
 def test_planted_answers_are_found() -> None:
@@ -52,7 +52,7 @@ def test_shuffled_labels_are_chance() -> None:
     assert result["voc"] == pytest.approx(0.4, abs=0.1)
 
 
-def standardised(data: Labelled) -> NDArray[np.float64]:
+def standardised(data: VocFeatures) -> NDArray[np.float64]:
     unit = data.feature.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     return (unit - unit.mean(axis=0)) / np.sqrt(unit.var(axis=0, ddof=1) + 1e-5)
@@ -76,7 +76,7 @@ def test_each_class_is_scikit_learns_logistic_regression(decay: float) -> None:
 
 def test_the_decay_is_each_classs_own_and_the_best_on_val() -> None:
     train, val = draw(40, 7, noise=1.0), draw(400, 8, noise=1.0)
-    # class 0 is told by one clear dimension, the others by noisy ones
+    # class 0 depends on one clear dimension, the others on noisy ones
     for data in (train, val):
         data.feature[:, -1] = 10 * (data.label[:, 0] == POSITIVE)
     chosen = best_decay(train, val, "cpu")

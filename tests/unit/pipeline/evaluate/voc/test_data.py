@@ -1,4 +1,4 @@
-"""PASCAL VOC's layout: what is read from it, and what is refused."""
+"""Folders of PASCAL VOC are read, and damaged ones refused."""
 
 from pathlib import Path
 
@@ -83,7 +83,9 @@ def test_the_hash_is_of_names_and_objects() -> None:
 
 
 def test_a_class_of_the_test_images_alone_is_refused() -> None:
-    with pytest.raises(PipelineError, match="'bird' on image-1, but the classes are cat, dog"):
+    with pytest.raises(
+        PipelineError, match="'bird' on image-1, but the classes of the training images are cat, dog"
+    ):
         split_of((thing("cat"),), (thing("bird"),)).labels(("cat", "dog"))
 
 

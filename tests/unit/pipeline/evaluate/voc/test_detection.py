@@ -1,4 +1,4 @@
-"""VOC detection: a detector learns drawn shapes, resumes exactly, and its count is VOC's."""
+"""VOC detection: a detector learns drawn shapes, resumes exactly, and is scored as VOC does."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.evaluate.voc.classification import detection
+from pipeline.evaluate.voc import detection
 from pipeline.evaluate.voc.data import VocObject, VocSplit, read_split
 from pipeline.evaluate.voc.detection import (
     Detections,
     FineTuning,
+    class_precision,
     detect,
     evaluate,
     evaluate_detection,
-    precision_of,
 )
 from pipeline.evaluate.voc.detector import DetectorShape, build_detector
 from pipeline.models.student_file import load_run_student, save_student
@@ -86,15 +86,15 @@ def test_going_on_after_an_epoch_is_exact(
     settings = replace(QUICK, epochs=2)
     whole, halves = saved(name="whole"), saved(name="halves")
     expected = dict(evaluate(whole, few, test, settings, "cpu"))
-    learn = detection.learn
+    train_epoch = detection.train_epoch
 
-    def learn_and_stop(*arguments: object) -> torch.Tensor:
+    def train_and_stop(*arguments: object) -> torch.Tensor:
         if arguments[4] == 1:
             raise KeyboardInterrupt
-        return learn(*arguments)
+        return train_epoch(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detection, "learn", learn_and_stop)
+        patch.setattr(detection, "train_epoch", train_and_stop)
         with pytest.raises(KeyboardInterrupt):
             dict(evaluate(halves, few, test, settings, "cpu"))
     torch.manual_seed(123)
@@ -102,7 +102,7 @@ def test_going_on_after_an_epoch_is_exact(
     assert all(torch.equal(tensor, tensors(halves)[name]) for name, tensor in tensors(whole).items())
 
 
-def test_a_loss_that_is_no_number_is_said(saved: Saved, train: VocSplit, test: VocSplit) -> None:
+def test_a_loss_that_is_not_finite_is_refused(saved: Saved, train: VocSplit, test: VocSplit) -> None:
     few = replace(train, images=train.images[:16], objects=train.objects[:16])
     with pytest.raises(PipelineError, match="smaller --detection-lr"):
         dict(evaluate(saved(), few, test, replace(QUICK, lr=1e18, epochs=1), "cpu"))
@@ -133,7 +133,9 @@ def maps_of(trunk: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_a_student_without_maps_is_refused(saved: Saved) -> None:
-    with pytest.raises(PipelineError, match=r"no feature maps are known in tests\.tiny_student:plain"):
+    with pytest.raises(
+        PipelineError, match=r"no feature maps are known in tests\.support\.tiny_student:plain"
+    ):
         build_detector(load_run_student(saved("tests.support.tiny_student:plain")), 3, SHAPE, seed=0)
 
 
@@ -161,9 +163,9 @@ def test_planted_detections_score_100_and_shuffled_ones_chance(folder: Path) -> 
     split = draw_voc_split(200)
     names = [thing.name for things in split.objects for thing in things]
     for label, name in enumerate(split.classes(), start=1):
-        assert precision_of(answers(split, names), split, name, label).eleven_point == pytest.approx(1.0)
+        assert class_precision(answers(split, names), split, name, label).eleven_point == pytest.approx(1.0)
         shuffled = list(np.random.default_rng(0).permutation(names))
-        found = precision_of(answers(split, shuffled), split, name, label)
+        found = class_precision(answers(split, shuffled), split, name, label)
         # a third of the boxes has the class, and a third of those is right: a third of the objects is found with
         # a precision of a third, so 4 of 11 points at 1/3 and an area of 1/9, give or take the ranking's luck
         assert found.eleven_point == pytest.approx(4 / 33, abs=0.08)

@@ -1,4 +1,4 @@
-"""`eval` on a folder of PASCAL VOC: what is written beside a run's own numbers, and what is refused."""
+"""`eval` on a folder of PASCAL VOC keeps a run's other metrics, and refuses what does not apply."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from pipeline.evaluate.run import evaluate_targets
 from pipeline.models.checkpoints import weights_sha256
 from pipeline.models.student_file import load_run_student
 from pipeline.results.records import load_metrics
-from pipeline.settings.commands import EvalConfig, PretrainConfig
+from pipeline.settings.commands import EvalConfig
+from pipeline.settings.training import PretrainConfig
 from pipeline.training.pretrain import pretrain
 from tests.support.voc_folder import draw_voc
 
@@ -34,7 +35,7 @@ def test_vocs_numbers_stand_beside_the_runs_own(
     before = weights_sha256(load_run_student(run).module)
     evaluate_targets(EvalConfig(targets=(run,), dataset=packed, protocol=("nn",), device="cpu"))
     own = load_metrics(run / "metrics.json")
-    protocol, quick = ("voc", "voc-detection"), {"detection_epochs": 0, "detection_size": 64}
+    protocol, quick = ("voc", "voc-detection"), {"detection_epochs": 1, "detection_size": 64}
     evaluate_targets(EvalConfig(targets=(run,), dataset=folder, protocol=protocol, device="cpu", **quick))
     both = load_metrics(run / "metrics.json")
     voc = {"voc", "voc_area", "voc_detection", "voc_detection_area"}
@@ -44,9 +45,9 @@ def test_vocs_numbers_stand_beside_the_runs_own(
     assert weights_sha256(load_run_student(run).module) == before
 
 
-def test_what_voc_cannot_be_asked_is_wrong_use(run: Path, cached: Path, packed: Path, folder: Path) -> None:
+def test_wrong_use_of_voc_is_refused(run: Path, cached: Path, packed: Path, folder: Path) -> None:
     for targets, protocol, dataset, sentence in [
-        ((run,), ("nn", "voc"), folder, "nn and VOC's protocols read other kinds of folders"),
+        ((run,), ("nn", "voc"), folder, "nn and VOC's protocols read different kinds of folders"),
         ((cached,), ("voc",), folder, "VOC needs a run's student"),
         ((run,), ("voc",), packed, "expected a folder like VOCdevkit/VOC2007"),
         ((run,), ("vok",), folder, "did you mean 'voc'"),

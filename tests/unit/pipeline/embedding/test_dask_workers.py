@@ -1,0 +1,38 @@
+"""Dask workers: how many there are, which device each sees, and how their cluster ends."""
+
+import os
+import signal
+
+import pytest
+
+from pipeline.embedding import dask_workers
+from pipeline.embedding.dask_workers import open_client, share_of_machine, visible_device
+from pipeline.embedding.tasks import chunk_count
+
+
+def test_sigterm_interrupts_while_the_cluster_is_open(scheduler: str) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with (
+        open_client(workers=1, threads=1, device="cpu", scheduler=scheduler),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_each_worker_sees_one_of_the_devices_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [visible_device(number) for number in range(3)] == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [visible_device(number) for number in range(3)] == ["2", "5", "2"]
+
+
+@pytest.mark.parametrize(("workers", "count", "threads"), [(0, 2, 3), (1, 1, 6), (3, 3, 2), (50, 4, 1)])
+def test_threads_follow_from_the_whole_dataset(
+    monkeypatch: pytest.MonkeyPatch, workers: int, count: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(dask_workers, "MOST_CPU_WORKERS", 2)
+    assert share_of_machine(workers, "cpu", chunks=chunk_count([160, 5], dim=131072)) == (count, threads)

@@ -1,0 +1,29 @@
+"""Rates measured on this machine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.planning import benchmark
+from pipeline.planning.table import compute_plan
+from pipeline.settings.commands import PlanConfig
+
+
+def test_a_packed_dataset_is_planned_with_measured_rates(
+    packed: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that it measures: tests/benchmarks shows how well."""
+    monkeypatch.setattr(benchmark, "SECONDS", 0.02)
+    # the test cluster has one worker
+    monkeypatch.setattr(benchmark, "share_of_machine", lambda *wanted, **settings: (1, 1))
+    monkeypatch.setattr(benchmark, "open_client", lambda **settings: Client(scheduler))
+    plan = compute_plan(
+        PlanConfig(dataset=packed, teacher="pixels", image_size=16, batch_size=32, epochs=2, anchors="64")
+    )
+    assert plan.rates.startswith("measured here")
+    numbers = [plan.stage_one.seconds, plan.stage_two.seconds, plan.live_seconds, plan.break_even, plan.reads]
+    assert np.isfinite(numbers).all()
+    assert min(numbers) > 0
+    assert plan.live_seconds > plan.stage_two.seconds
