@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN_PY := .venv/bin/python cli.py
 READY  := .venv/.ready
 SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev python3-dev python3-venv dataset-fashion-mnist
-# What the tests need besides: they look at the report in a real browser.
+# What the tests need besides: a browser that opens the report.
 TEST_SYSTEM := chromium
 FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
 
@@ -30,7 +30,7 @@ SWEEPS    := table1 students ablations
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
-.PHONY: help setup system demo dataset cache-teacher distill scratch untrained pixels eval report demo-teacher sweeps readme bench lint test torture
+.PHONY: help setup system test-system demo dataset cache-teacher distill scratch untrained pixels eval report demo-teacher sweeps readme bench lint test torture
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
@@ -39,16 +39,23 @@ help:
 
 setup: $(READY)
 
-# Debian's packages that are missing are installed by root; anyone else is told the one line to run.
+# Install the Debian packages that are missing, as root; anyone else gets the one line to run.
+define install
+@command -v dpkg-query >/dev/null || { echo 'not a Debian system: use conda, `conda env create -f environment.yml`'; exit 1; }
+@missing=; for package in $(1); do \
+  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
+done; \
+if [ -z "$$missing" ]; then :; \
+elif [ "$$(id -u)" = 0 ]; then \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+else echo "Some packages are missing. Run: sudo apt-get install --no-install-recommends$$missing"; exit 1; fi
+endef
+
 system:
-	@command -v dpkg-query >/dev/null || { echo 'not a Debian system: use conda, `conda env create -f environment.yml`'; exit 1; }
-	@missing=; for package in $(SYSTEM); do \
-	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
-	done; \
-	if [ -z "$$missing" ]; then :; \
-	elif [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
-	else echo "Some packages are missing. Run: sudo apt-get install --no-install-recommends$$missing"; exit 1; fi
+	$(call install,$(SYSTEM))
+
+test-system: | system
+	$(call install,$(TEST_SYSTEM))
 
 $(READY): requirements.txt assets/opencv/opencv4.pc | system
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed (FFCV does not build on 3.12), found " + sys.version)'
@@ -108,13 +115,13 @@ demo-teacher: $(READY)
 sweeps: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) sweep recipes/cifar10/$(sweep).toml;)
 
-# Rewrites the tables of README and docs from the metrics that were recorded.
+# Rewrite the tables of README and docs from the recorded metrics and benchmarks.
 readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
-	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out README.md --name cifar10
+	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
 	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
-	.venv/bin/python -m tests.benchmarks --readme README.md
+	.venv/bin/python -m tests.benchmarks --readme docs/benchmarks.md --headlines README.md
 
 # What costs how much, against what one would use instead: an hour of a machine that does nothing else, 12 GB of disk.
 # SCRATCH_FOLDER says where; BENCH names some of them, as in `make bench BENCH="rows loader"`.
@@ -127,8 +134,7 @@ lint: $(READY)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-test: SYSTEM += $(TEST_SYSTEM)
-test: system $(READY)
+test: test-system $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Kills, failures and interruptions of the three stages, corruptions of a cache, and many runs over one: an hour or two

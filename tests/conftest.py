@@ -1,4 +1,4 @@
-"""What every test shares: no test waits for the disk or writes outside of its own folders, and one small dataset."""
+"""Fixtures for every test: no fsync, a private cache folder, and one small dataset with its cache."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,25 @@ import pytest
 
 from tests.support.squares import draw_squares
 
+SYSTEM_TESTS = Path(__file__).parent / "system"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of tests/system as slow: `pytest -m "not slow"` runs the unit tests alone."""
+    for item in items:
+        if item.path.is_relative_to(SYSTEM_TESTS):
+            item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Report that no test was skipped: pytest's -rs prints nothing in that case."""
+    if not terminalreporter.getreports("skipped"):
+        terminalreporter.write_line("no test was skipped")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def unsynced() -> Iterator[None]:
-    """fsync costs more here than all else, and no test cuts the power."""
+    """Turn fsync off: it takes most of the time of a test, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -20,7 +35,7 @@ def unsynced() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Records of verified stores go into a temporary folder, also from child processes."""
+    """Keep the records of verified stores in a temporary folder, for child processes as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
         yield
@@ -28,7 +43,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder: 4 classes of noisy coloured squares, 40 + 10 pictures of 32 px each."""
+    """An image folder: 4 classes of noisy coloured squares, 40 training and 10 validation images of 32 px each."""
     root = tmp_path_factory.mktemp("pictures")
     draw_squares(root)
     return root
@@ -36,7 +51,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of `pictures`."""
+    """The dataset packed from `pictures`."""
     from pipeline.images.pack import pack
     from pipeline.settings.commands import PackConfig
 
@@ -47,7 +62,7 @@ def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """A cluster of one worker in this process: quick to start, and for embed it is somebody's own."""
+    """Return the address of a dask cluster of one worker in this process, which starts quickly."""
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -58,9 +73,9 @@ def scheduler() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cached(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of `packed`: 24-d embeddings near one direction a class."""
+    """A cache of `packed`: 24-d embeddings, each near the direction of its class."""
     from cache.layout import ChunkKey
-    from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+    from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
     from pipeline.images.dataset import open_dataset
 
     path = tmp_path_factory.mktemp("cached") / "teacher.zarr"
@@ -69,7 +84,7 @@ def cached(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     centres = draws.normal(size=(4, 24))
     for name, split in open_dataset(packed).splits.items():
         features = centres[split.labels] + draws.normal(size=(split.rows, 24))
-        embedding, norm, status = normalise(features.astype(np.float32))
+        embedding, norm, status = normalize(features.astype(np.float32))
         create_split(
             path,
             name,
