@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME ...]`: measure, print a table, keep each figure in results/; without NAME, all."""
+"""`python -m tests.benchmarks [NAME ...]`: run benchmarks, print their figures and keep them in results/."""
 
 import importlib
 import tempfile
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from pipeline.errors import WrongUse
 from pipeline.results.markdown_file import write_into
-from tests.benchmarks.figure import RESULTS, Figure, read_figure, write_figure
+from tests.benchmarks.figure import write_figure
+from tests.benchmarks.tables import benchmarks_table, headline_table, terminal
 
-# Each is a module bench_NAME with `measure(folder) -> Iterator[Figure]`; the folder is a scratch one of its own.
+# Each is a module bench_NAME with `measure(folder) -> Iterator[Figure]`, called with a scratch folder of its own.
 BENCHMARKS = (
     "rows",
     "cold_start",
@@ -28,59 +29,45 @@ BENCHMARKS = (
     "start",
     "plan",
 )
-HEAD = ("what", "against", "measured", "bar", "")
+PAGE = Path("docs/benchmarks.md")
+FOLDER = click.Path(exists=True, file_okay=False, writable=True, path_type=Path)
+MARKDOWN = click.Path(exists=True, dir_okay=False, writable=True, path_type=Path)
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME ...]")
+@click.argument("names", nargs=-1, metavar="[NAME ...]", type=click.Choice(BENCHMARKS))
 @click.option(
-    "--scratch", type=Path, default=None, help="where scratch data goes: 6 GB for all; default: TMPDIR"
+    "--scratch", type=FOLDER, help="folder for scratch data, 6 GB for all benchmarks; default: TMPDIR"
 )
 @click.option(
-    "--readme", type=Path, default=None, help="measure nothing: write the kept figures' table into FILE"
+    "--readme",
+    type=MARKDOWN,
+    is_flag=False,
+    flag_value=PAGE,
+    metavar="[FILE]",
+    help=f"measure nothing; write the table of the kept figures into FILE, by default {PAGE}",
 )
-def main(names: tuple[str, ...], scratch: Path | None, readme: Path | None) -> None:
-    """Measure what is named, or everything: ratios of two things timed in one run, by turns, medians."""
-    if readme:
-        write_into(readme, "bench", markdown(sorted(RESULTS.glob("*.json"))))
+@click.option(
+    "--headlines", type=MARKDOWN, metavar="FILE", help="measure nothing; write the six main figures into FILE"
+)
+def main(names: tuple[str, ...], scratch: Path | None, readme: Path | None, headlines: Path | None) -> None:
+    """Run the named benchmarks, or all: each times two things by turns and reports the ratio of their medians."""
+    try:
+        if readme:
+            write_into(readme, "bench", benchmarks_table())
+        if headlines:
+            write_into(headlines, "headlines", headline_table())
+    except WrongUse as error:
+        raise click.UsageError(str(error)) from error
+    if readme or headlines:
         return
-    if unknown := set(names) - set(BENCHMARKS):
-        raise click.UsageError(
-            f"unknown benchmark {', '.join(sorted(unknown))}: there are {', '.join(BENCHMARKS)}"
-        )
     for name in names or BENCHMARKS:
         click.echo(f"{name} ...", err=True)
         module = importlib.import_module(f"tests.benchmarks.bench_{name}")
         with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", dir=scratch) as folder:
             for figure in module.measure(Path(folder)):
                 write_figure(figure)
-                Console().print(table([figure]))
-
-
-def table(figures: list[Figure]) -> Table:
-    """Figures on the terminal."""
-    shown = Table(*HEAD)
-    for figure in figures:
-        shown.add_row(*row(figure))
-    return shown
-
-
-def row(figure: Figure) -> tuple[str, ...]:
-    return (figure.what, figure.against, f"{figure.ratio:.3g} {figure.unit}", figure.bar, figure.verdict)
-
-
-def markdown(paths: list[Path]) -> str:
-    """The kept figures as a Markdown table, with what bounds each and where it comes from."""
-    kept = [read_figure(path) for path in paths]
-    lines = [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
-    lines += [f"| {' | '.join(row(figure))} |" for figure, _ in kept]
-    lines += ["", "<details><summary>what bounds them, and where they come from</summary>", ""]
-    lines += [
-        f"- {figure.what} against {figure.against}: {figure.bound} ({origin['machine']}; commit {origin['commit']}; "
-        f"{origin['date']}; `{origin['command']}`)"
-        for figure, origin in kept
-    ]
-    return "\n".join([*lines, "", "</details>"])
+                Console().print(terminal([figure]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cluster alignment's scoring and assignment at the size of ImageNet against intersections of sets."""
+"""Cluster alignment's scoring and assignment at the size of ImageNet, against intersections of sets."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from pipeline.evaluate.cluster_alignment import align, contingency
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
 IMAGES, CLASSES = 1_281_167, 1_000
-SHARE = 100  # of the intersections one in so many is timed
+SHARE = 100  # one in so many of the intersections is timed
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Clusters that hold a third of one class each, the rest at random; the sets are made before the clock runs."""
+    """Time clusters that each hold a third of one class, the rest at random; building the sets is not timed."""
     draws = np.random.default_rng(0)
     label = draws.integers(0, CLASSES, IMAGES)
     assignment = np.where(draws.random(IMAGES) < 1 / 3, label, draws.integers(0, CLASSES, IMAGES))
@@ -60,12 +60,12 @@ def measure(folder: Path) -> Iterator[Figure]:
 
 
 def members(kind: NDArray[np.int64]) -> list[set[int]]:
-    """The rows of each kind, as a set."""
+    """Return the rows of each kind as a set."""
     order = np.argsort(kind, kind="stable")
     ends = np.bincount(kind, minlength=CLASSES).cumsum()
     return [set(part.tolist()) for part in np.split(order, ends[:-1])]
 
 
 def by_sets(clusters: Sequence[set[int]], classes: Sequence[set[int]]) -> NDArray[np.float64]:
-    """The share of each cluster that each class has."""
+    """Return the share of each class in each cluster."""
     return np.array([[len(cluster & rows) / len(cluster) for rows in classes] for cluster in clusters])

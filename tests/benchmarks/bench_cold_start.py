@@ -1,4 +1,4 @@
-"""The first full pass over a store that is not in memory, against `cat`; and whether its rows are warm afterwards."""
+"""The first full pass over a store that is not in memory, against `cat`; and random rows right after it."""
 
 import os
 import shutil
@@ -19,19 +19,19 @@ ROWS, DIM, BATCH, BATCHES = 500_000, 2048, 256, 100
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """2 GB of 500,000 rows x 2048, let go from the page cache before every turn."""
+    """Time 2 GB of 500,000 rows x 2048, dropped from the page cache before every turn."""
     store = folder / "store.zarr"
     written_store(store, rows=ROWS, dim=DIM)
     files = sorted(file for file in store.rglob("*") if file.is_file())
     total = sum(file.stat().st_size for file in files)
     with patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "home")):
 
-        def forget() -> None:
+        def forget_verified() -> None:
             shutil.rmtree(folder / "home", ignore_errors=True)
 
         def cold() -> None:
-            forget()
-            let_go(files)
+            forget_verified()
+            drop_from_page_cache(files)
 
         cold()
         before = bytes_read()
@@ -39,13 +39,13 @@ def measure(folder: Path) -> Iterator[Figure]:
         assert bytes_read() - before > 0.95 * total, "the store was not cold"
         sides = {"first pass": lambda: first_pass(store), "cat": lambda: cat(files)}
         seconds = interleaved(sides, rounds=9, before=cold)
-        warm = interleaved(sides, rounds=5, before=forget)
+        warm = interleaved(sides, rounds=5, before=forget_verified)
         yield of_pass(seconds, warm, total)
         yield of_rows(store, files, folder / "home")
 
 
 def first_pass(store: Path) -> Split:
-    """What a run does before it trains: open the store and verify every chunk."""
+    """Open the store and verify every chunk, as a run does before it trains."""
     split = open_store(store).split("train")
     split.verify()
     return split
@@ -55,8 +55,8 @@ def cat(files: list[Path]) -> None:
     subprocess.run(["cat", *files], stdout=subprocess.DEVNULL, check=True)
 
 
-def let_go(files: list[Path]) -> None:
-    """Have the system drop these files from memory, and nobody else's. None may be mapped."""
+def drop_from_page_cache(files: list[Path]) -> None:
+    """Drop these files, none of which may be mapped, from the page cache."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -65,7 +65,7 @@ def let_go(files: list[Path]) -> None:
 
 
 def bytes_read() -> int:
-    """What the disk has given to this process."""
+    """Return the bytes that this process has read from the disk."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
@@ -81,15 +81,15 @@ def of_pass(seconds: dict[str, list[float]], warm: dict[str, list[float]], total
         at_least=0.7,
         seconds=seconds,
         bound=(
-            f"the disk: {gigabytes['first pass']:.2f} GB/s against {gigabytes['cat']:.2f}; of files in memory the pass "
-            f"takes {statistics.median(warm['first pass']):.2f} s and cat {statistics.median(warm['cat']):.2f}"
+            f"the disk: {gigabytes['first pass']:.2f} GB/s against {gigabytes['cat']:.2f}; with the files in memory "
+            f"the pass takes {statistics.median(warm['first pass']):.2f} s and cat {statistics.median(warm['cat']):.2f}"
         ),
         details={"GB/s": gigabytes, "warm seconds": warm},
     )
 
 
 def of_rows(store: Path, files: list[Path], home: Path) -> Figure:
-    """Batches of random rows right after a start on a cold store, which was verified before or is new."""
+    """Time batches of random rows right after a start on a cold store, new or verified before."""
     batches = np.random.default_rng(0).integers(0, ROWS, (BATCHES, BATCH))
 
     def taken(split: Split) -> float:
@@ -98,13 +98,13 @@ def of_rows(store: Path, files: list[Path], home: Path) -> Figure:
             split.gather(rows)
         return time.perf_counter() - start
 
-    let_go(files)
+    drop_from_page_cache(files)
     seconds = {"first": [], "again": [], "not warmed": [taken(open_store(store).split("train"))]}
     warming = []
     for turn in range(5):
-        if turn % 2:  # the others find their store verified, and read it for the warming alone
+        if turn % 2:  # in the other turns the store is verified already and only read to warm it
             shutil.rmtree(home)
-        let_go(files)
+        drop_from_page_cache(files)
         split = first_pass(store)
         start = time.perf_counter()
         thread = split.warm()
@@ -124,8 +124,8 @@ def of_rows(store: Path, files: list[Path], home: Path) -> Figure:
         at_most=1.5,
         seconds=seconds,
         bound=(
-            f"memory: {each['first']:.2f} ms a batch, then {each['again']:.2f}; of a cold store that is just opened "
-            f"{each['not warmed']:.0f} ms, the disk. To enter the pages into a map takes "
+            f"memory: {each['first']:.2f} ms a batch, then {each['again']:.2f}; {each['not warmed']:.0f} ms, the disk, "
+            "from a cold store that was only opened. Mapping the pages takes "
             f"{statistics.median(warming):.1f} s here, in the background"
         ),
         details={"milliseconds a batch": each, "seconds to warm": warming},

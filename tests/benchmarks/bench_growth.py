@@ -1,4 +1,4 @@
-"""Whether `distill` takes more memory, or more time for a step, when the data grow from 20,000 to 1,281,167 images."""
+"""Memory and time per step of `distill` on 1,281,167 images, against 20,000."""
 
 import json
 import os
@@ -24,22 +24,22 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
-    """What was seen of one `distill`: bytes of its own memory over time, and seconds of each step."""
+class Measurements:
+    """One `distill`: bytes of private memory over time, and seconds of each step."""
 
     private: list[int] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Real runs over written stores of both sizes, by turns, stopped after 40 steps, the first 10 not counted."""
+    """Run both sizes by turns, stop each run after 40 steps, and do not count the first 10."""
     for name, rows in SIZES.items():
         (folder / name).mkdir()
         split = written_dataset(folder / name, rows)
         about = {"dataset": split.identity, "labels": split.labels, "thumbs": split.thumbs}
         written_store(folder / name / "store.zarr", rows=rows, dim=DIM, **about)
-    seen: dict[str, list[Watched]] = {name: [] for name in SIZES}
-    for turn in range(-1, ROUNDS):  # the first ones verify the stores and warm the page cache
+    seen: dict[str, list[Measurements]] = {name: [] for name in SIZES}
+    for turn in range(-1, ROUNDS):  # the first turn verifies the stores and warms the page cache
         for name in SIZES:
             watched = run(folder / name, str(turn))
             if turn >= 0:
@@ -50,9 +50,9 @@ def measure(folder: Path) -> Iterator[Figure]:
     yield of_time(steps)
 
 
-def run(folder: Path, name: str) -> Watched:
-    """One `distill` of the dataset and the store in `folder`, in a process of its own, ended by Ctrl-C."""
-    out, watched = folder / f"run-{name}", Watched()
+def run(folder: Path, name: str) -> Measurements:
+    """Run `distill` on the dataset and the store in `folder` as a process, and end it by Ctrl-C."""
+    out, watched = folder / f"run-{name}", Measurements()
     command = [
         sys.executable,
         "cli.py",
@@ -75,17 +75,19 @@ def run(folder: Path, name: str) -> Watched:
 
 
 def private_bytes(pid: int) -> int:
-    """What a process has written to and shares with none. Mapped files are not counted: their pages are the system's
-    cache, shared by every run on them and dropped at need."""
+    """Return the bytes that a process has written to and shares with none.
+
+    Mapped files do not count: their pages belong to the page cache, which every run shares.
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has just ended
+    except OSError:  # the process has ended
         return 0
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty"))
 
 
 def step_seconds(metrics: Path) -> list[float]:
-    """Seconds a step, of every ten steps that were logged."""
+    """Return the seconds per step of every ten logged steps."""
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     batch = int(SETTINGS[SETTINGS.index("--batch-size") + 1])
     return [batch / json.loads(line)["images_per_s"] for line in lines if line.endswith("}")]
@@ -96,15 +98,15 @@ def of_memory(memory: Mapping[str, list[int]]) -> Figure:
     rows = SIZES["large"] - SIZES["small"]
     return Figure(
         name="growth-memory",
-        what=f"private memory of `distill` at its highest, {SIZES['large']:,} rows x {DIM}",
+        what=f"peak private memory of `distill`, {SIZES['large']:,} rows x {DIM}",
         against=f"{SIZES['small']:,} rows",
         ratio=large / small,
         unit="x the memory",
         at_most=1.05,
         bound=(
-            f"{large / MIB:,.0f} MiB against {small / MIB:,.0f}: {(large - small) / rows:.0f} bytes a row, for which "
-            "row comes when, which is an anchor, and where each picture lies; embeddings and pixels stay in the "
-            "page cache"
+            f"{large / MIB:,.0f} MiB against {small / MIB:,.0f}: {(large - small) / rows:.0f} bytes a row, for the "
+            "order of the rows, the eligible anchors and the image offsets; embeddings and pixels stay in the page "
+            "cache"
         ),
         details={"bytes": {name: list(of) for name, of in memory.items()}, "settings": " ".join(SETTINGS)},
     )
@@ -120,6 +122,6 @@ def of_time(steps: Mapping[str, list[float]]) -> Figure:
         unit="x the time",
         at_most=1.1,
         seconds=steps,
-        bound=f"{each['large']} against {each['small']}: the student and the loss, which know nothing of the rows",
+        bound=f"{each['large']} against {each['small']}: the student and the loss, which do not depend on the rows",
         details={"settings": " ".join(SETTINGS)},
     )

@@ -13,20 +13,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.embedding.extract import Settings, extract
+from pipeline.embedding.extract import ExtractionSettings, extract
 from pipeline.evaluate import linear
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.images.demo_data import CLASSES, demo_data
 from pipeline.images.sources import open_sources
 from pipeline.teachers.registry import load_teacher
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
 COUNTS = {"train": 60_000, "val": 10_000}
-ITERATIONS, DEFAULT_ITERATIONS = 10_000, 100  # the first is never reached, the second scikit-learn's own
+ITERATIONS, DEFAULT_ITERATIONS = (
+    10_000,
+    100,
+)  # the first is never reached, the second is scikit-learn's default
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Fashion-MNIST's 60,000 pictures as the demo's teacher sees them, in 512 dimensions; computed before the clock."""
+    """Time the probe on 512-d embeddings of Fashion-MNIST by the demo's teacher, which are computed before."""
     train, val = embedded(folder)
     ours, (theirs, iterations) = dict(linear.evaluate(train, val)), regression(train, val, ITERATIONS)
     enough = iterations_needed(train, val, ours["linear"])
@@ -49,15 +52,15 @@ def measure(folder: Path) -> Iterator[Figure]:
     steps, parts = linear.EPOCHS * -(-len(train.label) // linear.BATCH_ROWS), microseconds(train)
     most = middle["stopped"] / (steps * parts["products"] * 1e-6)
     bound = (
-        f"the paper's 40 epochs are {steps:,} steps of {1e6 * middle['linear evaluation'] / steps:.0f} us, one after "
-        f"another, whose two products take {parts['products']:.0f} (fetching 256 random rows, {parts['fetch']:.0f}, "
-        f"is left to the other core): {most:.1f} x the one that just suffices, if a step were nothing else; accuracy "
-        f"{ours['linear']:.4f} against {theirs:.4f} where it converges"
+        f"the paper's 40 epochs are {steps:,} sequential steps of {1e6 * middle['linear evaluation'] / steps:.0f} us, "
+        f"of which two products take {parts['products']:.0f} (the other core fetches 256 random rows in "
+        f"{parts['fetch']:.0f}); with steps of products alone, {most:.1f} x the speed of just enough iterations; "
+        f"accuracy {ours['linear']:.4f} against {theirs:.4f} at convergence"
     )
     for name, against, bar in (
-        ("converged", "until it converges", None),
-        ("default", "as it comes: 100 iterations and a warning", None),
-        ("stopped", "as many iterations, known before, as just suffice", 3.0),
+        ("converged", "until convergence", None),
+        ("default", "with its default of 100 iterations", None),
+        ("stopped", "with just enough iterations, known in advance", 3.0),
     ):
         yield Figure(
             name=f"linear-{name}",
@@ -72,10 +75,10 @@ def measure(folder: Path) -> Iterator[Figure]:
         )
 
 
-def embedded(folder: Path) -> tuple[Features, Features]:
-    """Train and val, as a store would give them."""
-    sources = open_sources(demo_data(folder / "pictures", **COUNTS))
-    settings = Settings(device="cpu", precision="bf16", batch_size=128, threads=2)
+def embedded(folder: Path) -> tuple[LabeledFeatures, LabeledFeatures]:
+    """Return train and val with the precision of a store."""
+    sources = open_sources(demo_data(folder / "images", **COUNTS))
+    settings = ExtractionSettings(device="cpu", precision="bf16", batch_size=128, threads=2)
     backbone, found = load_teacher("demo"), []
     for name in ("train", "val"):
         feature = extract(backbone, sources[name].read, range(COUNTS[name]), settings).feature
@@ -83,12 +86,12 @@ def embedded(folder: Path) -> tuple[Features, Features]:
             (feature / np.linalg.norm(feature, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
         )
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        found.append(Features(rows, sources[name].labels, len(CLASSES)))
+        found.append(LabeledFeatures(rows, sources[name].labels, len(CLASSES)))
     return found[0], found[1]
 
 
-def regression(train: Features, val: Features, iterations: int) -> tuple[float, int]:
-    """Accuracy on val, and iterations; standardised, as the protocol is: without, it is less accurate and slower."""
+def regression(train: LabeledFeatures, val: LabeledFeatures, iterations: int) -> tuple[float, int]:
+    """Return the accuracy on val and the iterations; without standardised rows it is less accurate and slower."""
     scaler = StandardScaler().fit(train.embedding)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -98,14 +101,14 @@ def regression(train: Features, val: Features, iterations: int) -> tuple[float, 
     return float(classifier.score(scaler.transform(val.embedding), val.label)), int(classifier.n_iter_[0])
 
 
-def iterations_needed(train: Features, val: Features, accuracy: float) -> int:
-    """The smallest power of two at which it is as accurate; all of them, where it is not at 128."""
+def iterations_needed(train: LabeledFeatures, val: LabeledFeatures, accuracy: float) -> int:
+    """Return the smallest power of two up to 128 that reaches an accuracy, or ITERATIONS."""
     counts = [2**power for power in range(3, 8)]
     return next((count for count in counts if regression(train, val, count)[0] >= accuracy), ITERATIONS)
 
 
-def microseconds(train: Features) -> dict[str, float]:
-    """The parts of a step that no code can leave out, on one thread as there."""
+def microseconds(train: LabeledFeatures) -> dict[str, float]:
+    """Return the time of the indispensable parts of a step, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rows, weight = torch.from_numpy(train.embedding), torch.zeros(train.classes, train.embedding.shape[1])

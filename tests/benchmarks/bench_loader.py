@@ -1,4 +1,4 @@
-"""The loader with its join against ImageFolder and DataLoader, pictures stored raw or as JPEG."""
+"""The loader with its join, from images stored raw or as JPEG, against ImageFolder and DataLoader."""
 
 import os
 import statistics
@@ -26,13 +26,13 @@ BARS = {"raw": 4.0, "jpg": 2.3}
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """An epoch of 2,048 pictures of 256 px: random crops of 224 px, flips, normalised, and each one's teacher row."""
-    pictures = write_photographs(folder / "pictures", IMAGES, (STORED, STORED))
+    """Time an epoch of 2,048 images of 256 px: random crops of 224 px, flips, normalization, and teacher rows."""
+    photographs = write_photographs(folder / "images", IMAGES, (STORED, STORED))
     teacher = written_store(folder / "store.zarr", rows=IMAGES, dim=DIM)
     loaders = {}
     for mode in BARS:
         out = folder / mode
-        pack(PackConfig(data=pictures, out=out, write_mode=mode))
+        pack(PackConfig(data=photographs, out=out, write_mode=mode))
         loaders[mode] = ImageLoader(
             out / "train.beton",
             Order(rows=np.arange(IMAGES), batch=BATCH),
@@ -41,7 +41,7 @@ def measure(folder: Path) -> Iterator[Figure]:
             teacher=teacher,
             workers=WORKERS,
         )
-    peer = image_folder(pictures)
+    peer = image_folder(photographs)
     epochs = dict.fromkeys(BARS, 0)
 
     def ours(mode: str) -> None:
@@ -50,16 +50,16 @@ def measure(folder: Path) -> Iterator[Figure]:
 
     pixels = torch.zeros(BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
 
-    def normalise() -> None:
-        for _ in range(IMAGES // BATCH):  # each batch let go of before the next, as in an epoch
-            loaders["raw"].normalise(pixels)
+    def normalize() -> None:
+        for _ in range(IMAGES // BATCH):  # each batch is freed before the next, as in an epoch
+            loaders["raw"].normalize(pixels)
 
     seconds = interleaved(
         {
             "raw": lambda: ours("raw"),
             "jpg": lambda: ours("jpg"),
             "ImageFolder": lambda: [None for _ in peer],
-            "to normalised floats": normalise,
+            "to normalized floats": normalize,
         }
     )
     rate = {name: IMAGES / statistics.median(of) for name, of in seconds.items()}
@@ -67,21 +67,21 @@ def measure(folder: Path) -> Iterator[Figure]:
         size = os.path.getsize(folder / mode / "train.beton") / IMAGES / 1024
         yield Figure(
             name=f"loader-{mode}",
-            what=f"loader with join, {STORED} px pictures stored {mode}, crops of {SIZE}, {WORKERS} workers",
+            what=f"loader with join, {STORED} px images stored {mode}, crops of {SIZE}, {WORKERS} workers",
             against="ImageFolder and DataLoader(2) with the same crops, of JPEG files",
             ratio=ratio(seconds, "ImageFolder", mode),
             unit="x its speed",
             at_least=bar,
             seconds=seconds,
             bound=(
-                f"{rate[mode]:.0f} images/s against {rate['ImageFolder']:.0f}; making normalised floats of the pixels "
-                f"alone takes {rate[mode] / rate['to normalised floats']:.0%} of the time"
+                f"{rate[mode]:.0f} images/s against {rate['ImageFolder']:.0f}; turning pixels into normalized floats "
+                f"alone takes {rate[mode] / rate['to normalized floats']:.0%} of the time"
             ),
-            details={"images a second": rate, "KiB a picture in the .beton": size},
+            details={"images a second": rate, "KiB per image in the .beton": size},
         )
 
 
-def image_folder(pictures: Path) -> DataLoader:
+def image_folder(root: Path) -> DataLoader:
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE),
@@ -91,5 +91,9 @@ def image_folder(pictures: Path) -> DataLoader:
         ]
     )
     return DataLoader(
-        ImageFolder(pictures, transform), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=WORKERS
+        ImageFolder(root, transform),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=WORKERS,
     )

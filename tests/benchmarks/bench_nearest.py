@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.evaluate import knn as nearest
-from pipeline.evaluate.features import Features
+from pipeline.evaluate.features import LabeledFeatures
 from pipeline.neighbours import knn
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
@@ -19,8 +19,8 @@ CENTRES = 2_000
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Rows in many small crowds, as a network leaves them."""
-    train, val = crowds()
+    """Time rows in many small clusters, as trained networks produce them."""
+    train, val = clustered_rows()
     a, b = torch.from_numpy(val.embedding), torch.from_numpy(train.embedding)
     seconds = interleaved(
         {
@@ -58,8 +58,8 @@ def measure(folder: Path) -> Iterator[Figure]:
     )
 
 
-def crowds() -> tuple[Features, Features]:
-    """Unit rows after a ReLU, around 2,000 centres, 20 a class."""
+def clustered_rows() -> tuple[LabeledFeatures, LabeledFeatures]:
+    """Return unit rows after a ReLU, around 2,000 centres, 20 for each class."""
     draws = np.random.default_rng(0)
     centres = draws.standard_normal((CENTRES, DIM), dtype=np.float32)
     found = []
@@ -68,18 +68,18 @@ def crowds() -> tuple[Features, Features]:
         rows = np.maximum(centres[centre] + 0.7 * draws.standard_normal((count, DIM), dtype=np.float32), 0)
         rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        found.append(Features(rows, centre % CLASSES, CLASSES))
+        found.append(LabeledFeatures(rows, centre % CLASSES, CLASSES))
     return found[0], found[1]
 
 
-def by_scikit_learn(train: Features, val: Features, metric: str) -> float:
-    """On unit rows both metrics have the same neighbours."""
+def by_scikit_learn(train: LabeledFeatures, val: LabeledFeatures, metric: str) -> float:
+    """Return scikit-learn's accuracy; on unit rows both metrics have the same neighbours."""
     classifier = KNeighborsClassifier(K, algorithm="brute", metric=metric).fit(train.embedding, train.label)
     return float(classifier.score(val.embedding, val.label))
 
 
 def exact_neighbours(train: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.int64]:
-    """By products in float64, the first row first among equals."""
+    """Return the K neighbours by float64 products; among equals the first row comes first."""
     wide, found = train.astype(np.float64).T, []
     for start in range(0, len(query), 250):
         products = query[start : start + 250].astype(np.float64) @ wide
@@ -89,6 +89,6 @@ def exact_neighbours(train: NDArray[np.float32], query: NDArray[np.float32]) -> 
     return np.concatenate(found)
 
 
-def mean_cosine(rows: Features) -> float:
+def mean_cosine(rows: LabeledFeatures) -> float:
     mean = rows.embedding.mean(axis=0, dtype=np.float64)
     return float(mean @ mean)

@@ -1,7 +1,7 @@
-"""`plan` against what the stages then take: time, memory and bytes of 5,000 images of Fashion-MNIST, within 20 %.
+"""`plan` against real runs: time, memory and bytes for 5,000 images of Fashion-MNIST, within 20 %.
 
-The time that both stages take to start is in no plan, and is taken off: stage one by a run over a few images, stage two
-by a run of fewer epochs. Every command is run as a user runs it.
+A plan does not cover the start of a stage, so it is subtracted: for stage one by a run over a few images, for stage two
+by a run of fewer epochs.
 """
 
 import json
@@ -21,12 +21,12 @@ TRAIN, VAL = 5000, 500
 FEW = 64
 EPOCHS = (1, 3)
 SIZE = 32
-ROUNDS = 1  # of the longest commands; each is half a minute
+ROUNDS = 1  # the longest commands take half a minute each
 STUDENT = ("--student", "resnet18", "--image-size", str(SIZE))
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Planned and real: seconds of both stages, memory of their processes, and bytes."""
+    """Compare plan and reality: seconds and memory of both stages, and bytes of the cache."""
     whole, few = dataset(folder, "whole", TRAIN, VAL), dataset(folder, "few", FEW, FEW)
     plan = planned(whole)
     teacher: list[tuple[float, int]] = []
@@ -58,23 +58,23 @@ def measure(folder: Path) -> Iterator[Figure]:
 
 
 def dataset(folder: Path, name: str, train: int, val: int) -> Path:
-    """So many images of Fashion-MNIST, packed."""
+    """Pack some images of Fashion-MNIST."""
     demo_data(folder / f"{name}-images", train=train, val=val)
     run("pack", folder / f"{name}-images", folder / name)
     return folder / name
 
 
 def planned(path: Path) -> dict[str, Any]:
-    """What `plan` says, having measured for itself."""
+    """Return the plan, with rates that it measures itself."""
     command = [sys.executable, "cli.py", "plan", str(path), *STUDENT, "--json"]
-    told: dict[str, Any] = json.loads(
+    plan: dict[str, Any] = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
-    return told
+    return plan
 
 
 def run(*arguments: object) -> tuple[float, int]:
-    """Seconds of a command, and the peak resident bytes of the largest of its processes."""
+    """Run a command; return its seconds and the peak resident bytes of its largest process."""
     began = time.perf_counter()
     command = [sys.executable, "cli.py", *map(str, arguments)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -86,7 +86,7 @@ def run(*arguments: object) -> tuple[float, int]:
 
 
 def figure(name: str, what: str, expected: float, found: list[tuple[float, int]], which: int) -> Figure:
-    """How far off the plan was, whichever way."""
+    """Return the factor by which the plan was too high or too low."""
     real = statistics.median(one[which] for one in found)
     return Figure(
         name=f"plan_{name}",

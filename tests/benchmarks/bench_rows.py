@@ -15,7 +15,7 @@ ROWS, DIM, BATCH, BATCHES, ZARR_BATCHES = 200_000, 2048, 256, 400, 3
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Batches of 256 random rows out of 200,000 x 2048 fp16, other rows in each batch, all of it in memory."""
+    """Time batches of 256 random rows of 200,000 x 2048 fp16, different rows in each batch, all in memory."""
     split = written_store(folder / "store.zarr", rows=ROWS, dim=DIM)
     array = np.empty((ROWS, DIM), np.float16)
     for start in range(0, ROWS, split.shape.chunk_rows):
@@ -34,7 +34,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 
         return run
 
-    # `take` by its shortest way too: into memory that is there already, without a copy of its own in between
+    # the fastest form of `take` as well: into an existing buffer, without a copy in between
     out, first = np.empty((BATCH, DIM), np.float16), array[:BATCH]
     seconds = interleaved(
         {
@@ -59,9 +59,9 @@ def measure(folder: Path) -> Iterator[Figure]:
         at_least=1.0,
         seconds=seconds,
         bound=(
-            f"memory: {each['store']:.0f} us a batch; a copy of as many rows that are neighbours takes "
-            f"{each['neighbouring rows']:.0f} us, of rows that are in the processor's cache "
-            f"{each['cached rows']:.0f}; np.take {each[fastest]:.0f}"
+            f"memory: {each['store']:.0f} us a batch; copying as many neighbouring rows takes "
+            f"{each['neighbouring rows']:.0f} us, rows in the processor's cache {each['cached rows']:.0f}; np.take "
+            f"{each[fastest]:.0f}"
         ),
         details={"microseconds a batch": each},
     )
@@ -82,7 +82,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         seconds=seconds,
         bound=(
             f"zarr reads and checks every chunk that holds a row, here all {split.shape.chunks} "
-            f"({each['zarr']:.0f} ms); the store touches the rows alone ({each['store']:.2f} ms)"
+            f"({each['zarr']:.0f} ms); the store reads only the rows ({each['store']:.2f} ms)"
         ),
         details={"milliseconds a batch": each},
     )

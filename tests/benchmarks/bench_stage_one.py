@@ -1,4 +1,4 @@
-"""Stage one against a hand-written loop of the same teacher that writes one .npy."""
+"""Stage one against a hand-written loop that runs the same teacher and writes one .npy."""
 
 import statistics
 import time
@@ -31,29 +31,29 @@ ROUNDS, WORKERS = 5, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A teacher at a size. images: of each split, since a split is one chunk and each worker takes one."""
+    """A teacher at a size. images: in each split; a split is one chunk, so each worker gets one."""
 
     arch: str
     size: int
-    picture: tuple[int, int]
+    original: tuple[int, int]
     images: int
     batch: int
 
 
 CASES = (
-    Case(arch="resnet50", size=224, picture=(500, 375), images=48, batch=16),
-    Case(arch="resnet18", size=64, picture=(64, 64), images=768, batch=128),
+    Case(arch="resnet50", size=224, original=(500, 375), images=48, batch=16),
+    Case(arch="resnet18", size=64, original=(64, 64), images=768, batch=128),
 )
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Both with two processes on two cores: two workers here, two of a DataLoader there. Neither's start is timed."""
+    """Time both with two workers on two cores, without their start."""
     with open_client(workers=WORKERS, threads=1, device="cpu", scheduler=None) as client:
         for case in CASES:
             place = folder / case.arch
             for number, split in enumerate(("train", "val")):
-                write_photographs(place / "pictures" / split, case.images, case.picture, seed=number)
-            pack(PackConfig(data=place / "pictures", out=place / "dataset"))
+                write_photographs(place / "images" / split, case.images, case.original, seed=number)
+            pack(PackConfig(data=place / "images", out=place / "dataset"))
             yield compared(case, place, open_dataset(place / "dataset"), client.scheduler.address)
 
 
@@ -72,7 +72,7 @@ def compared(case: Case, place: Path, dataset: Dataset, scheduler: str) -> Figur
             scheduler=scheduler,
         )
         began = time.perf_counter()
-        by_hand(module, place / "pictures", case, place / "teacher.npy")
+        by_hand(module, place / "images", case, place / "teacher.npy")
         if turn >= 0:
             seconds["cache-teacher"].append(report.seconds)
             seconds["hand-written"].append(time.perf_counter() - began)
@@ -96,7 +96,7 @@ def compared(case: Case, place: Path, dataset: Dataset, scheduler: str) -> Figur
 
 
 def written_weights(case: Case, place: Path) -> tuple[Path, nn.Module]:
-    """The same random weights in a file and as a network without its classifier."""
+    """Return a file of random weights, and the network with them and without its classifier."""
     torch.manual_seed(0)
     network = getattr(torchvision.models, case.arch)(weights=None)
     torch.save(network.state_dict(), place / "weights.pth")
@@ -104,8 +104,8 @@ def written_weights(case: Case, place: Path) -> tuple[Path, nn.Module]:
     return place / "weights.pth", network.eval()
 
 
-def by_hand(module: nn.Module, pictures: Path, case: Case, out: Path) -> None:
-    """What one writes: centre crops through the network, unit rows into one file of float16."""
+def by_hand(module: nn.Module, images: Path, case: Case, out: Path) -> None:
+    """Run centre crops through the network and write unit rows to one file of float16."""
     wanted = IMAGENET.at(case.size)
     transform = transforms.Compose(
         [
@@ -115,14 +115,14 @@ def by_hand(module: nn.Module, pictures: Path, case: Case, out: Path) -> None:
             transforms.Normalize(wanted.mean, wanted.std),
         ]
     )
-    loader = DataLoader(ImageFolder(pictures, transform), batch_size=case.batch, num_workers=WORKERS)
+    loader = DataLoader(ImageFolder(images, transform), batch_size=case.batch, num_workers=WORKERS)
     with torch.inference_mode():
         rows = [F.normalize(module(images), dim=1).half() for images, _ in loader]
     np.save(out, torch.cat(rows).numpy())
 
 
 def forward_rate(module: nn.Module, case: Case) -> float:
-    """Images/s of forward passes alone on all threads, in the faster memory format: no picture is read."""
+    """Return the images/s of forward passes alone on all threads, channels last."""
     module = module.to(memory_format=torch.channels_last)
     images = torch.zeros(case.batch, 3, case.size, case.size)
     passes = case.images // case.batch
@@ -135,7 +135,7 @@ def forward_rate(module: nn.Module, case: Case) -> float:
 
 
 def require_equal(store: Path, file: Path) -> None:
-    """The store's rows, split after split, are the file's."""
+    """Raise AssertionError unless the file holds the store's rows, split after split."""
     splits = [open_store(store).split(name) for name in ("train", "val")]
     ours = np.concatenate([split.gather(np.arange(split.shape.rows)) for split in splits]).astype(np.float32)
     cosine = (ours * np.load(file).astype(np.float32)).sum(axis=1)

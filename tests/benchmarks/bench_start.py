@@ -1,4 +1,4 @@
-"""From `python cli.py distill` to its first step, and where the time goes."""
+"""The time from `python cli.py distill` to its first step, and its parts."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ DATASET, CACHE, RECIPE = (
     "caches/fashion-mnist-demo.zarr",
     "recipes/demo/distill.toml",
 )
-ONE_STEP = 128.5 / 20_000  # the share of the demo's rows that is one batch: the log then has its first step
+ONE_STEP = 128.5 / 20_000  # a --subset of one batch, so that the first step is logged
 ROUNDS = 5
 IMPORTS = (
     "torch",
@@ -29,9 +29,9 @@ POLL = 0.005
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """The demo's `distill`, five times, against an interpreter that imports torch and torchvision and ends."""
+    """Time the demo's `distill` five times, against an interpreter that imports torch and torchvision."""
     if not Path(DATASET).exists() or not Path(CACHE).exists():
-        raise SystemExit(f"{DATASET} and {CACHE} are not there: run `make demo` first")
+        raise SystemExit(f"{DATASET} or {CACHE} is missing; run `make demo` first")
     seconds: dict[str, list[float]] = {"to the first line": [], "to the first step": [], "torch alone": []}
     for number in range(ROUNDS + 1):
         line, step = start(folder / str(number))
@@ -44,13 +44,13 @@ def measure(folder: Path) -> Iterator[Figure]:
     yield Figure(
         name="start",
         what=f"start of `python cli.py distill` to its first step on the demo, {median['to the first step']:.1f} s",
-        against="an interpreter that imports torch, torchvision and torch._dynamo, which the optimiser does",
+        against="an interpreter that imports torch, torchvision and torch._dynamo, as the optimiser does",
         ratio=median["to the first step"] / median["torch alone"],
         unit="x the time",
         seconds=seconds,
         bound=(
-            f"{median['torch alone']:.1f} s are torch's imports; {median['to the first line']:.1f} s have gone when "
-            "the run says what it will do; compiled loops come from disk"
+            f"{median['torch alone']:.1f} s are torch's imports; the run prints its first line after "
+            f"{median['to the first line']:.1f} s; compiled loops come from disk"
         ),
         details={"seconds of imports": imports(folder)},
     )
@@ -64,7 +64,7 @@ def command(run: Path) -> list[str]:
 
 
 def start(run: Path) -> tuple[float, float]:
-    """Seconds to the line that a run says before it trains, and to the first step in its log."""
+    """Return the seconds to the first line of output, and to the first step in the log."""
     begun = time.perf_counter()
     with (
         open(os.devnull, "w") as nowhere,
@@ -73,7 +73,7 @@ def start(run: Path) -> tuple[float, float]:
         assert child.stdout is not None
         if not child.stdout.readline():
             raise SystemExit(
-                f"distill ended without a word: run `python {' '.join(command(run))}` to see why"
+                f"distill ended without output; run `python {' '.join(command(run))}` to see why"
             )
         line = time.perf_counter() - begun
         log = run / "metrics.jsonl"
@@ -83,7 +83,7 @@ def start(run: Path) -> tuple[float, float]:
 
 
 def imports(folder: Path) -> dict[str, float]:
-    """Seconds that some modules take to be imported, each with what it imports first."""
+    """Return the seconds to import some modules, each with everything that it imports first."""
     arguments = [sys.executable, "-X", "importtime", *command(folder / "imports")]
     said = subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     found = {}

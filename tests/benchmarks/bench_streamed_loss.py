@@ -1,4 +1,4 @@
-"""The streamed loss against the matrix products that it is made of, and against the plain form."""
+"""The streamed loss against its matrix products alone, and against the plain form."""
 
 import ctypes
 import statistics
@@ -14,30 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.objectives.streamed import streamed_kl
-from pipeline.runtime.distributed import use_every_core
+from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.runtime.distributed import use_all_cores
 from tests.benchmarks.figure import RESULTS, Figure, interleaved, ratio
 
 B, D, K, TAU = 256, 2048, 131_072, 0.04
 FEWER = K // 8
-PICTURE = "bf16-gradient-error.png"
+PLOT = "bf16-gradient-error.png"
 DISTANCES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """B 256, D 2048, K 131,072, forward and backward, one space."""
-    use_every_core()
+    """Time forward and backward pass with B 256, D 2048, K 131,072."""
+    use_all_cores()
     query, teacher, anchors = unit_rows(B, 1), unit_rows(B, 2), unit_rows(K, 0)
-    half, own = anchors.half(), torch.arange(B)
+    half, self_index = anchors.half(), torch.arange(B)
     reduced = (anchors - anchors[:4096].mean(0)).to(BF16)
 
     def streamed(bank: Tensor, dtype: torch.dtype) -> None:
         asked = query.clone().requires_grad_()
-        streamed_kl(asked, teacher, bank, bank, tau=TAU, own=own, product_dtype=dtype).backward()
+        loss = SimilarityLoss(tau=TAU, self_index=self_index, product_dtype=dtype)
+        loss(asked, teacher, bank, bank).backward()
 
     def plain() -> None:
-        """The bank cloned and the logits held, as the authors' code does."""
+        """Clone the queue and keep the logits, as the authors' code does."""
         asked, bank = query.clone().requires_grad_(), anchors.clone()
         target = F.softmax(teacher @ bank.T / TAU, 1)
         F.kl_div(F.log_softmax(asked @ bank.T / TAU, 1), target, reduction="batchmean").backward()
@@ -54,7 +55,7 @@ def measure(folder: Path) -> Iterator[Figure]:
             "bf16 products": bf16.multiply,
             "bf16 streamed": lambda: streamed(reduced, BF16),
         },
-        warm=3,  # the first rounds after gigabytes were drawn are slower
+        warm=3,  # the first rounds after drawing gigabytes are slower
     )
     extra = {}
     for rows in (FEWER, K):
@@ -66,7 +67,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 def figures(
     seconds: dict[str, list[float]], extra: dict[int, int], errors: dict[str, list[float]]
 ) -> Iterator[Figure]:
-    """The four bars."""
+    """Yield the four figures."""
     shape = f"B {B}, D {D}, K {K:,}, forward and backward"
     median = {name: statistics.median(values) for name, values in seconds.items()}
     product = 2 * B * D * K
@@ -82,8 +83,8 @@ def figures(
             at_most=most,
             seconds=seconds,
             bound=(
-                "four products in one pass, not three, since neither side's sum is known before the last anchor: 1.33; "
-                f"they run at {done:.0f} GFLOP/s, everything else included, of {speed[name]:.0f} for products alone"
+                "one pass takes four products, not three: neither side's sum is known before the last anchor: 1.33; "
+                f"with everything else they run at {done:.0f} GFLOP/s, products alone at {speed[name]:.0f}"
             ),
             details={"GFLOP/s": speed, "gradient error over KL": errors}
             if name == "bf16"
@@ -96,12 +97,12 @@ def figures(
         ratio=extra[K] / extra[FEWER],
         unit="x the memory",
         at_most=1.1,
-        bound=f"a block of anchors and its logits; the plain form clones and holds {plain_bytes() / 2**20:.0f} MiB",
+        bound=f"a block of anchors and its logits; the plain form holds {plain_bytes() / 2**20:.0f} MiB",
     )
     yield Figure(
         name="streamed-loss-bf16-plain",
         what=f"streamed loss in bf16, {shape}",
-        against="the plain form in fp32: the bank cloned, the logits held",
+        against="the plain form in fp32, which clones the queue and keeps the logits",
         ratio=ratio(seconds, "plain", "bf16 streamed"),
         unit="x the speed",
         at_least=3.0,
@@ -115,7 +116,7 @@ def figures(
 
 
 class Products:
-    """Both logits (B, K) and one gradient (B, D), into memory that is there already."""
+    """The three products of both logits (B, K) and one gradient (B, D), into existing tensors."""
 
     def __init__(
         self, query: Tensor, teacher: Tensor, weights: Tensor, anchors: Tensor, dtype: torch.dtype
@@ -131,18 +132,18 @@ class Products:
 
 
 def unit_rows(rows: int, seed: int) -> Tensor:
-    """Non-negative unit rows (rows, D), as a network's features after ReLU."""
+    """Return non-negative unit rows (rows, D), like features after a ReLU."""
     drawn = torch.randn(rows, D, generator=torch.Generator().manual_seed(seed))
     return F.normalize(drawn.clamp_min_(0), dim=1)
 
 
 def plain_bytes() -> int:
-    """The bank, and logits, log-probabilities, targets and their gradient."""
+    """Return the bytes of the queue, logits, log-probabilities, targets and their gradient."""
     return 4 * (K * D + 5 * B * K)
 
 
 def peak_of(call) -> int:  # type: ignore[no-untyped-def]
-    """Bytes of resident memory that a call adds at its highest, with what earlier calls left given back first."""
+    """Return the bytes by which a call raises the peak resident memory; freed memory is given back first."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
@@ -151,16 +152,16 @@ def peak_of(call) -> int:  # type: ignore[no-untyped-def]
 
 
 def resident(name: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Return a line of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def gradient_errors() -> dict[str, list[float]]:
-    """Relative errors of the gradient in bf16 at several KLs, drawn over them into results/.
+    """Return the relative errors of the bf16 gradient at several KLs, and plot them into results/.
 
-    200 clusters of non-negative features, K 4,096; the student is its teacher plus noise. Anchors as they are, and less
-    their mean, as `--loss-dtype bf16` holds them.
+    Features are non-negative in 200 clusters, K is 4,096, and the student is its teacher plus noise. Anchors are used
+    as they are, and minus their mean as `--loss-dtype bf16` holds them.
     """
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(200, D, generator=generator, dtype=torch.float64)
@@ -171,26 +172,28 @@ def gradient_errors() -> dict[str, list[float]]:
     noise = F.normalize(torch.randn(64, D, generator=generator, dtype=torch.float64), dim=1)
     for distance in DISTANCES:
         query = F.normalize(teacher + distance * noise, dim=1)
-        loss, exact = gradient(query, teacher, anchors)
+        loss, exact = gradient(query, teacher, anchors, torch.float64)
         found["KL"].append(loss)
         for name, origin in (("as they are", 0), ("less their mean", anchors.mean(0))):
             single = (query.float(), teacher.float(), (anchors - origin).to(BF16))
-            _, rounded = gradient(*single, product_dtype=BF16)
+            _, rounded = gradient(*single, BF16)
             found[name].append(((rounded - exact).norm() / exact.norm()).item())
     draw(found)
     return found
 
 
-def gradient(query: Tensor, teacher: Tensor, anchors: Tensor, **options: torch.dtype) -> tuple[float, Tensor]:
+def gradient(
+    query: Tensor, teacher: Tensor, anchors: Tensor, product_dtype: torch.dtype
+) -> tuple[float, Tensor]:
     asked = query.clone().requires_grad_()
-    loss = streamed_kl(asked, teacher, anchors, anchors, tau=TAU, **options)
+    loss = SimilarityLoss(tau=TAU, product_dtype=product_dtype)(asked, teacher, anchors, anchors)
     loss.backward()
     assert asked.grad is not None
     return loss.item(), asked.grad
 
 
 def draw(found: dict[str, list[float]]) -> None:
-    """The errors over the KL, both on logarithmic axes."""
+    """Plot the errors over the KL on logarithmic axes."""
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     for name in ("as they are", "less their mean"):
         axes.loglog(found["KL"], 100 * np.array(found[name]), marker="o", label=f"anchors {name}")
@@ -198,5 +201,5 @@ def draw(found: dict[str, list[float]]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / PICTURE, dpi=120)
+    figure.savefig(RESULTS / PLOT, dpi=120)
     plt.close(figure)

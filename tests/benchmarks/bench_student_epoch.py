@@ -1,4 +1,4 @@
-"""What the cache, the join and the loss add to training a student alone."""
+"""What the cache, the join and the loss add to an epoch of the student alone."""
 
 import statistics
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ IMAGES, BATCH = 128, 64
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Epochs of 128 photographs at 224 px: distilled by 1q from the cache, and the ResNet-18 on its own."""
+    """Time epochs of 128 photographs at 224 px: distilled by 1q from the cache, and the ResNet-18 alone."""
     training = photograph_training(folder, images=IMAGES, batch=BATCH)
     batch = training.a_batch()
     embedding = torch.randn(BATCH, DIM, requires_grad=True)
 
     def loss_alone() -> None:
         for _ in range(IMAGES // BATCH):
-            # a new tensor, or the teacher's side would be known from the call before
+            # a new tensor: for the same one the loss reuses the teacher's side
             again = replace(batch, teacher=batch.teacher.clone())
             training.run.objective((embedding,), again, training.run.step).backward()
 
@@ -45,7 +45,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         at_most=1.15,
         seconds=seconds,
         bound=(
-            f"{IMAGES / median['student alone']:.0f} images/s alone; of {added:.2f} s that are added the loss's "
+            f"{IMAGES / median['student alone']:.0f} images/s alone; of the {added:.2f} s added, the loss's "
             f"four fp32 products with the anchors take {median['loss alone']:.2f} s, at "
             f"{operations / median['loss alone'] / 1e9:.0f} GFLOP/s; the rest is the head and the optimiser"
         ),

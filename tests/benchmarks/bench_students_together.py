@@ -1,4 +1,4 @@
-"""What three students cost in one pass over the images, against three runs one after another."""
+"""Three students in one pass over the images, against three runs one after another."""
 
 import itertools
 import statistics
@@ -15,10 +15,11 @@ from pipeline.images.pack import pack
 from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
-from pipeline.objectives.streamed import teacher_side
-from pipeline.runtime.distributed import World, use_every_core
-from pipeline.settings.commands import DistillConfig, PackConfig
+from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.runtime.distributed import World, use_all_cores
+from pipeline.settings.commands import PackConfig
 from pipeline.settings.many_students import folder_name
+from pipeline.settings.training import DistillConfig
 from pipeline.training.loop import Training
 from pipeline.training.student_run import STUDENT_FILE, StudentRun
 from tests.benchmarks.figure import Figure, interleaved, ratio
@@ -32,7 +33,7 @@ DIM, ANCHORS, STORE_ROWS, TAU = 2048, 16_384, 20_480, 0.04
 
 @dataclass(kw_only=True)
 class Passes:
-    """Whole runs of `distill`'s loop into new folders: set-up, one epoch, checkpoints and logs."""
+    """Runs of `distill` into new folders: set-up, one epoch, checkpoints and logs."""
 
     folder: Path
     dataset: Dataset
@@ -40,11 +41,11 @@ class Passes:
     number: Iterator[int]
 
     def together(self) -> Path:
-        """All students in one pass."""
+        """Train all students in one pass."""
         return self.train(STUDENTS)
 
     def one_after_another(self) -> list[Path]:
-        """A run of each."""
+        """Train each student in a run of its own."""
         return [self.train((student,)) for student in STUDENTS]
 
     def train(self, students: tuple[str, ...]) -> Path:
@@ -77,22 +78,20 @@ class Passes:
             dataset=self.dataset,
             rows=np.arange(IMAGES),
             runs=runs,
-            world=World(),
-            device="cpu",
             made_of={},
             teacher=self.teacher,
         )
 
     def batches(self) -> list[Batch]:
-        """What is shared, in its first part: an epoch of images, joined."""
+        """Return an epoch of images joined with teacher rows, the first part that a pass shares."""
         return list(self.training([self.student_run(STUDENTS[0], self.folder / "none")]).loader.epoch(0))
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """An epoch of 768 photographs of 256 px, seen at 64 px: three small students, 1q, K 16,384, D 2048."""
-    use_every_core()
-    write_photographs(folder / "pictures", IMAGES, (STORED, STORED))
-    pack(PackConfig(data=folder / "pictures", out=folder / "dataset"))
+    """Time an epoch of 768 photographs, cropped to 64 px: three small students, 1q, K 16,384, D 2048."""
+    use_all_cores()
+    write_photographs(folder / "images", IMAGES, (STORED, STORED))
+    pack(PackConfig(data=folder / "images", out=folder / "dataset"))
     teacher = written_store(folder / "store.zarr", rows=STORE_ROWS, dim=DIM)
     passes = Passes(
         folder=folder, dataset=open_dataset(folder / "dataset"), teacher=teacher, number=itertools.count()
@@ -103,7 +102,7 @@ def measure(folder: Path) -> Iterator[Figure]:
             "one pass": passes.together,
             "one after another": passes.one_after_another,
             "images and join": passes.batches,
-            "teacher side": teachers_side(teacher, passes.batches()),
+            "teacher side": compute_teacher_side(teacher, passes.batches()),
         },
         warm=0,
     )
@@ -118,30 +117,31 @@ def measure(folder: Path) -> Iterator[Figure]:
         at_most=0.8,
         seconds=seconds,
         bound=(
-            f"what two runs need not do again comes to {shared:.1f} s (images and join "
-            f"{median['images and join']:.2f} s a run, of which decoding overlaps with training; the teacher's side of "
-            f"the loss {median['teacher side']:.2f} s); {median['one after another'] - median['one pass']:.1f} s are "
-            "saved, set-up among them, and the rest is each student's own; the weights are those of the runs alone"
+            f"two runs save {shared:.1f} s of shared work (images and join {median['images and join']:.2f} s a run, of "
+            f"which decoding overlaps with training; the teacher's side of the loss {median['teacher side']:.2f} s); "
+            f"{median['one after another'] - median['one pass']:.1f} s are saved with the set-up, and the rest is each "
+            "student's own; the weights equal those of separate runs"
         ),
         details={"images": IMAGES, "batch": BATCH},
     )
 
 
-def teachers_side(teacher: Split, batches: list[Batch]):  # type: ignore[no-untyped-def]
-    """The teacher's distribution over its anchors for each batch of an epoch."""
+def compute_teacher_side(teacher: Split, batches: list[Batch]):  # type: ignore[no-untyped-def]
+    """Return a function that computes the teacher's distribution over its anchors for each batch."""
     window = AnchorWindow(teacher.eligible(), ANCHORS, BATCH, seed=0)
-    ring = Compress1q(teacher, window, student_dim=1).teacher.ring
+    queue = Compress1q(teacher, window, student_dim=1).teacher.queue
 
     def call() -> None:
         for step, batch in enumerate(batches):
-            ring.move_to(step)
-            teacher_side(batch.teacher, ring.anchors, ring.anchors, tau=TAU, own=ring.slots_of(batch.rows))
+            queue.move_to(step)
+            loss = SimilarityLoss(tau=TAU, self_index=queue.slots_of(batch.rows))
+            loss.teacher_side(batch.teacher, queue.anchors, queue.anchors)
 
     return call
 
 
 def require_same_students(together: Path, alone: list[Path]) -> None:
-    """A speed is worth something if the students are the same, to the last byte."""
+    """Raise AssertionError unless both ways give the same students, to the last byte."""
     for student, own in zip(STUDENTS, alone, strict=True):
         pair = [folder / folder_name(student) / STUDENT_FILE for folder in (together, own)]
         assert pair[0].read_bytes() == pair[1].read_bytes(), student

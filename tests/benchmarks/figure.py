@@ -1,4 +1,4 @@
-"""One benchmark's figure: a ratio of two things timed in one run, its bar, and what bounds it."""
+"""The figure of a benchmark: a ratio of two things timed in one run, its bar, and its limit."""
 
 import dataclasses
 import gc
@@ -18,12 +18,12 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What was measured.
+    """A ratio and its origin.
 
-    name: of its file in results/. what, against: the two things, in words. ratio: of medians, in the direction that
-    `unit` names ("x the speed", "x the time", "x the memory"). at_least, at_most: the bar, if there is one.
-    seconds: every timing of each side, in the order in which they ran. bound: what limits the figure, and how far it
-    is from that limit. details: further numbers.
+    name: the file in results/. what, against: the two things compared. ratio: of their medians; `unit` gives its
+    direction ("x its speed", "x the time", "x the memory"). at_least, at_most: the bar, if there is one. seconds:
+    every timing of each side, in order. bound: what limits the figure, and how far it is from that limit. details:
+    further numbers.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Figure:
 
     @property
     def bar(self) -> str:
-        """The bar in words; empty for a figure that is only reported."""
+        """The bar as text; empty for a figure that is only reported."""
         if self.at_least is not None:
             return f"at least {self.at_least:g}"
         return "" if self.at_most is None else f"at most {self.at_most:g}"
 
     @property
     def verdict(self) -> str:
-        """met, missed, or empty without a bar."""
+        """'met', 'missed', or empty without a bar."""
         if not self.bar:
             return ""
         met = self.ratio >= self.at_least if self.at_least is not None else self.ratio <= self.at_most
@@ -60,8 +60,10 @@ def interleaved(
     warm: int = 1,
     before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each side, a list of `rounds` each, the sides taking turns; `warm` rounds before are not counted,
-    nor is what `before` does, which is called before every one."""
+    """Time the sides by turns; return a list of `rounds` seconds for each.
+
+    The first `warm` rounds do not count. `before` is called before each call and is not timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-warm, rounds):
         for name, call in sides.items():
@@ -75,18 +77,18 @@ def interleaved(
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], numerator: str, denominator: str) -> float:
-    """Median of one side over median of the other."""
+    """Return the median of one side over the median of the other."""
     return statistics.median(seconds[numerator]) / statistics.median(seconds[denominator])
 
 
 def write_figure(figure: Figure) -> None:
-    """Keep a figure with machine, versions, commit and command in results/NAME.json."""
+    """Write a figure and its provenance to results/NAME.json."""
     content = {**dataclasses.asdict(figure), "provenance": provenance()}
     write_file(RESULTS / f"{figure.name}.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_figure(path: Path) -> tuple[Figure, dict[str, Any]]:
-    """A figure that was kept, and where it comes from."""
+    """Return a kept figure and its provenance."""
     content = json.loads(path.read_text())
     origin = content.pop("provenance")
     return Figure(**content), origin

@@ -1,6 +1,6 @@
-"""PYTHON lightly_epoch.py IMAGES OUT BATCH FEW MORE, in lightly-train's own environment: seconds an epoch.
+"""`python lightly_epoch.py IMAGES OUT BATCH FEW MORE`, in an environment with lightly-train: print seconds per epoch.
 
-Two runs, of FEW and of MORE epochs; the difference of their times is that of the epochs alone.
+The difference between a run of FEW epochs and one of MORE is the time of the epochs alone.
 """
 
 import sys
@@ -8,7 +8,7 @@ import time
 
 
 def seconds(images: str, out: str, batch: int, epochs: int) -> float:
-    """Of a run of so many epochs, start and end included."""
+    """Return the seconds of a whole run."""
     import lightly_train
 
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A ResNet-18 trained by 1q on photographs at 224 px, as the benchmarks of training have it: K 16,384, D 2048."""
+"""A ResNet-18 trained by 1q on photographs at 224 px, for the benchmarks of training: K 16,384, D 2048."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
-from pipeline.runtime.distributed import World, use_every_core
-from pipeline.settings.commands import DistillConfig, PackConfig
+from pipeline.runtime.distributed import World, use_all_cores
+from pipeline.settings.commands import PackConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.training.student_run import StudentRun
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.written_store import written_store
@@ -25,7 +26,7 @@ RATE = 0.01
 
 @dataclass(kw_only=True)
 class PhotographTraining:
-    """One student, joined to a store; and the very same loader without a join."""
+    """One student with a loader that joins a store, and the same loader without a join."""
 
     run: StudentRun
     joined: ImageLoader
@@ -33,13 +34,13 @@ class PhotographTraining:
     epoch: int = 0
 
     def with_cache(self) -> None:
-        """An epoch as `distill` trains it."""
+        """Train an epoch as `distill` does."""
         self.epoch += 1
         for batch in self.joined.epoch(self.epoch):
-            self.run.learn(batch, RATE)
+            self.run.train_step(batch, RATE)
 
     def student_alone(self) -> None:
-        """An epoch of the student's forward and backward pass, of a sum of its features: no head, loss or optimiser."""
+        """Run an epoch of forward and backward passes, without head, loss or optimiser."""
         self.epoch += 1
         student = self.run.student
         for batch in self.plain.epoch(self.epoch):
@@ -49,15 +50,15 @@ class PhotographTraining:
             features.float().sum().backward()
 
     def a_batch(self) -> Batch:
-        """One batch with its teacher's rows."""
+        """Return one batch with its teacher rows."""
         return next(iter(self.joined.epoch(0)))
 
 
 def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographTraining:
-    """Pack photographs, write a store, build the student; scratch files go into `folder`."""
-    use_every_core()
-    pictures = write_photographs(folder / "pictures", images, (STORED, STORED))
-    pack(PackConfig(data=pictures, out=folder / "dataset"))
+    """Pack photographs, write a store and build the student, all in `folder`."""
+    use_all_cores()
+    photographs = write_photographs(folder / "images", images, (STORED, STORED))
+    pack(PackConfig(data=photographs, out=folder / "dataset"))
     teacher = written_store(folder / "store.zarr", rows=STORE_ROWS, dim=DIM)
     order = Order(rows=np.arange(images), batch=batch)
     joined, plain = (
@@ -77,5 +78,5 @@ def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographT
     window = AnchorWindow(teacher.eligible(), ANCHORS, batch, seed=0)
     objective = Compress1q(teacher, window, student_dim=student.dim)
     run = StudentRun(config=config, student=student, objective=objective, world=World(), device="cpu")
-    run.model = run.parallel()
+    run.model = run.wrap_model()
     return PhotographTraining(run=run, joined=joined, plain=plain)

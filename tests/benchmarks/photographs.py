@@ -1,4 +1,4 @@
-"""Pictures like those of a photograph collection: cut at random from scikit-learn's two sample photographs, as JPEG."""
+"""Photographs for benchmarks: JPEG crops of scikit-learn's two sample photographs."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ CLASSES = 10
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> Path:
-    """FOLDER/CLASS/NUMBER.jpg, each of `size` (width, height) px: a cut of a quarter of a photograph or more."""
+    """Write FOLDER/CLASS/NUMBER.jpg of `size` (width, height) px, each a crop of at least a quarter of a photograph."""
     draws = np.random.default_rng(seed)
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for kind in range(CLASSES):
         (folder / f"class-{kind}").mkdir(parents=True)
     for number in range(count):
         photograph = photographs[draws.integers(len(photographs))]
-        # the largest cut of this shape that fits, made smaller
+        # a random share of the largest crop of this aspect ratio
         fits = min(photograph.width / size[0], photograph.height / size[1])
         width, height = (round(side * fits * draws.uniform(0.5, 1)) for side in size)
         left, top = (

@@ -1,7 +1,7 @@
-"""Datasets of any size: folders as `pack` writes them, of pictures of 8 px that are random bytes.
+"""Datasets of any size, laid out as `pack` does, with images of 8 px of random bytes.
 
-To pack a million image files takes an hour. The header is that of a small dataset which `pack` wrote; tables and pixels
-are laid out here as FFCV does, and the product's own guard reads them before every run.
+Packing a million image files takes an hour. The header comes from a small dataset that `pack` wrote; tables and pixels
+are written here in FFCV's layout, which every run checks before it starts.
 """
 
 import json
@@ -18,12 +18,12 @@ from pipeline.images.pack import pack
 from pipeline.settings.commands import PackConfig
 
 SIDE = 8
-PICTURE = np.dtype((np.uint8, (SIDE, SIDE, 3)))
+PIXELS = np.dtype((np.uint8, (SIDE, SIDE, 3)))
 
 
 def written_dataset(folder: Path, rows: int) -> DatasetSplit:
-    """The split 'train' of a dataset in `folder`/dataset, open."""
-    template, out = packed_pictures(folder), folder / "dataset"
+    """Write a dataset to `folder`/dataset and return its split 'train'."""
+    template, out = packed_template(folder), folder / "dataset"
     out.mkdir()
     write_beton(out / "train.beton", template / "train.beton", rows)
     write_table(out / "train.parquet", rows)
@@ -35,18 +35,18 @@ def written_dataset(folder: Path, rows: int) -> DatasetSplit:
     return open_dataset(out).split("train")
 
 
-def packed_pictures(folder: Path) -> Path:
-    """A dataset of two pictures, really packed."""
-    pictures = folder / "pictures/train/class-0"
-    pictures.mkdir(parents=True)
+def packed_template(folder: Path) -> Path:
+    """Pack a dataset of two images."""
+    images = folder / "images/train/class-0"
+    images.mkdir(parents=True)
     for name in ("a", "b"):
-        Image.new("RGB", (SIDE, SIDE)).save(pictures / f"{name}.png")
-    pack(PackConfig(data=folder / "pictures", out=folder / "template", workers=1))
+        Image.new("RGB", (SIDE, SIDE)).save(images / f"{name}.png")
+    pack(PackConfig(data=folder / "images", out=folder / "template", workers=1))
     return folder / "template"
 
 
 def write_beton(path: Path, template: Path, rows: int) -> None:
-    """Header and fields of `template`, then samples, pixels and allocations of so many rows."""
+    """Write the header and fields of `template`, then samples, pixels and allocations for `rows` rows."""
     with template.open("rb") as file:
         header = np.fromfile(file, HEADER, 1)
         fields = np.fromfile(file, FIELD, len(FIELDS))
@@ -54,20 +54,20 @@ def write_beton(path: Path, template: Path, rows: int) -> None:
     start = HEADER.itemsize + fields.nbytes + rows * SAMPLE.itemsize
     images = np.zeros(rows, IMAGE)
     images["mode"], images["width"], images["height"] = RAW, SIDE, SIDE
-    images["data_ptr"] = start + numbers * PICTURE.itemsize
+    images["data_ptr"] = start + numbers * PIXELS.itemsize
     samples = np.zeros(rows, SAMPLE)
     samples["image"], samples["row"] = images, numbers
     stored = np.zeros(rows, STORED)
-    stored["sample_id"], stored["ptr"], stored["size"] = numbers, images["data_ptr"], PICTURE.itemsize
-    header["num_samples"], header["alloc_table_ptr"] = rows, start + rows * PICTURE.itemsize
+    stored["sample_id"], stored["ptr"], stored["size"] = numbers, images["data_ptr"], PIXELS.itemsize
+    header["num_samples"], header["alloc_table_ptr"] = rows, start + rows * PIXELS.itemsize
     with path.open("wb") as file:
-        pixels = np.frombuffer(np.random.default_rng(0).bytes(rows * PICTURE.itemsize), np.uint8)
+        pixels = np.frombuffer(np.random.default_rng(0).bytes(rows * PIXELS.itemsize), np.uint8)
         for part in (header, fields, samples, pixels, stored):
             part.tofile(file)
 
 
 def write_table(path: Path, rows: int) -> None:
-    """What is known of each row; the originals were larger, so that the guard does not judge the pictures."""
+    """Write the table of rows; original sizes are larger, so that the guard does not compare pixels."""
     numbers, side = np.arange(rows), np.full(rows, 2 * SIDE, np.int32)
     columns = {
         "row": numbers,
