@@ -1,7 +1,7 @@
-"""Makes the golden files of format 1. They are kept for ever: run this for another format only, into another folder.
+"""`python -m tests.golden.make FOLDER`: make the golden files of format 1.
 
-python -m tests.golden.make FOLDER, from the project's root. The .beton files are kept compressed, since FFCV's
-smallest page is 8 MiB; TensorBoard's files and the run's own store, which no format of ours describes, are left out.
+The committed files never change; run this only for a new format, into another folder. The .beton files are compressed,
+since FFCV's smallest page is 8 MiB. TensorBoard's files and the run's own store are left out.
 """
 
 import gzip
@@ -24,7 +24,7 @@ TRAINING = ("--image-size", "24", "--epochs", "2", "--batch-size", "3", "--ancho
 
 
 def teacher() -> tuple[nn.Module, dict]:
-    """24 fixed mixtures of 4 x 4 pooled pixels: no generator of random numbers, and of black nothing but zeros."""
+    """Return a teacher of 24 fixed mixtures of 4 x 4 pooled pixels: no random numbers, and zeros for a black image."""
     linear = nn.Linear(48, 24, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.arange(24 * 48).reshape(24, 48).mul(0.7).sin())
@@ -33,14 +33,14 @@ def teacher() -> tuple[nn.Module, dict]:
 
 
 def student() -> nn.Module:
-    """One convolution, with BatchNorm, whose running statistics belong to a checkpoint."""
+    """Return a student of one convolution and a BatchNorm, whose running statistics belong to a checkpoint."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
     )
 
 
 def draw(folder: Path) -> None:
-    """Twelve pictures in two classes: a black one, one that is no picture, and one too large to be stored raw."""
+    """Write twelve images in two classes: one is black, one is unreadable, and two are too large to be stored raw."""
     for split, count in COUNTS.items():
         for kind, name in enumerate(("rising", "falling")):
             (folder / split / name).mkdir(parents=True)
@@ -56,25 +56,25 @@ def draw(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    """One command, its relative paths in the folder."""
+    """Run a command in `folder`."""
     subprocess.run([sys.executable, str(CLI), *arguments], cwd=folder, check=True)
 
 
 def compress(folder: Path) -> None:
-    """The .beton files as .beton.gz, without time and name."""
+    """Replace each .beton by a .beton.gz without time and name."""
     for beton in folder.glob("*.beton"):
         beton.with_name(f"{beton.name}.gz").write_bytes(gzip.compress(beton.read_bytes(), mtime=0))
         beton.unlink()
 
 
 def forget_place(description: Path) -> None:
-    """The pictures stand beside their dataset wherever that is cloned, and not where this was run."""
+    """Record the images' folder as a relative path, which holds wherever the project is cloned."""
     known = json.loads(description.read_text())
     description.write_text(json.dumps({**known, "data": "pictures"}, ensure_ascii=False, indent=2) + "\n")
 
 
 def main(folder: Path) -> None:
-    """Every golden file, and in expected.json what is in them."""
+    """Make every golden file, and expected.json with their values."""
     draw(folder / "pictures")
     device = ("--device", "cpu", "--workers", "1")
     run(folder, "pack", "pictures", "dataset", "--workers", "1")

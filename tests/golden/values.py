@@ -1,4 +1,4 @@
-"""What is in a folder of golden files, read by this version and told as plain data."""
+"""Read a folder of golden files with this version into plain data."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,10 @@ COLUMNS = ("status", "norm", "crop", "label", "thumb")
 
 
 def values(folder: Path) -> dict[str, Any]:
-    """Everything that a later version must still find in `folder`, whose .beton files are whole; None for NaN."""
+    """Return everything that a later version must still read from `folder`, with None for NaN.
+
+    The .beton files must be uncompressed.
+    """
     dataset = open_dataset(folder / "dataset", data=folder / "pictures")
     store = open_store(folder / "teacher.zarr")
     return {
@@ -37,7 +40,7 @@ def values(folder: Path) -> dict[str, Any]:
 
 
 def of_dataset(split: DatasetSplit) -> dict[str, Any]:
-    """The columns of a split, and of each picture in the .beton its mean in each channel at 24 px."""
+    """Return the columns of a split, and the mean of each channel of each image in the .beton at 24 px."""
     order = Order(rows=np.arange(split.rows), batch=split.rows, shuffle=False, drop_last=False)
     (batch,) = ImageLoader(split.beton, order, image_size=24).epoch(0)
     return {
@@ -52,17 +55,17 @@ def of_dataset(split: DatasetSplit) -> dict[str, Any]:
 
 
 def of_store(split: Split) -> dict[str, Any]:
-    """The dataset and every column of a split."""
+    """Return the dataset and every column of a split."""
     columns = {name: plain(getattr(split, name)) for name in COLUMNS}
     rows = split.gather(np.arange(split.shape.rows))
     return {"dataset": dict(split.dataset), "embedding": plain(rows.astype(np.float64)), **columns}
 
 
 def of_run(run: Path, split: DatasetSplit) -> dict[str, Any]:
-    """A run's settings, steps, metrics, and its student's features of the readable pictures of a split."""
+    """Return a run's settings, steps and metrics, and its student's features of the readable images of a split."""
     record, backbone = read_config(run), load_run_student(run)
-    pictures = [decode(split.source.read(int(row))) for row in np.flatnonzero(split.readable)]
-    images = torch.stack([backbone.preprocessing.transform(picture) for picture in pictures])
+    decoded = [decode(split.source.read(int(row))) for row in np.flatnonzero(split.readable)]
+    images = torch.stack([backbone.preprocessing.transform(image) for image in decoded])
     return {
         "config": record["config"],
         "made_of": record["made_of"],
@@ -75,7 +78,7 @@ def of_run(run: Path, split: DatasetSplit) -> dict[str, Any]:
 
 
 def plain(array: np.ndarray) -> Any:
-    """An array as lists."""
+    """Return an array as lists, with None for NaN."""
     if array.dtype.kind != "f":
         return array.tolist()
     return np.where(np.isnan(array), None, array.astype(object)).tolist()

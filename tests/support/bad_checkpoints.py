@@ -1,4 +1,4 @@
-"""Weights files and run folders that are damaged, or something else."""
+"""Weights files and run folders that are damaged or of another kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.support.bad_files import (
 
 
 def state_with(part: str, edit: Callable[[Any], Any]) -> Callable[[Path], None]:
-    """Edits one part of a run's state."""
+    """Return a function that edits one part of a run's resume.pt."""
 
     def change(place: Path) -> None:
         state = torch.load(place / "resume.pt", weights_only=True)
@@ -43,7 +43,7 @@ def other_momentum(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def adamw(state: dict[str, Any]) -> dict[str, Any]:
-    """Of as many parameters."""
+    """Return the state of an AdamW over as many parameters."""
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in state["param_groups"][0]["params"]]
     return torch.optim.AdamW(parameters).state_dict()
 
@@ -79,11 +79,11 @@ WEIGHTS = [
         noise=(file("s.safetensors", noise(400)), "is damaged"),
         an_endless_header=(file("s.safetensors", b"\xff" * 8 + b"{}"), "is damaged"),
         half=(student(lambda data: data[: len(data) // 2]), "is damaged"),
-        without_description=(safetensors({}), "does not say which student"),
+        without_description=(safetensors({}), "lacks the metadata of a student"),
         described_by_a_list=(safetensors([1]), "is damaged"),
         described_by_numbers=(
             safetensors({"student": "resnet18", "image_size": 32, "mean": "1", "std": "1", "feature": ""}),
-            "does not say which student",
+            "lacks the metadata of a student",
         ),
         without_tensors=(
             safetensors(
@@ -131,7 +131,7 @@ RUNS = [
             run(edited("metrics.json", lambda d: d["metrics"].update(nn1="x"))),
             "finite number",
         ),
-        metrics_from_nowhere=(run(edited("metrics.json", lambda d: d.update(provenance=[]))), "come from"),
+        metrics_from_nowhere=(run(edited("metrics.json", lambda d: d.update(provenance=[]))), "provenance"),
     ),
     *of(
         DISTILL.replace(" r ", " run "),
@@ -139,7 +139,7 @@ RUNS = [
         a_checkpoint_of_noise=(run(holding("resume.pt", noise(99))), "resume.pt"),
         a_checkpoint_of_something_else=(
             run(lambda place: torch.save({"step": 1}, place / "resume.pt")),
-            "lacks",
+            "is not a checkpoint of a run",
         ),
         a_checkpoint_of_a_list=(run(lambda place: torch.save([1], place / "resume.pt")), "no training state"),
         an_optimiser_of_nothing=(
@@ -152,11 +152,11 @@ RUNS = [
         ),
         an_optimiser_of_other_shapes=(
             run(state_with("optimizer", other_momentum)),
-            "does not fit this run (the optimiser's momentum_buffer of a parameter: expected (",
+            "does not fit this run (the optimizer's momentum_buffer of a parameter: expected (",
         ),
         another_optimiser=(
             run(state_with("optimizer", adamw)),
-            "does not fit this run (the state of another optimiser)",
+            "does not fit this run (the state of another optimizer)",
         ),
         a_network_of_words=(run(state_with("network", lambda old: "x")), "does not fit this run"),
         an_objective_of_another=(

@@ -1,4 +1,4 @@
-"""Makers of what is not as it should be, each called in the folder of its case with that of the sound files."""
+"""Functions that make bad files in the current folder; each gets the folder of the sound files."""
 
 import io
 import json
@@ -20,11 +20,11 @@ Make = Callable[[Path], object]
 
 
 def nothing(good: Path) -> None:
-    """Only what is sound, or nothing at all."""
+    """Make nothing."""
 
 
 def file(name: str, content: str | bytes = "") -> Make:
-    """One file, its folders included."""
+    """Make one file, and its folders."""
 
     def make(good: Path) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,24 +42,24 @@ def together(*makes: Make) -> Make:
 
 
 def png(*names: str) -> Make:
-    """Sound pictures."""
-    return together(*(file(name, picture("PNG")) for name in names))
+    """Make sound images."""
+    return together(*(file(name, encoded_image("PNG")) for name in names))
 
 
-def picture(form: str, mode: str = "RGB") -> bytes:
+def encoded_image(form: str, mode: str = "RGB") -> bytes:
     content = io.BytesIO()
     Image.new(mode, (40, 30), (200, 120, 40) if mode == "RGB" else 90).save(content, form)
     return content.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is, and has no pixels."""
+    """Return a PNG with a header and no pixels."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def parquet(name: str, **columns: Any) -> Make:
-    """One parquet file with these columns."""
+    """Make a parquet file with these columns."""
 
     def make(good: Path) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def parquet(name: str, **columns: Any) -> Make:
 
 
 def images(count: int = 2, kind: pa.DataType | None = None) -> pa.Array:
-    """A column image as Hugging Face writes it."""
+    """Return a column `image` as Hugging Face writes it."""
     held = [{"bytes": b"x", "path": f"{row}.png"} for row in range(count)]
     if kind == pa.string():
         held = [{**row, "bytes": "x"} for row in held]
@@ -77,7 +77,7 @@ def images(count: int = 2, kind: pa.DataType | None = None) -> pa.Array:
 
 
 def dataset(damage: Callable[[Path], object]) -> Make:
-    """The sound dataset, its .beton files as links, once `damage` has been at it."""
+    """Copy the sound dataset, with links to its .beton files, and damage it."""
 
     def make(good: Path) -> None:
         Path("dataset").mkdir()
@@ -92,7 +92,7 @@ def dataset(damage: Callable[[Path], object]) -> Make:
 
 
 def store(damage: Callable[[Path], object]) -> Make:
-    """The sound store, once `damage` has been at it."""
+    """Copy the sound store and damage it."""
 
     def make(good: Path) -> None:
         shutil.copytree(good / "teacher.zarr", "store.zarr")
@@ -102,7 +102,7 @@ def store(damage: Callable[[Path], object]) -> Make:
 
 
 def run(damage: Callable[[Path], object]) -> Make:
-    """The finished run, once `damage` has been at it."""
+    """Copy the finished run and damage it."""
 
     def make(good: Path) -> None:
         shutil.copytree(good / "run", "run")
@@ -112,7 +112,7 @@ def run(damage: Callable[[Path], object]) -> Make:
 
 
 def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
-    """A JSON file of a folder changed: in place, or into what `change` returns."""
+    """Change a JSON file in place, or replace its content by what `change` returns."""
 
     def damage(place: Path) -> None:
         found = json.loads((place / name).read_text())
@@ -123,7 +123,7 @@ def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
 
 
 def holding(name: str, content: str | bytes) -> Callable[[Path], object]:
-    """A file of a folder with another content."""
+    """Replace the content of a file."""
 
     def damage(place: Path) -> None:
         (place / name).unlink()
@@ -133,7 +133,7 @@ def holding(name: str, content: str | bytes) -> Callable[[Path], object]:
 
 
 def without(name: str) -> Callable[[Path], object]:
-    """A file or folder of a folder removed."""
+    """Remove a file or folder."""
 
     def damage(place: Path) -> None:
         if (place / name).is_dir():
@@ -145,7 +145,7 @@ def without(name: str) -> Callable[[Path], object]:
 
 
 def resized(name: str, by: int) -> Callable[[Path], object]:
-    """A file of a folder longer or shorter by some bytes."""
+    """Make a file longer or shorter by some bytes."""
 
     def damage(place: Path) -> None:
         size = (place / name).stat().st_size + by
@@ -158,7 +158,7 @@ def resized(name: str, by: int) -> Callable[[Path], object]:
 
 
 def overwritten(name: str, start: int, content: bytes = b"") -> Callable[[Path], object]:
-    """Bytes of a file from a place on, all to its end zeroed if none are given; its size stays."""
+    """Overwrite bytes of a file from `start`; without content, zero all of them to the end. The size stays."""
 
     def damage(place: Path) -> None:
         data = bytearray((place / name).read_bytes())
@@ -170,7 +170,7 @@ def overwritten(name: str, start: int, content: bytes = b"") -> Callable[[Path],
 
 
 def swapped(name: str, other: str) -> Callable[[Path], object]:
-    """Two files of a folder under each other's name."""
+    """Swap two files."""
 
     def damage(place: Path) -> None:
         (place / name).rename(place / "aside")
@@ -181,23 +181,23 @@ def swapped(name: str, other: str) -> Callable[[Path], object]:
 
 
 def metadata(name: str, **changes: Any) -> Callable[[Path], object]:
-    """Fields of what a zarr.json says under the project's attribute changed, None: removed."""
+    """Change fields of the attribute `anchorage` in a zarr.json; None removes a field."""
 
     def change(found: dict[str, Any]) -> None:
-        told = found["attributes"]["anchorage"]
+        ours = found["attributes"]["anchorage"]
         for key, value in changes.items():
-            told.pop(key) if value is None else told.update({key: value})
+            ours.pop(key) if value is None else ours.update({key: value})
 
     return edited(name, change)
 
 
 def saved(name: str, value: Any) -> Make:
-    """What PyTorch saves of a value."""
+    """Save a value with torch.save."""
     return lambda good: torch.save(value, name)
 
 
 def truncated_weights(name: str, share: float) -> Make:
-    """A weights file that was not copied to its end."""
+    """Make a weights file of which only a share was copied."""
 
     def make(good: Path) -> None:
         content = io.BytesIO()
@@ -209,18 +209,18 @@ def truncated_weights(name: str, share: float) -> Make:
 
 
 def student(change: Callable[[bytes], bytes]) -> Make:
-    """student.safetensors of the finished run with other bytes."""
+    """Copy the student of the finished run with its bytes changed."""
     return lambda good: Path("s.safetensors").write_bytes(
         change((good / "run" / "student.safetensors").read_bytes())
     )
 
 
-def safetensors(told: Any, **tensors: torch.Tensor) -> Make:
-    """A safetensors file that says `told` of itself."""
+def safetensors(description: Any, **tensors: torch.Tensor) -> Make:
+    """Make a safetensors file with this description in its metadata."""
     from safetensors.torch import save_file
 
     return lambda good: save_file(
-        tensors or {"a": torch.zeros(2)}, "s.safetensors", {"anchorage": json.dumps(told)}
+        tensors or {"a": torch.zeros(2)}, "s.safetensors", {"anchorage": json.dumps(description)}
     )
 
 

@@ -1,4 +1,4 @@
-"""Folders of images and of datasets that are refused."""
+"""Folders of images and datasets that are refused."""
 
 import pyarrow as pa
 
@@ -33,7 +33,7 @@ FOLDERS = of(
     only_text=(file("images/a.txt", "x"), "there are no images"),
     only_hidden=(png("images/.a.png"), "there are no images"),
     empty_class_folders=(together(folder("images/a"), folder("images/b")), "there are no images"),
-    a_folder_named_like_a_picture=(folder("images/a.png"), "there are no images"),
+    a_folder_named_like_an_image=(folder("images/a.png"), "there are no images"),
     empty_train=(together(folder("images/train/a"), png("images/val/a/b.png")), "there are no images"),
     empty_val=(together(png("images/train/a/b.png"), folder("images/val")), "there are no images"),
     both_vals=(png("images/val/a.png", "images/validation/a.png"), "keep one of them"),
@@ -42,7 +42,7 @@ FOLDERS = of(
     parquet_parts_missing=(parquet("images/train-00000-of-00002.parquet", image=images()), "found 1"),
     no_parquet=(file("images/train.parquet", "x" * 100), "as parquet"),
     empty_parquet_file=(file("images/train.parquet"), "as parquet"),
-    parquet_without_images=(parquet("images/train.parquet", picture=images()), "expected a column image"),
+    parquet_without_images=(parquet("images/train.parquet", photo=images()), "expected a column image"),
     parquet_of_words=(parquet("images/train.parquet", image=["a.png"]), "expected a column image"),
     parquet_of_text=(parquet("images/train.parquet", image=images(kind=pa.string())), "as binary"),
     parquet_without_rows=(parquet("images/train.parquet", image=images(0)), "no rows"),
@@ -133,10 +133,10 @@ TABLES = of(
     ),
     another_identity=(
         dataset(edited("dataset.json", lambda d: d["splits"]["train"]["identity"].update(images="0" * 64))),
-        "made of another dataset: images",
+        "made from another dataset: images",
     ),
 )
 ALL_BAD = together(file("images/a.png", "x"), file("images/b.jpg"))
-NO_PICTURES = of("pack images out", no_picture_can_be_read=(ALL_BAD, "none of 2 images can be read"))
+UNREADABLE = of("pack images out", no_image_can_be_read=(ALL_BAD, "none of 2 images can be read"))
 WRONG_FOLDERS = [*FOLDERS, *PLACES, *DATASETS]
-FAILING_FOLDERS = [*TABLES, *NO_PICTURES]
+FAILING_FOLDERS = [*TABLES, *UNREADABLE]

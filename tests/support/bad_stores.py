@@ -39,7 +39,7 @@ STORE_FAULTS = {
     "without_id": (store(metadata("zarr.json", id=None)), "were edited"),
     "a_split_of_noise": (
         store(holding("train/zarr.json", noise(99))),
-        "is damaged; `python cli.py cache repair",
+        "is damaged; restore it with `python cli.py cache repair",
     ),
     "a_split_without_rows": (store(metadata("train/zarr.json", rows=None)), "above 0"),
     "a_split_of_no_rows": (store(metadata("train/zarr.json", rows=0)), "above 0"),
@@ -48,7 +48,7 @@ STORE_FAULTS = {
     "more_rows": (store(metadata("train/zarr.json", rows=9)), "not laid out"),
     "more_views": (store(metadata("train/zarr.json", views=2)), "not laid out"),
     "another_width": (store(metadata("train/zarr.json", dim=25)), "not laid out"),
-    "without_dataset": (store(metadata("train/zarr.json", dataset=None)), "tell no dataset"),
+    "without_dataset": (store(metadata("train/zarr.json", dataset=None)), "lack a dataset"),
     "without_an_array": (store(without("train/norm")), "not laid out"),
     "an_array_of_noise": (store(holding("train/norm/zarr.json", noise(99))), "not laid out"),
     "another_dtype": (

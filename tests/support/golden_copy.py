@@ -1,4 +1,4 @@
-"""The golden files of format 1 as their owner would have them: writable, with whole .beton files."""
+"""A writable copy of the golden files of format 1, with uncompressed .beton files."""
 
 import gzip
 import shutil
@@ -8,7 +8,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def golden_copy(folder: Path) -> Path:
-    """A copy of the golden dataset, pictures, store and run."""
+    """Copy the golden images, dataset, store and run into `folder`, and return it."""
     for name in ("pictures", "dataset", "teacher.zarr", "run"):
         shutil.copytree(GOLDEN / name, folder / name)
     for packed in (folder / "dataset").glob("*.beton.gz"):

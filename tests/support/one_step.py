@@ -1,4 +1,4 @@
-"""One step of training, as the training loop takes it, on features in place of images."""
+"""One training step, as in the training loop, on features instead of images."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ def one_step(
     batch: Batch,
     step: int,
 ) -> float:
-    """Embed, score, descend, let the objective follow. Returns the loss before."""
+    """Embed, compute the loss, step the optimizer and update the objective. Return the loss."""
     embeddings = (network(features),)
     loss = objective(embeddings, batch, step)
     optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What the authors' files hold, around the tensors of a backbone under torchvision's, timm's or DINO's names."""
+"""State dicts as the authors publish them, made from a backbone with torchvision's, timm's or DINO's names."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def swav(state: State) -> Held:
 
 
 def simclr_flat(state: State) -> Held:
-    """Layers numbered in the order of their creation: of a stage's first block the shortcut comes first."""
+    """Number the layers in the order of their creation: in a stage's first block the shortcut comes first."""
     order = ["stem"]
     for stage, blocks in ((1, 3), (2, 4), (3, 6), (4, 3)):
         for block in range(blocks):

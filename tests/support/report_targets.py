@@ -1,4 +1,4 @@
-"""Run folders and caches with planted embeddings, as `distill` and `eval` leave them, without any training."""
+"""Run folders and caches with planted embeddings, as `distill` and `eval` write them, without training."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from PIL import Image
 
 from cache.layout import ChunkKey
 from cache.reader import open_store
-from cache.writer import ChunkRows, create_split, create_store, normalise, write_chunk
+from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
 from pipeline.images.dataset import Dataset
 from pipeline.images.pack import pack
 from pipeline.settings.commands import PackConfig
@@ -21,11 +21,11 @@ DIM = 16
 
 
 def image_folder(root: Path, classes: tuple[str, ...], train: int, val: int) -> Path:
-    """Class folders of noisy squares, a colour a class, with names of files that no page should trust."""
+    """Write class folders of noisy squares, one colour per class, with file names that contain markup."""
     draws = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for kind, name in enumerate(classes):
-            # A slash cannot be in a file's name; everything else can.
+            # file names can contain everything but a slash
             folder = root / split / name.replace("/", "\N{DIVISION SLASH}")
             folder.mkdir(parents=True)
             for number in range(count):
@@ -36,7 +36,7 @@ def image_folder(root: Path, classes: tuple[str, ...], train: int, val: int) -> 
 
 
 def dataset_of(root: Path, classes: tuple[str, ...] = PLAIN, train: int = 30, val: int = 12) -> Dataset:
-    """Such images, packed."""
+    """Pack a dataset of such images."""
     data = image_folder(root / "images", classes, train, val)
     return pack(PackConfig(data=data, out=root / "dataset", workers=1))
 
@@ -44,12 +44,12 @@ def dataset_of(root: Path, classes: tuple[str, ...] = PLAIN, train: int = 30, va
 def write_store(
     path: Path, dataset: Dataset, *, noise: float = 0.05, seed: int = 0, maker: str = "planted", **origin: str
 ) -> Path:
-    """Embeddings around one axis a class, in rows that are all eligible."""
+    """Write a store of embeddings around one axis per class; all rows are eligible."""
     create_store(path, {"architecture": maker, "dim": DIM, "seed": seed}, origin)
     draws = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
         features = np.eye(4, DIM)[split.labels] + noise * draws.standard_normal((split.rows, DIM))
-        embedding, norm, status = normalise(features.astype(np.float32))
+        embedding, norm, status = normalize(features.astype(np.float32))
         shape = {"rows": split.rows, "views": 1, "dim": DIM}
         create_split(path, name, dataset=split.identity, labels=split.labels, thumbs=split.thumbs, **shape)
         crop = np.tile(np.float32([0, 0, 1, 1, 0]), (split.rows, 1))
@@ -62,7 +62,7 @@ def write_store(
 def write_run(
     run: Path, dataset: Dataset, cache: Path, *, nn1: float | None = 0.5, store: bool = True, **settings: Any
 ) -> Path:
-    """The folder of a distillation: its record, its log, and if asked for embeddings and metrics."""
+    """Write the folder of a distillation: config, log, and optionally embeddings and metrics."""
     config = {"student": "resnet18", "objective": "1q", "epochs": 2, "batch_size": 10, "tau": 0.04}
     config |= {"anchors": "64", "seed": 0, "subset": 1.0, "cache": str(cache), "run": str(run), **settings}
     teacher = open_store(cache)
@@ -94,8 +94,8 @@ def write_run(
 def write_metrics(
     path: Path, name: str, metrics: Mapping[str, float], *, seed: int | None, role: str = "student"
 ) -> Path:
-    """metrics.json as `eval` writes it."""
-    origin = {"seed": seed, "dataset": "d", "store": f"s{seed}", "command": "python cli.py eval <RUN>"}
-    whole = {"format": 1, "name": name, "role": role, "metrics": metrics, "provenance": origin}
-    path.write_text(json.dumps(whole))
+    """Write metrics.json as `eval` does."""
+    provenance = {"seed": seed, "dataset": "d", "store": f"s{seed}", "command": "python cli.py eval <RUN>"}
+    content = {"format": 1, "name": name, "role": role, "metrics": metrics, "provenance": provenance}
+    path.write_text(json.dumps(content))
     return path

@@ -1,4 +1,4 @@
-"""Pictures of a known class: noisy coloured squares, a band of one colour for each of four classes."""
+"""Images of four classes: noisy squares, each with a band in the colour and place of its class."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def draw_squares(root: Path, *, train: int = 40, val: int = 10, seed: int = 0) -> None:
-    """An image folder with train/ and val/, so many pictures of 32 px in each of four classes."""
+    """Write an image folder: `train` and `val` images of 32 px in each of four classes."""
     draws = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for kind in range(4):

@@ -1,4 +1,4 @@
-"""Batches for an objective without a loader: rows of a small cache with a picture each, and steps of descent."""
+"""Batches of a small cache for an objective, without a loader, and steps of gradient descent."""
 
 from collections.abc import Iterable
 
@@ -13,13 +13,13 @@ STUDENT_DIM = 5
 
 
 def eligible_batch(split: Split, size: int, seed: int = 0) -> Batch:
-    """`size` eligible rows in a random order, each with the 3 x 4 x 4 px picture that belongs to it."""
+    """Return `size` eligible rows in random order, each with its image of 4 x 4 px."""
     draws = torch.Generator().manual_seed(seed)
     eligible = torch.from_numpy(split.eligible())
     rows = eligible[torch.randperm(len(eligible), generator=draws)[:size]]
-    pictures = torch.randn(split.shape.rows, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(split.shape.rows, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return Batch(
-        images=(pictures[rows],),
+        images=(images[rows],),
         rows=rows,
         labels=torch.from_numpy(split.label)[rows],
         teacher=torch.from_numpy(split.gather(rows.numpy())),
@@ -27,7 +27,7 @@ def eligible_batch(split: Split, size: int, seed: int = 0) -> Batch:
 
 
 def losses_of_descent(objective: Objective, batches: Iterable[Batch], lr: float) -> list[float]:
-    """Losses of a small seeded network with the objective's head, trained by plain gradient descent."""
+    """Train a small seeded network with the objective's head by gradient descent, and return the losses."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, STUDENT_DIM), objective.head())
     optimizer = torch.optim.SGD(network.parameters(), lr)
@@ -42,7 +42,7 @@ def losses_of_descent(objective: Objective, batches: Iterable[Batch], lr: float)
 
 
 def gradient_of(objective: Objective, embedding: Tensor, batch: Batch) -> Tensor:
-    """The gradient of the loss of step 0 in the embedding, a leaf in its dtype."""
+    """Return the gradient of the loss at step 0 with respect to the embedding."""
     leaf = embedding.detach().requires_grad_()
     objective((leaf,), batch, 0).backward()
     assert leaf.grad is not None
@@ -50,7 +50,7 @@ def gradient_of(objective: Objective, embedding: Tensor, batch: Batch) -> Tensor
 
 
 def slope(objective: Objective, embedding: Tensor, batch: Batch, *, by: float = 1e-2) -> Tensor:
-    """The same gradient by central differences; float32 rounds a loss near 1 by 1e-7, hence the wide step."""
+    """Return the same gradient by central differences. The step is wide: float32 rounds a loss near 1 by 1e-7."""
     found = torch.zeros_like(embedding)
     for index in range(embedding.numel()):
         ends = []

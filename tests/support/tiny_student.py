@@ -1,4 +1,4 @@
-"""A student that trains in milliseconds and has what makes exact resume hard: BatchNorm and dropout."""
+"""Students that train in milliseconds, one with what makes exact resuming hard: BatchNorm and dropout."""
 
 from collections import OrderedDict
 
@@ -21,7 +21,7 @@ def plain() -> nn.Module:
 
 
 def constant() -> nn.Module:
-    """The same features for every image, until it is trained."""
+    """Return a student with the same features for every image until it is trained."""
     layer = nn.Conv2d(3, 8, 3, stride=2)
     nn.init.zeros_(layer.weight)
     nn.init.ones_(layer.bias)
@@ -29,6 +29,6 @@ def constant() -> nn.Module:
 
 
 def staged() -> nn.Module:
-    """Four stages by the names that a ResNet's have."""
+    """Return a student of four stages with a ResNet's names."""
     stages = {f"layer{n}": nn.Conv2d(3 if n == 1 else 4, 4, 3, stride=2, padding=1) for n in (1, 2, 3, 4)}
     return nn.Sequential(OrderedDict(**stages, flatten=nn.Flatten()))

@@ -1,4 +1,4 @@
-"""Teachers of a person's own, as package.module:function, small enough for tests."""
+"""Small teachers of a user's own, given as package.module:function."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ PLAIN = {"resize": 16, "crop": 16, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 
 
 
 class Wide(nn.Module):
-    """Three means and 8 x 8 pooled pixels, repeated to 131,072 columns: a chunk holds 64 rows."""
+    """8 x 8 pooled pixels, repeated to a width of 131,072: a chunk holds 64 rows."""
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
@@ -21,7 +21,7 @@ class Wide(nn.Module):
 
 
 class Slow(Wide):
-    """Wide, but each forward pass takes its time."""
+    """Wide, with a forward pass that sleeps SLOW_TEACHER seconds."""
 
     def forward(self, images: Tensor) -> Tensor:
         time.sleep(float(os.environ.get("SLOW_TEACHER", "0")))
@@ -29,7 +29,7 @@ class Slow(Wide):
 
 
 class Deadly(Wide):
-    """Kills its process on an image of gray 255 always, on one of gray 254 only once over all processes."""
+    """Kill the process on every image of gray 255, and once over all processes on an image of gray 254."""
 
     def forward(self, images: Tensor) -> Tensor:
         record = Path(os.environ["DEADLY_RECORD"])
@@ -45,7 +45,7 @@ class Deadly(Wide):
 
 
 class Greedy(Wide):
-    """Wants a pebibyte for more than 4 images."""
+    """Allocate a pebibyte for more than 4 images."""
 
     def forward(self, images: Tensor) -> Tensor:
         if len(images) > 4:

@@ -1,10 +1,10 @@
-"""A student with feature maps that a detector can learn on in seconds."""
+"""A student with feature maps on which a detector trains in seconds."""
 
 from torch import Tensor, nn
 
 
 class TinyTrunk(nn.Module):
-    """Convolutions of stride 8 under AlexNet's name for them."""
+    """Convolutions with a total stride of 8, named `features` as in AlexNet."""
 
     def __init__(self) -> None:
         super().__init__()

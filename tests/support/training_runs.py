@@ -1,4 +1,4 @@
-"""Runs of the training loop on the small dataset, and what two of them have in common."""
+"""Small training runs, interrupted or not, and their comparison."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.models.checkpoints import load_safetensors
-from pipeline.settings.commands import DistillConfig, PretrainConfig
+from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.distill import distill
 from pipeline.training.pretrain import pretrain
 from pipeline.training.student_run import StudentRun
@@ -35,7 +35,7 @@ def settings(packed: Path, cached: Path, run: Path, **changes: Any) -> DistillCo
 
 
 def untrained_run(packed: Path, run: Path, function: str, seed: int = 0) -> Path:
-    """A run of no epoch of tests.support.tiny_student:function."""
+    """Write an untrained student, tests.support.tiny_student:function, into a run folder."""
     student = f"tests.support.tiny_student:{function}"
     pretrain(
         PretrainConfig(
@@ -68,24 +68,29 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert losses(run) == losses(other)
 
 
-class Death(BaseException):
-    """Ends a run where it stands: nothing is saved."""
+class Crash(BaseException):
+    """Ends a run on the spot: nothing is saved."""
 
 
 def distill_in_two(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that dies within its last epoch and is started again.
+    """Run a distillation that crashes in its last epoch, and resume it."""
+    distill_until_crash(config, monkeypatch)
+    distill(config)
 
-    Of 12 steps it dies in the last; epochs end at steps 4 and 8, the last checkpoint is that of step 9.
+
+def distill_until_crash(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a distillation that crashes in the last of 12 steps.
+
+    Epochs end at steps 4 and 8; the last checkpoint is of step 9.
     """
-    learn = StudentRun.learn
+    train_step = StudentRun.train_step
 
-    def die(self: StudentRun, *arguments: Any) -> None:
+    def crash(self: StudentRun, *arguments: Any) -> None:
         if self.step == 11:
-            raise Death
-        learn(self, *arguments)
+            raise Crash
+        train_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StudentRun, "learn", die)
-        with pytest.raises(Death):
+        patch.setattr(StudentRun, "train_step", crash)
+        with pytest.raises(Crash):
             distill(config)
-    distill(config)

@@ -1,6 +1,7 @@
-"""The same work on two gloo ranks: this process is rank 0, a new one is rank 1."""
+"""Run a function on two gloo ranks: this process is rank 0, a new one is rank 1."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+TIMEOUT = timedelta(minutes=3)  # the default of half an hour is long to wait for a rank that failed to start
+
 
 def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
-    """What work(rank, *arguments) returns on each rank; `work` is a function of a module's top level."""
+    """Return what work(rank, *arguments) returns on each rank; `work` is a function at a module's top level."""
     other = spawn(_run, args=(work, folder, *arguments), nprocs=1, join=False)
     try:
         _run(-1, work, folder, *arguments)
     except BaseException:
-        other.processes[0].kill()  # it would wait for this rank, and this process for it
+        other.processes[0].kill()  # or the two processes would wait for each other
         raise
     other.join()
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
@@ -23,7 +26,8 @@ def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> 
 
 def _run(process: int, work: Callable[..., Any], folder: Path, *arguments: object) -> None:
     rank = process + 1
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=TIMEOUT)
     try:
         torch.save(work(rank, *arguments), folder / f"rank{rank}.pt")
     finally:

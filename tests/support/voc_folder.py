@@ -1,4 +1,4 @@
-"""A small folder of PASCAL VOC's layout, with coloured shapes on noise."""
+"""A small folder in PASCAL VOC's layout, with coloured rectangles on noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SIDE = 64
 
 
 def write_annotation(path: Path, things: Sequence[VocObject]) -> None:
-    """Objects in VOC's XML: pixels counted from 1, the last one included."""
+    """Write objects as VOC's XML, which counts pixels from 1 and includes the last one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"<annotation>{''.join(map(_element, things))}</annotation>")
 
@@ -31,7 +31,7 @@ def _element(thing: VocObject) -> str:
 
 
 def draw_voc(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
-    """Write VOC2007 below `folder` with so many images a split, each with one or two rectangles of COLOURS."""
+    """Write FOLDER/VOC2007 with so many images per split, each with one or two rectangles of COLOURS."""
     draws, root = np.random.default_rng(seed), folder / "VOC2007"
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "JPEGImages").mkdir()
@@ -47,7 +47,7 @@ def draw_voc(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
 
 
 def _draw(pixels: np.ndarray, draws: np.random.Generator, half: int) -> VocObject:
-    """One rectangle of 16 to 30 px in the left or the right half."""
+    """Draw one rectangle of 16 to 30 px in the left or the right half."""
     name = str(draws.choice(list(COLOURS)))
     width, height = draws.integers(16, 31, 2)
     left = int(draws.integers(half * SIDE // 2, half * SIDE // 2 + SIDE // 2 - width + 1))

@@ -1,4 +1,4 @@
-"""The corruption run in small: random damage to a cache is named exactly, and repaired to the byte."""
+"""A short corruption run: `cache verify` names random damage exactly, and `cache repair` restores every byte."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Files of format 1 as they were first written: this version reads them, goes on from them, writes the same."""
+"""Golden files of format 1: this version reads them, continues from them, and writes the same."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,12 @@ import pytest
 from cache.layout import ChunkKey
 from cache.reader import open_store
 from cache.writer import ChunkRows, create_split, create_store, write_chunk
+from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import check_beton
 from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
-from pipeline.settings.commands import DistillConfig, PackConfig
+from pipeline.settings.commands import PackConfig
+from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
 from tests.golden.values import values
 from tests.support.golden_copy import GOLDEN, golden_copy
@@ -34,9 +36,9 @@ def found(golden: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("split", ROWS)
-def test_a_dataset_says_what_it_said(found: dict[str, Any], split: str) -> None:
+def test_a_dataset_holds_what_it_held(found: dict[str, Any], split: str) -> None:
     now, then = dict(found["dataset"][split]), dict(EXPECTED["dataset"][split])
-    # another JPEG decoder may round otherwise: one level of 255 is 0.018 of a channel's deviation
+    # JPEG decoders round differently: one level of 255 is 0.018 of a channel's std
     assert np.allclose(now.pop("pixels"), then.pop("pixels"), atol=0.02)
     assert now == then
     assert now["rows"] == list(range(ROWS[split]))
@@ -62,13 +64,13 @@ def test_a_chunk_file_is_plain_memory(split: str, rows: int) -> None:
 def test_a_store_is_sound_and_complete(golden: Path) -> None:
     for name in ROWS:
         split = open_store(golden / "teacher.zarr").split(name)
-        split.require_complete()
-        split.verify()
+        assert split.complete
+        assert split.verify()
 
 
 def test_a_run_gives_the_features_it_gave(found: dict[str, Any]) -> None:
     now, then = dict(found["run"]), dict(EXPECTED["run"])
-    # convolutions of another build add in another order: float32 to 5 digits
+    # another build sums convolutions in another order: float32 to 5 digits
     assert np.allclose(now.pop("features"), then.pop("features"), rtol=1e-5, atol=1e-6)
     assert now == then
 
@@ -76,14 +78,18 @@ def test_a_run_gives_the_features_it_gave(found: dict[str, Any]) -> None:
 def test_a_beton_holds_row_i_at_sample_i(golden: Path) -> None:
     for split in open_dataset(golden / "dataset").splits.values():
         check_beton(split.beton, split.labels)
+        with pytest.raises(PipelineError, match="row i at sample i"):
+            check_beton(split.beton, split.labels[::-1])
 
 
-def test_pack_finds_the_pictures_to_be_those_of_the_dataset(golden: Path) -> None:
+def test_pack_finds_the_images_of_the_dataset_unchanged(golden: Path) -> None:
     before = contents(golden / "dataset")
     pack(PackConfig(data=golden / "pictures", out=golden / "dataset", workers=1))
     after = contents(golden / "dataset")
     assert before.keys() == after.keys()
-    assert {name for name in after if after[name] != before[name]} <= {"dataset.json"}  # where they are now
+    assert {name for name in after if after[name] != before[name]} <= {
+        "dataset.json"
+    }  # the folder of the images
 
 
 def test_a_finished_run_is_known_as_finished(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +110,9 @@ def test_the_writer_writes_the_same_files(tmp_path: Path) -> None:
     for name, split in then["splits"].items():
         write_split(tmp_path / "teacher.zarr", name, split)
     now, golden = contents(tmp_path / "teacher.zarr"), contents(GOLDEN / "teacher.zarr")
-    assert now.keys() >= golden.keys()  # a later version may write more, and must write these
+    assert now.keys() >= golden.keys()  # a later version may write more files
     for name in golden:
-        if name.endswith("zarr.json"):  # another zarr may lay its JSON out in another way
+        if name.endswith("zarr.json"):  # another version of zarr may format its JSON differently
             assert json.loads(now[name]) == json.loads(golden[name]), name
         else:
             assert now[name] == golden[name], name

@@ -1,4 +1,4 @@
-"""Whole commands as a person starts them: two in one folder, files that are cut short, folders one may only read."""
+"""Whole commands as processes: two in one folder, files cut short under a run, read-only folders."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The recipes are settings of their commands, and those of the paper say what the paper reports."""
+"""Recipes hold valid settings of their commands, and the paper's recipes quote its numbers."""
 
 import re
 import shlex
@@ -15,8 +15,8 @@ from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
 from pipeline.settings import commands as configs
-from pipeline.settings.commands import DistillConfig, PretrainConfig
 from pipeline.settings.toml_file import from_toml, from_values
+from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.sweeps.recipe import read_recipe
 from pipeline.teachers.registry import TEACHERS
 
@@ -47,7 +47,7 @@ def head(name: str) -> str:
 
 
 def commands(path: Path) -> list[tuple[str, Any]]:
-    """The commands of a recipe's head, each with the settings that it would run with."""
+    """Return the commands in a recipe's head, each with the settings that it runs with."""
     found = []
     for line in re.findall(r"^#   python cli\.py (.+)$", path.read_text(), re.MULTILINE):
         name, *arguments = shlex.split(line)
@@ -56,7 +56,7 @@ def commands(path: Path) -> list[tuple[str, Any]]:
     return found
 
 
-def metrics_of(name: str) -> dict[str, float]:
+def metrics_path(name: str) -> dict[str, float]:
     row = paper.paper_row(RUNS[name].teacher, RUNS[name].student, RUNS[name].objective)
     assert row is not None
     return dict(row.metrics)
@@ -69,7 +69,7 @@ def test_every_row_of_the_paper_has_a_recipe() -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_numbers_are_the_papers(name: str) -> None:
-    found, text = metrics_of(name), head(name)
+    found, text = metrics_path(name), head(name)
     assert f"linear {found['linear']}, NN {found['nn1']}, CA {found['ca']}." in text
     lines = {
         "linear@places": "Places by the best layer: linear {linear@places}.",
@@ -112,7 +112,7 @@ def test_the_commands_lead_from_images_to_the_rows_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_evaluations_are_those_of_the_rows_numbers(name: str) -> None:
-    found, path = metrics_of(name), PAPER / f"{name}.toml"
+    found, path = metrics_path(name), PAPER / f"{name}.toml"
     own, *others = [settings for command, settings in commands(path) if command == "eval"]
     few = ("few-label",) if "few1pct" in found else ()
     assert own.protocol == ("nn", "linear", "ca", *few)

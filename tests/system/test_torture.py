@@ -1,4 +1,4 @@
-"""The crash harness in a short form: some trials of each stage; and that it finds a product that loses bytes."""
+"""A short run of the crash harness: some trials of each stage, and a careless product that it must find out."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from tests.torture.faults import LIBRARY, build
 from tests.torture.plan import MOMENTS, SIGNALS, trials
 
 TRIALS = 15
-# as an editor saves a file: in place
+# writes in place, as an editor saves a file
 CARELESS = """
 import runpy, sys
 import cache.durable
@@ -26,7 +26,7 @@ runpy.run_module("tests.torture", run_name="__main__", alter_sys=True)
 
 
 def torture(program: list[str], folder: Path, *options: str, **environment: str) -> tuple[int, str, dict]:
-    """Exit code, output and results of the harness in a process of its own."""
+    """Run the harness as a process; return its exit code, output and results."""
     places = ["--scratch", str(folder / "scratch"), "--results", str(folder / "results.json")]
     done = subprocess.run(
         [sys.executable, *program, *places, "--no-processes", *options],
@@ -67,7 +67,7 @@ def test_every_call_is_killed_before_failed_at_and_a_write_cut_short() -> None:
         assert (number, "SIGKILL at a call") in at_calls
         assert all(((number, kind) in at_calls) == (number < 4) for kind in ("ENOSPC", "EIO"))
     assert (2, "a write cut short") in at_calls
-    assert at_calls.count((4, "SIGKILL at a call")) == 2  # after the last one, too
+    assert at_calls.count((4, "SIGKILL at a call")) == 2  # also after the last one
     moments = [trial.fault.after for trial in plan if trial.fault.after is not None]
     assert len(moments) == MOMENTS * len(SIGNALS)
     assert 0 <= min(moments) < max(moments) < 2.0

@@ -1,8 +1,8 @@
-"""Commands in children that are forked after the imports: a trial costs no start-up.
+"""Run commands in forked children, so that a trial costs no imports.
 
-In a child everything is the product's own but three things: processes that it would start afresh are forked as well
-(no second import of FFCV), a dask cluster is one of threads in the child itself, and it runs on one core, so that no
-pool of threads is ever forked. Trials with real processes are those of processes.py.
+A child differs from a real process in three things: processes that the product spawns are forked instead (FFCV is not
+imported again), a dask cluster consists of threads in the child, and the child runs on one core, since a pool of
+threads does not survive a fork. processes.py has the trials with real processes.
 """
 
 import ctypes
@@ -25,16 +25,16 @@ import cli
 from tests.torture.faults import Fault, Shim
 
 MOST_SECONDS = 90
-SECONDS_TO_END = 20  # for what a command had started, once the command itself is dead
+SECONDS_TO_END = 20  # for the processes that a dead command had started
 PR_SET_CHILD_SUBREAPER = 36
-# here, since a child that is interrupted within would keep logging's lock
+# at import: an interrupted child could keep the lock of logging
 logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
-OUTSIDE = 77  # exit code of a child that was interrupted before the command began or after it had ended
+OUTSIDE = 77  # exit code of a child interrupted before its command began or after it had ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a child ended: its exit code, negative for a signal; what it said; what is wrong with the ending itself."""
+    """How a child ended: exit code (negative for a signal), output, and what is wrong with the ending itself."""
 
     code: int
     said: str
@@ -42,15 +42,15 @@ class Ending:
     seconds: float
 
 
-def become_heir() -> None:
-    """Orphans of children become children of this process, so that none is overlooked."""
+def adopt_orphans() -> None:
+    """Make orphaned descendants children of this process, so that none is overlooked."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def in_child(
     shim: Shim, work: Callable[[], int], folder: Path, fault: Fault, trace: Path | None = None
 ) -> Ending:
-    """What work(), whose value is the exit code, comes to in a child that meets a fault below `folder`."""
+    """Run work(), which returns an exit code, in a child with a fault below `folder`; return how it ended."""
     log = folder.with_name(f"{folder.name}.log")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,7 +61,7 @@ def in_child(
     try:
         if fault.after is not None:
             time.sleep(fault.after)
-            os.kill(child, fault.value)  # not reaped yet: the number is still the child's
+            os.kill(child, fault.value)  # not reaped yet, so the pid is still the child's
         code, wrong = _wait(child)
     finally:
         shim.disarm()
@@ -90,7 +90,7 @@ def _run(
 
 
 def _prepare(log: Path) -> None:
-    """What makes a forked child behave as a process that was started."""
+    """Make a forked child behave like a new process."""
     os.setpgrp()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
@@ -99,17 +99,17 @@ def _prepare(log: Path) -> None:
     fork = multiprocessing.get_context("fork")
 
     def forking(method: str | None = None) -> object:
-        resource_tracker.ensure_running()  # as the other ways of starting do: it clears up after who was killed
+        resource_tracker.ensure_running()  # as spawn does: it cleans up after killed processes
         return fork
 
     multiprocessing.get_context = forking  # type: ignore[assignment]
-    # what is forked where the product starts afresh has no handlers
+    # the product spawns its processes, and a spawned process has no handlers
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    tqdm.tqdm.monitor_interval = 0  # a thread
+    tqdm.tqdm.monitor_interval = 0  # no monitor thread
 
 
 def _wait(child: int) -> tuple[int, str]:
-    """Exit code of a child, and what is wrong: that it hung, or that something which it started did not end."""
+    """Return a child's exit code, and what is wrong: it hung, or a process that it started did not end."""
     deadline = time.monotonic() + MOST_SECONDS
     code, wrong = None, ""
     while True:
@@ -136,10 +136,10 @@ def _end_all() -> None:
 
 @contextmanager
 def cluster() -> Iterator[str]:
-    """The address of a dask cluster of one thread in this process: for the command it is somebody's own."""
+    """Yield the address of a dask cluster of one thread in this process, for `--scheduler`."""
     from distributed import LocalCluster
 
-    logging.disable(logging.CRITICAL)  # its workers tell of tasks that an interruption took from them
+    logging.disable(logging.CRITICAL)  # its workers log every task that an interruption cancels
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
     ) as started:
@@ -147,12 +147,12 @@ def cluster() -> Iterator[str]:
 
 
 def command(arguments: list[str]) -> Callable[[], int]:
-    """A command line as work for a child."""
+    """Return a command line as work for a child."""
     return lambda: cli.run_cli(arguments)
 
 
 def command_on_cluster(arguments: list[str]) -> Callable[[], int]:
-    """A command line that is told a dask cluster."""
+    """Return a command line as work for a child, on a dask cluster of its own."""
 
     def work() -> int:
         with cluster() as address:

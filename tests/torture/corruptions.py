@@ -1,5 +1,6 @@
-"""`python -m tests.torture.corruptions`: a cache is damaged at random, `cache verify` must name just what was damaged,
-and `cache repair` must give back every byte. `make torture` runs it.
+"""`python -m tests.torture.corruptions`, part of `make torture`: damage a cache at random, then verify and repair it.
+
+`cache verify` must name exactly the damaged files, and `cache repair` must restore every byte.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from rich.table import Table
 from cache.durable import write_file
 from cache.errors import StoreError
 from pipeline.embedding.cache_teacher import cache_teacher
-from pipeline.embedding.verify_repair import find, repair_cache
+from pipeline.embedding.verify_repair import find_faults, repair_cache
 from pipeline.images.pack import pack
 from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
@@ -37,16 +38,16 @@ TEACHER = "tests.support.tiny_teacher:wide"  # 64 rows a chunk: three of train, 
 
 @click.command()
 @click.option(
-    "--scratch", type=Path, default=SCRATCH, show_default=True, help="where it is done and remembered"
+    "--scratch", type=Path, default=SCRATCH, show_default=True, help="folder for the caches and the record"
 )
-@click.option("--count", type=int, default=2000, show_default=True, help="corruptions")
+@click.option("--count", type=int, default=2000, show_default=True, help="number of corruptions")
 @click.option(
-    "--seconds", type=float, default=0, help="stop after so long; the same command goes on. 0: never"
+    "--seconds", type=float, default=0, help="stop after this time; the same command continues. 0: never"
 )
 @click.option("--results", type=Path, default=RESULTS, help="file to write the verdict to")
 def main(scratch: Path, count: int, seconds: float, results: Path) -> None:
     """Damage a cache at random, verify it, repair it, and compare every byte."""
-    os.fsync = lambda descriptor: None  # no corruption cuts the power, and the disk is not what is tried here
+    os.fsync = lambda descriptor: None  # no corruption cuts the power
     began, record = time.monotonic(), scratch / "corruptions.jsonl"
     rounds = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     done = sum(len(each["kinds"]) for each in rounds)
@@ -64,7 +65,10 @@ def main(scratch: Path, count: int, seconds: float, results: Path) -> None:
 
 
 class Tried:
-    """A sound store that is damaged again and again. files: its bytes; others: those of a store of other pictures."""
+    """A sound store to damage again and again.
+
+    files: its bytes by name. others: the bytes of a store of other images.
+    """
 
     def __init__(self, scratch: Path, scheduler: str) -> None:
         self.repair = made(scratch / "work", scheduler, seed=0)
@@ -72,17 +76,17 @@ class Tried:
         self.others = contents(made(scratch / "other", scheduler, seed=1).cache)
 
     def problems(self, drawn: Sequence[Corruption]) -> list[str]:
-        """What `verify` and `repair` got wrong, in sentences; nothing, one hopes. The store is sound afterwards."""
+        """Return what `verify` and `repair` got wrong, one sentence each; the store is sound afterwards."""
         for each in drawn:
             self.write(each.changed)
         folders = [each.folder for each in drawn if each.folder is not None]
-        wrong = self.metadata_not_told(folders[0]) if folders else self.not_found_or_repaired(drawn)
+        wrong = self.missed_metadata(folders[0]) if folders else self.missed_files(drawn)
         self.write({name: None for name in contents(self.path) if name not in self.files})
         self.write({name: data for name, data in self.files.items() if self.bytes_of(name) != data})
         return wrong
 
     def write(self, changed: Any) -> None:
-        """Put bytes, a link or nothing in the place of files."""
+        """Replace files by bytes, a link or nothing."""
         for name, new in changed.items():
             (self.path / name).unlink(missing_ok=True)
             if isinstance(new, bytes):
@@ -93,10 +97,10 @@ class Tried:
     def bytes_of(self, name: str) -> bytes | None:
         return (self.path / name).read_bytes() if (self.path / name).is_file() else None
 
-    def not_found_or_repaired(self, drawn: Sequence[Corruption]) -> list[str]:
+    def missed_files(self, drawn: Sequence[Corruption]) -> list[str]:
         expected = {name for each in drawn for name in each.faults}
         try:
-            _, faults = find(VerifyConfig(cache=self.path))
+            _, faults = find_faults(VerifyConfig(cache=self.path))
             found = {f"{fault.split}/{fault.file}" for fault in faults}
             with quiet():
                 repair_cache(self.repair)
@@ -108,10 +112,13 @@ class Tried:
             f"{describe(drawn)}: not as before: {name}" for name in different(self.files, self.path)
         ]
 
-    def metadata_not_told(self, folder: str) -> list[str]:
-        """Damaged metadata are told by the folder's name. A split's are repaired; of the store's nothing is touched."""
+    def missed_metadata(self, folder: str) -> list[str]:
+        """Check that damaged metadata are reported by the folder's name.
+
+        The metadata of a split must be repaired; without the metadata of the store nothing may be touched.
+        """
         expected, wrong = self.files if folder else contents(self.path), []
-        for command in (find,) if folder else (find, repair_cache):
+        for command in (find_faults,) if folder else (find_faults, repair_cache):
             try:
                 with quiet():
                     found = command(self.repair)
@@ -120,7 +127,7 @@ class Tried:
                 said = str(error)
             if not said or not all(part in said for part in folder.split("/")):
                 wrong.append(
-                    f"metadata of {folder or 'the store'}: {command.__name__} says: {said or 'nothing'}"
+                    f"metadata of {folder or 'the store'}: {command.__name__} printed: {said or 'nothing'}"
                 )
         if folder:
             try:
@@ -134,7 +141,7 @@ class Tried:
 
 
 def made(folder: Path, scheduler: str, seed: int) -> RepairConfig:
-    """A cache that a teacher wrote; those of another seed are of other pictures."""
+    """Write a cache of images drawn by a seed; return the settings that repair it."""
     pictures, dataset, path = (folder / name for name in ("pictures", "dataset", "cache.zarr"))
     if not pictures.exists():
         draw_squares(pictures, seed=seed)
@@ -143,9 +150,7 @@ def made(folder: Path, scheduler: str, seed: int) -> RepairConfig:
     with quiet():
         pack(PackConfig(data=pictures, out=dataset, workers=1))
         cache_teacher(CacheTeacherConfig(**options, teacher=TEACHER, batch_size=16))
-        repair_cache(
-            RepairConfig(**options)
-        )  # should the last slice have ended between a damage and its repair
+        repair_cache(RepairConfig(**options))  # an earlier slice may have ended before its repair
     return RepairConfig(**options)
 
 
@@ -161,16 +166,16 @@ def describe(drawn: Sequence[Corruption]) -> str:
 
 
 def different(files: Files, path: Path) -> list[str]:
-    """The names that are not there, are there in addition, or have other bytes."""
+    """Return the names of files that are missing, added, or have other bytes."""
     found = contents(path)
     return sorted(name for name in files.keys() | found.keys() if files.get(name) != found.get(name))
 
 
 def verdict(rounds: Sequence[dict[str, Any]], count: int, results: Path) -> int:
-    """A table by kind and a sentence, kept with where they come from; the exit code."""
+    """Print a table by kind and a sentence, write them to `results`, and return the exit code."""
     kinds = Counter(kind for each in rounds for kind in each["kinds"])
     problems = [problem for each in rounds for problem in each["problems"]]
-    table = Table("corruption", "so many")
+    table = Table("corruption", "count")
     for kind, many in sorted(kinds.items()):
         table.add_row(kind, f"{many:,}")
     Console().print(table)
@@ -180,7 +185,7 @@ def verdict(rounds: Sequence[dict[str, Any]], count: int, results: Path) -> int:
     sentence = (
         f"{kinds.total():,} of {count:,} corruptions: {len(problems)} problems; {kinds.total() - refused:,} of chunk "
         f"files and of splits' metadata, named one by one and repaired to the byte; {refused:,} of the store's own "
-        "metadata, named, and refused in words"
+        "metadata, named and refused"
     )
     print(sentence)
     content = {"verdict": sentence, "kinds": dict(sorted(kinds.items())), "problems": problems}

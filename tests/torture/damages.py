@@ -1,4 +1,4 @@
-"""Corruptions of a cache, each with what `cache verify` must name after it: just that, and nothing else."""
+"""Random corruptions of a cache, each with the files that `cache verify` must name: those and no others."""
 
 import json
 import random
@@ -17,10 +17,11 @@ SUFFIXES = ("~", ".bak", "1", " (copy)")
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption:
-    """changed: what is in a file's place: other bytes, a link, or nothing. faults: the files that are to be named.
+    """One corruption.
 
-    units: what else is not to be touched at the same time, since one fault could hide another there. folder: the one
-    that is to be named when metadata are damaged, "" for the store's own, which no repair makes anew.
+    changed: the new content of each file: bytes, a link, or None for a deleted file. faults: the files that `verify`
+    must name. units: no other corruption of the round may touch these, since one fault could hide another there.
+    folder: for damaged metadata, the folder that must be named; "" for the store's own, which `repair` cannot rewrite.
     """
 
     kind: str
@@ -33,20 +34,20 @@ class Corruption:
 def corruption(
     kind: str, changed: Mapping[str, bytes | Path | None], faults: Iterable[str] | None = None
 ) -> Corruption:
-    """One of chunk files; without `faults` all that changed are at fault."""
+    """Return a corruption of chunk files; without `faults`, every changed file is at fault."""
     named = frozenset(changed if faults is None else faults)
     return Corruption(kind=kind, units=frozenset(map(unit_of, changed)), changed=dict(changed), faults=named)
 
 
 def unit_of(name: str) -> str:
-    """The chunk that a file belongs to, or the labels and hashes of a chunk's rows: what `verify` looks at at once."""
+    """Return what `verify` checks together with a file: its chunk, or the labels and hashes of a chunk's rows."""
     split, array, _, *place = name.split("/")
     is_of_rows = array in COLUMNS_OF_ROWS
     return f"{split} {'rows' if is_of_rows else 'chunk'} {place[0] if is_of_rows else place[1]}"
 
 
 def units_of(files: Files) -> dict[str, list[str]]:
-    """The files of each unit, the one that says that it is there last but for the ledger, which comes first."""
+    """Return the files of each unit: the ledger first, and last the column that marks the unit as written."""
     order = ("checksum", "row_checksum", "status", "norm", "crop", "label", "thumb", "embedding")
     units: dict[str, list[str]] = {}
     for name in sorted(files, key=lambda name: order.index(name.split("/")[1])):
@@ -63,7 +64,7 @@ def bytes_changed(change: Callable[[random.Random, bytes], bytes]) -> Callable[.
 
 
 def pair(draw: random.Random, files: Files) -> tuple[str, str]:
-    """Two files of other bytes, of one size as often as not."""
+    """Draw two files with different bytes, often of the same size."""
     one = draw.choice(sorted(files))
     other = [name for name in sorted(files) if files[name] != files[one]]
     alike = [name for name in other if len(files[name]) == len(files[one])]
@@ -81,7 +82,7 @@ def copy_over(draw: random.Random, files: Files, others: Files) -> Corruption:
 
 
 def two_units(draw: random.Random, files: Files) -> tuple[list[str], list[str]]:
-    """The files of two units of one kind."""
+    """Draw two units of one kind; return their files."""
     units = units_of(files)
     kind = draw.choice(("rows", "chunk"))
     one, other = draw.sample([unit for unit in sorted(units) if kind in unit], 2)
@@ -103,7 +104,7 @@ def copy_unit(draw: random.Random, files: Files, others: Files) -> Corruption:
 
 def delete_some(draw: random.Random, files: Files, others: Files) -> Corruption:
     names = draw.choice(sorted(units_of(files).values()))
-    # the last column stays, or the chunk would count as one that was never written
+    # the last column stays: without it the chunk counts as never written
     gone = draw.sample(names[:-1], draw.randint(1, len(names) - 1))
     return corruption("deletion of files", dict.fromkeys(gone))
 
@@ -157,7 +158,7 @@ def dangling_link(draw: random.Random, files: Files, others: Files) -> Corruptio
 
 
 def metadata(draw: random.Random, files: Files, others: Files) -> Corruption:
-    """files: here the zarr.json files."""
+    """Damage, edit or delete one of the zarr.json `files`."""
     name = draw.choice(sorted(files))
     change = draw.choice((edited, edited, edited, truncated_json, overwrite, None))
     data = change(draw, files[name]) if change else None
@@ -170,12 +171,12 @@ def metadata(draw: random.Random, files: Files, others: Files) -> Corruption:
 
 
 def truncated_json(draw: random.Random, data: bytes) -> bytes:
-    """Without its last brace it is no JSON."""
+    """Cut off at least the last brace, which leaves invalid JSON."""
     return truncate(draw, data.rstrip())
 
 
 def edited(draw: random.Random, data: bytes) -> bytes:
-    """JSON as it was but for one value."""
+    """Change one value."""
     whole = json.loads(data)
     place, key = draw.choice(list(leaves(whole)))
     place[key] = other_value(draw, place[key])
@@ -183,7 +184,7 @@ def edited(draw: random.Random, data: bytes) -> bytes:
 
 
 def leaves(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Where each single value is: its holder and its key. Names for people (`origin`) are no part of what is kept."""
+    """Yield the container and key of each value, without `origin`, which no check covers."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(inner, dict | list) and inner:
             if key != "origin":
@@ -209,7 +210,7 @@ SHARE_OF_METADATA = 0.1
 
 
 def draw_round(draw: random.Random, files: Files, others: Files, most: int) -> list[Corruption]:
-    """One to six corruptions that do not touch, so that each shows for itself; of metadata one alone."""
+    """Draw one to six corruptions of different units, or a single one of metadata."""
     if draw.random() < SHARE_OF_METADATA:
         return [metadata(draw, {name: files[name] for name in files if name.endswith("zarr.json")}, others)]
     chunks = {name: data for name, data in files.items() if "/c/" in name}

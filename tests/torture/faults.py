@@ -1,4 +1,4 @@
-"""Faults at the n-th thing that a process does to the files below one folder, put between it and the system."""
+"""Faults at the n-th file operation of a process below a folder, injected by a preloaded library."""
 
 import ctypes
 import errno
@@ -15,7 +15,7 @@ LIBRARY = "LD_PRELOAD"
 
 
 class Action(IntEnum):
-    """What happens at the call; the numbers are those of faults.c."""
+    """What happens at the call; faults.c has the same numbers."""
 
     NOTHING = 0
     KILL_BEFORE = 1
@@ -29,7 +29,7 @@ class Action(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault: at call number `call`, counted from 1, or so many seconds after the start if `after` is given.
+    """One fault: at call number `call`, counted from 1, or `after` seconds after the start.
 
     value: the errno of a failure, or the number of a signal.
     """
@@ -41,7 +41,7 @@ class Fault:
 
     @property
     def kills(self) -> bool:
-        """Whether the process gets no chance to say anything."""
+        """Whether the process ends without a chance to print anything."""
         return self.action in (Action.KILL_BEFORE, Action.KILL_AFTER, Action.KILL_HALF) or (
             self.action is Action.SIGNAL and self.value == signal.SIGKILL
         )
@@ -61,7 +61,7 @@ class Fault:
 
 
 class Shim:
-    """The library of faults.c, which this process was started with."""
+    """The library of faults.c, preloaded into this process."""
 
     def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
@@ -71,24 +71,24 @@ class Shim:
 
     @classmethod
     def loaded(cls) -> Self | None:
-        """The one that this process was started with, if it was."""
+        """Return the preloaded library, or None."""
         path = os.environ.get(LIBRARY, "")
         return cls(path) if Path(path).name == SOURCE.with_suffix(".so").name else None
 
     def arm(self, folder: Path, fault: Fault, trace: Path | None = None) -> None:
-        """Count from here on in this process and those it forks; `trace` gets a line for each call."""
+        """Count calls from now on, in this process and its forks; write a line for each to `trace`."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         log = -1 if trace is None else os.open(trace, flags, 0o644)
         armed = Action.NOTHING if fault.after is not None else fault.action
         self.library.torture_arm(os.fsencode(folder), fault.call, armed, fault.value, log)
 
     def disarm(self) -> int:
-        """Let everything pass again; how many calls were counted."""
+        """Let every call pass again; return how many were counted."""
         return int(self.library.torture_disarm())
 
 
 def build(folder: Path) -> Path:
-    """Compile the library; any C compiler that built FFCV does."""
+    """Compile the library into `folder`."""
     target = folder.resolve() / SOURCE.with_suffix(".so").name
     command = [
         os.environ.get("CC", "cc"),

@@ -1,4 +1,4 @@
-"""What a machine holds before and after: files, shared memory, processes, and what one long-lived reader has open."""
+"""Find leaks by counting before and after: files, shared memory, processes, and what a long-lived reader has open."""
 
 import hashlib
 import os
@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED = Path("/dev/shm")
-# A process that reads a store, argv[1], until the file argv[2] is there. It prints how many rounds it made, and how
-# many files and maps it had open at first and in the end.
+# Read the store argv[1] until the file argv[2] exists. Print the number of rounds, then the open files and maps at
+# first, then both at the end.
 READER = """
 import os, sys, time
 import numpy as np
@@ -34,9 +34,9 @@ print(done, *before, *held())
 
 
 def counted(kept: Mapping[str, Path], temporary: Path) -> dict[str, dict[str, str]]:
-    """What must be there afterwards as it was before, by kind: names and, of folders that are kept, all in them."""
-    time.sleep(2)  # what is ended by its parent's end needs a moment
-    with suppress(ChildProcessError):  # orphans that have ended: this process is their heir
+    """Return everything that must not change, by kind; for the folders in `kept`, the state of every file."""
+    time.sleep(2)  # processes that end with their parent need a moment
+    with suppress(ChildProcessError):  # reap adopted orphans
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     children = " ".join(file.read_text() for file in Path("/proc/self/task").glob("*/children")).split()
@@ -50,7 +50,7 @@ def counted(kept: Mapping[str, Path], temporary: Path) -> dict[str, dict[str, st
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Content, time and mode of every file, and the time of every folder."""
+    """Return the content, time and mode of every file and folder."""
     return {
         path.relative_to(folder).as_posix(): f"{path.stat().st_mtime_ns} {path.stat().st_mode} "
         + (sha256(path) if path.is_file() else "")
@@ -64,7 +64,7 @@ def sha256(path: Path) -> str:
 
 
 def left_behind(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[str]:
-    """What differs, in sentences."""
+    """Return every difference, one sentence each."""
     return [
         f"{kind}: {name} was {before[kind].get(name, 'not there')}, is {after[kind].get(name, 'not there')}"
         for kind in before
@@ -74,12 +74,12 @@ def left_behind(before: dict[str, dict[str, str]], after: dict[str, dict[str, st
 
 
 def reader_leaks(counts: list[int]) -> list[str]:
-    """What the reading process held more in the end than at first."""
+    """Return what the reading process held more of at the end than at first."""
     if len(counts) != 5:
         return ["the reading process did not come to its end"]
     rounds, files, maps, files_after, maps_after = counts
     leaks = {"open files": files_after - files}
-    # an allocator's own maps come and go; each opening of a store that were not let go of would leave several
+    # an allocator's maps come and go; a store that stays open would leave several for each round
     if maps_after - maps > rounds // 10:
         leaks["maps"] = maps_after - maps
     return [f"the reading process has {more} more {what}" for what, more in leaks.items() if more > 0]

@@ -1,4 +1,4 @@
-"""Which faults a stage is put through, given the calls that it makes: every call, and random moments."""
+"""The trials of a stage: faults at every call that it makes, and signals at random moments."""
 
 import errno
 import random
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from tests.torture.faults import Action, Fault
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOMENTS = 60  # of each signal and stage
+MOMENTS = 60  # for each signal and stage
 INTERRUPT_EVERY = 3  # calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A stage and its fault; at: the call that it meets, or the share of the stage's time after which it comes."""
+    """A stage and its fault. at: the call, or the share of the stage's time, at which the fault comes."""
 
     stage: str
     fault: Fault
@@ -24,12 +24,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The same for the same trial in every process."""
+        """A name that is the same in every process."""
         return f"{self.stage}: {self.fault}, {self.at}"
 
     @property
     def kind(self) -> str:
-        """What the table counts it as."""
+        """The kind of fault in the table."""
         if self.fault.after is not None:
             return f"{signal.Signals(self.fault.value).name} at a random moment"
         if self.fault.action is Action.SIGNAL:
@@ -40,7 +40,7 @@ class Trial:
 
 
 def trials(stage: str, calls: Sequence[str], seconds: float, seed: int = 0) -> Iterator[Trial]:
-    """Kills before every call, after the last and within every write; failures of every call; signals."""
+    """Yield kills before every call, after the last and within every write; failures of every call; signals."""
     for number, call in enumerate(calls, start=1):
         for fault in at_call(number, call, last=number == len(calls)):
             yield Trial(stage=stage, fault=fault, at=without_numbers(call))
@@ -53,7 +53,7 @@ def trials(stage: str, calls: Sequence[str], seconds: float, seed: int = 0) -> I
 
 
 def at_call(number: int, call: str, *, last: bool) -> Iterator[Fault]:
-    """Killed after one call is killed before the next."""
+    """Yield the faults at one call; a kill after it is a kill before the next, but for the last."""
     kills = [Action.KILL_BEFORE, *[Action.KILL_AFTER] * last]
     if call.startswith("write "):
         kills += [Action.KILL_HALF, Action.SHORT]
@@ -67,7 +67,7 @@ def at_call(number: int, call: str, *, last: bool) -> Iterator[Fault]:
 
 
 def without_numbers(call: str) -> str:
-    """A call without what differs between runs: the process and the draw in a temporary name."""
+    """Return a call without the process id and the random part of temporary names, which differ between runs."""
     action, path = call.split(" ", 1)
     path = re.sub(r"\.\d+\.tmp$", ".tmp", path)
     parts = [

@@ -1,4 +1,4 @@
-"""Trials with real processes, as a person starts them: Ctrl-C to all of them, a dask worker killed, a rank killed."""
+"""Trials with real processes: a signal to a whole command, a killed dask worker, a killed rank."""
 
 import os
 import random
@@ -19,15 +19,15 @@ from tests.torture.faults import LIBRARY
 from tests.torture.stages import STAGES, STUDENT, Materials, Stage, contents
 from tests.torture.trial import GO_ON, INTERRUPTED, differences
 
-MARKS = "TORTURE_MARKS"  # names the file into which a teacher writes which process it runs in
+MARKS = "TORTURE_MARKS"  # environment variable with the file to which a teacher writes its process id
 MOST_SECONDS = 240
-SECONDS_TO_END = 60  # of two ranks, once one is dead
-MOMENTS = 4  # of each signal and stage
+SECONDS_TO_END = 60  # for the other rank, once one is dead
+MOMENTS = 4  # for each signal and stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessTrial:
-    """One trial of real processes; `run` gives what was wrong."""
+    """One trial of real processes; `run` returns its problems."""
 
     stage: str
     kind: str
@@ -36,7 +36,7 @@ class ProcessTrial:
 
 
 def process_trials() -> Iterator[ProcessTrial]:
-    """Each stage ended by each signal at random moments of its whole life; a worker killed; either rank killed."""
+    """Yield a killed worker, each rank killed, and each stage ended by each signal at random moments."""
     yield ProcessTrial(
         stage="cache-teacher",
         kind="a dask worker killed",
@@ -66,7 +66,7 @@ def process_trials() -> Iterator[ProcessTrial]:
 
 
 def ended(materials: Materials, stage: Stage, kind: signal.Signals, share: float) -> list[str]:
-    """Ctrl-C goes to every process, as a terminal sends it; the others to the command alone."""
+    """Send a signal at a share of the stage's time: SIGINT to the whole group, others to the command."""
     folder = emptied(materials.trial)
     arguments = [sys.executable, "cli.py", *stage.arguments(materials, folder)]
     record = materials.folder / f"{stage.name}.process-seconds"
@@ -84,19 +84,19 @@ def ended(materials: Materials, stage: Stage, kind: signal.Signals, share: float
     code = process.returncode
     whole = materials.whole(stage.name)
     finished = not differences(contents(whole), contents(folder))
-    told = code == INTERRUPTED and said.splitlines()[-1:] == [GO_ON] and "Traceback" not in said
-    if kind is not signal.SIGKILL and not (told or finished or in_python_itself(code, kind, said)):
+    reported = code == INTERRUPTED and said.splitlines()[-1:] == [GO_ON] and "Traceback" not in said
+    if kind is not signal.SIGKILL and not (reported or finished or in_python_itself(code, kind, said)):
         problems.append(f"it ended with {code}: {said}")
     return problems + again(materials, arguments, folder, whole)
 
 
 def in_python_itself(code: int, kind: signal.Signals, said: str) -> bool:
-    """Whether Python was still starting, before any line of the product ran."""
+    """Whether Python was still starting up and the product had not run yet."""
     return code in (-kind, INTERRUPTED) and (not said or ("Traceback" in said and "run_cli" not in said))
 
 
 def worker_killed(materials: Materials) -> list[str]:
-    """The worker dies while the teacher looks at a batch; its chunk is computed by another one."""
+    """Kill a worker during a forward pass; another one must compute its chunk."""
     whole = materials.whole("worker")
     command = [sys.executable, "cli.py", "cache-teacher", str(materials.whole("pack") / "dataset")]
     options = ["--teacher", "tests.torture.processes:marking", "--batch-size", "4", "--device", "cpu"]
@@ -119,7 +119,7 @@ def worker_killed(materials: Materials) -> list[str]:
 
 
 def rank_killed(materials: Materials, rank: int) -> list[str]:
-    """The other rank says so and ends; the same command then comes to what it would have."""
+    """Kill one rank: the other must report it and end, and the same command must then reach the same result."""
     whole = materials.whole("ranks")
     dataset, cache = materials.whole("pack") / "dataset", materials.whole("cache-teacher") / "cache.zarr"
     folder = emptied(materials.trial)
@@ -141,12 +141,12 @@ def rank_killed(materials: Materials, rank: int) -> list[str]:
     if time.monotonic() - killed > SECONDS_TO_END:
         problems.append("the other rank took more than a minute to end")
     if "error: another rank died" not in said and GO_ON not in said:
-        problems.append(f"the other rank said nothing of it: {said}")
+        problems.append(f"the other rank did not report it: {said}")
     return problems + again(materials, arguments, folder, whole)
 
 
 def again(materials: Materials, arguments: Sequence[str], folder: Path, whole: Path) -> list[str]:
-    """The same command to its end, and what is not as it would be without the fault."""
+    """Run the same command to its end; return the differences from an uninterrupted result."""
     if code := run(arguments, materials):
         return [f"run again: exit code {code}: {materials.log.read_text(errors='replace')}"]
     return differences(contents(whole), contents(folder))
@@ -159,7 +159,7 @@ def run(arguments: Sequence[str], materials: Materials) -> int:
 def start(
     arguments: Sequence[str], materials: Materials, more: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """A process of a session of its own, on one core, its output in a file, with no library in between."""
+    """Start a process in a session of its own, on one core, without the library, and log its output."""
     environment = {name: value for name, value in os.environ.items() if name != LIBRARY} | (more or {})
     core = min(os.sched_getaffinity(0))
     with materials.log.open("wb") as log:
@@ -174,7 +174,7 @@ def start(
 
 
 def asleep(process: subprocess.Popen[bytes], seconds: float) -> list[psutil.Process]:
-    """Wait so long, or until the process has ended; what it has started by then."""
+    """Wait for some seconds or the process's end; return the processes that it has started."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -190,7 +190,7 @@ def wait_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) 
 
 
 def gone(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> list[str]:
-    """Wait for a process and all that it had started; what is wrong with that."""
+    """Wait for a process and its family to end; return what is wrong."""
     try:
         process.wait(MOST_SECONDS)
     except subprocess.TimeoutExpired:
@@ -217,7 +217,7 @@ def emptied(folder: Path) -> Path:
 
 
 class Marking(Wide):
-    """Says in which process it is, and takes its time."""
+    """Wide, with a slow forward pass that records its process id."""
 
     def forward(self, images: Tensor) -> Tensor:
         if MARKS in os.environ:

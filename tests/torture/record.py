@@ -1,4 +1,4 @@
-"""What was shown so far: a line a trial, so that the thousand can be shown in slices; and the verdict."""
+"""The record of trials, a line each, so that they can run in slices; and the verdict."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ FAULTS_SHOWN = 20
 
 
 class Named(Protocol):
-    """A trial as a table knows it."""
+    """A trial as the table shows it."""
 
     @property
     def stage(self) -> str: ...
@@ -29,7 +29,7 @@ class Named(Protocol):
 
 
 class Record:
-    """Trials and what was wrong after each, kept in a file of lines."""
+    """Trials and the problems of each, kept in a file with a line of JSON each."""
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
@@ -40,8 +40,8 @@ class Record:
         for line in map(json.loads, lines):
             self.problems[line["trial"]] = line["problems"]
 
-    def is_shown(self, trial: Named) -> bool:
-        """Whether a trial went well before; one that did not is tried again."""
+    def has_passed(self, trial: Named) -> bool:
+        """Whether a trial passed before; one that failed runs again."""
         return self.problems.get(trial.name) == []
 
     def add(self, trial: Named, problems: list[str]) -> None:
@@ -50,7 +50,7 @@ class Record:
             file.write(json.dumps({"trial": trial.name, "problems": problems}) + "\n")
 
     def verdict(self, plan: Sequence[Named], results: Path) -> int:
-        """Print what came of the trials of a plan and keep it; 1 unless each of them went well."""
+        """Print and write the results of a plan's trials; return 0 if every trial ran and passed, else 1."""
         done = [trial for trial in plan if trial.name in self.problems]
         bad = [trial for trial in done if self.problems[trial.name]]
         table = Table("stage", "fault", "trials", "went wrong")
@@ -65,7 +65,9 @@ class Record:
             console.print(trial.name, *self.problems[trial.name], sep="\n  ", markup=False, highlight=False)
         left = len(plan) - len(done)
         if left:
-            console.print(f"{left:,} of {len(plan):,} trials are still to be run: the same command goes on")
+            console.print(
+                f"{left:,} of {len(plan):,} trials are left; run the same command again to continue"
+            )
         content = {
             "trials": len(done),
             "planned": len(plan),

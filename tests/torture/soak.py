@@ -1,7 +1,7 @@
-"""`python -m tests.torture.soak`: many students over one cache, several at a time, while it is verified and read.
+"""`python -m tests.torture.soak`: train many students over one cache, several at a time, while it is verified and read.
 
-Whole processes of the command line. Before and after it is counted what could leak: shared memory, temporary files,
-open files and maps of a process that reads all the while, and processes that nobody waits for.
+Each student is a process of the command line. Leaks are counted before and after: shared memory, temporary files, the
+open files and maps of a process that keeps reading, and orphaned processes.
 """
 
 import json
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cache.durable import write_file
 from pipeline.runtime.provenance import provenance
 from tests.support.squares import draw_squares
-from tests.torture.children import become_heir
+from tests.torture.children import adopt_orphans
 from tests.torture.leaks import READER, counted, left_behind, reader_leaks, sha256
 
 RESULTS = Path(__file__).with_name("soak.json")
@@ -38,7 +38,7 @@ STUDENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """Where it happens: the dataset, its cache, and folders of its own for temporary files and records."""
+    """The folders of a soak: images, dataset, cache, runs, temporary files and records."""
 
     cache: Path
     dataset: Path
@@ -50,13 +50,13 @@ class Ground:
 
     @classmethod
     def within(cls, folder: Path) -> "Ground":
-        """All of it below one folder, each part by its name; the store's ends as a store's does."""
+        """Place every part below one folder, under its name."""
         names = {field.name: field.name for field in fields(cls)} | {"cache": "cache.zarr"}
         return cls(**{name: folder.resolve() / place for name, place in names.items()})
 
     @property
     def kept(self) -> dict[str, Path]:
-        """What nobody has to change."""
+        """The folders that nothing may change."""
         return {"the cache": self.cache, "the dataset": self.dataset, "the pictures": self.pictures}
 
     @property
@@ -65,7 +65,7 @@ class Ground:
         return {**os.environ, **own}
 
     def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """One command of the command line, as a process."""
+        """Run a command as a process."""
         program = [sys.executable, "cli.py", *map(str, arguments)]
         return subprocess.run(program, env=self.environment, capture_output=True, text=True)
 
@@ -76,20 +76,18 @@ class Ground:
     type=Path,
     default=SCRATCH,
     show_default=True,
-    help="a new or empty folder, deleted if all went well",
+    help="new or empty folder; deleted after a soak without problems",
 )
-@click.option("--students", type=int, default=20, show_default=True, help="runs in all")
+@click.option("--students", type=int, default=20, show_default=True, help="number of runs")
 @click.option("--at-once", type=int, default=4, show_default=True, help="runs at a time")
-@click.option(
-    "--seeds", type=int, default=5, show_default=True, help="how many of them are seeds of their own"
-)
+@click.option("--seeds", type=int, default=5, show_default=True, help="number of different seeds among them")
 @click.option("--results", type=Path, default=RESULTS, help="file to write the verdict to")
 def main(scratch: Path, students: int, at_once: int, seeds: int, results: Path) -> None:
-    """Train students over one cache, verify it all the while, and count what is left behind."""
-    become_heir()
+    """Train students over one cache, verify it meanwhile, and count leaks."""
+    adopt_orphans()
     ground = Ground.within(scratch)
     if scratch.exists() and any(scratch.iterdir()):
-        sys.exit(f"{scratch} is not empty: delete it, or name another --scratch")
+        sys.exit(f"{scratch} is not empty; delete it or choose another --scratch")
     prepare(ground)
     before = counted(ground.kept, ground.temporary)
     with reading(ground) as reader, verifying(ground) as verified, ThreadPoolExecutor(at_once) as pool:
@@ -119,7 +117,7 @@ class Run:
 
 
 def prepare(ground: Ground) -> None:
-    """A dataset and its cache, by the command line."""
+    """Pack a dataset and cache its embeddings."""
     for folder in (ground.temporary, ground.home):
         folder.mkdir(parents=True)
     draw_squares(ground.pictures)
@@ -143,7 +141,7 @@ def prepare(ground: Ground) -> None:
 
 
 def one_student(ground: Ground, number: int, seed: int) -> Run:
-    """A whole `distill`."""
+    """Train one student with `distill`."""
     folder = ground.students / str(number)
     made = [
         "distill",
@@ -165,7 +163,7 @@ def one_student(ground: Ground, number: int, seed: int) -> Run:
 
 @contextmanager
 def verifying(ground: Ground) -> Iterator[list[str]]:
-    """`cache verify` again and again; an entry each time, empty for a sound store, yielded as they come."""
+    """Run `cache verify` again and again; yield a list that gets an entry each time, empty for a sound store."""
     said: list[str] = []
     over = threading.Event()
 
@@ -187,8 +185,9 @@ def verifying(ground: Ground) -> Iterator[list[str]]:
 
 @contextmanager
 def reading(ground: Ground) -> Iterator[list[int]]:
-    """A process that opens, verifies and reads the store all the while; afterwards the list holds what it counted:
-    rounds, then open files and maps at first, then both in the end.
+    """Open, verify and read the store in another process; yield a list that is filled at the end.
+
+    The list holds the number of rounds, then the open files and maps at first, then both at the end.
     """
     program = [sys.executable, "-c", READER, str(ground.cache), str(ground.over)]
     counts: list[int] = []
@@ -201,7 +200,7 @@ def reading(ground: Ground) -> Iterator[list[int]]:
 
 
 def unequal(runs: list[Run]) -> list[str]:
-    """Seeds whose students differ, and students of several seeds that do not."""
+    """Return a sentence for each seed with different students, and for students that do not depend on the seed."""
     by_seed: dict[int, set[str]] = defaultdict(set)
     for run in runs:
         by_seed[run.seed].add(run.sha256)
@@ -218,7 +217,7 @@ def unequal(runs: list[Run]) -> list[str]:
 def verdict(
     runs: list[Run], verified: list[str], reader: list[int], problems: list[str], results: Path
 ) -> int:
-    """Print it, keep it with where it comes from; the exit code."""
+    """Print the verdict, write it to `results`, and return the exit code."""
     sentence = (
         f"{len(runs)} students of {len({run.seed for run in runs})} seeds over one cache, verified {len(verified)} "
         f"times and read {reader[0] if reader else 0} times meanwhile: {len(problems)} problems"

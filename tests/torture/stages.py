@@ -1,4 +1,4 @@
-"""The three stages as the harness knows them: the command, what opens after a fault, what must be there in the end."""
+"""The three stages: the command of each, what may be open after a fault, and which files are compared."""
 
 import json
 import re
@@ -18,12 +18,12 @@ STUDENT = (
     "--save-every 4 --device cpu"
 )
 TEACHER = "--teacher tests.support.tiny_teacher:with_mapping --batch-size 8 --device cpu"
-NOT_COMPARED = (".lock", "tensorboard")  # who wrote last, and what has times in its names and lines
+NOT_COMPARED = (".lock", "tensorboard")  # the last writer, and files full of times
 
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """Where the stages read from: images, and the results of each stage that nothing interrupted."""
+    """The folders that the stages read: images, and the uninterrupted result of each stage."""
 
     folder: Path
 
@@ -33,16 +33,16 @@ class Materials:
 
     @property
     def trial(self) -> Path:
-        """Where every stage writes, since a run keeps the name of its folder."""
+        """The folder that every stage writes to, since a run keeps the name of its folder."""
         return self.folder / "trial"
 
     @property
     def log(self) -> Path:
-        """What the last command said."""
+        """The output of the last command."""
         return self.folder / "trial.log"
 
     def whole(self, stage: str) -> Path:
-        """The folder with an uninterrupted stage's result."""
+        """The folder with the uninterrupted result of a stage."""
         return self.folder / f"whole-{stage}"
 
 
@@ -50,8 +50,8 @@ class Materials:
 class Stage:
     """One command of the product.
 
-    result: what it writes, within a trial's folder. arguments: its command line into such a folder. opened: what can be
-    read there as if it were whole, by name; raises what a user would see.
+    result: the name of its output in a trial's folder. arguments: its command line for such a folder. opened: the
+    files, by name, that open as if they were whole; it raises what a user would see.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Stage:
     opened: Callable[[Path], dict[str, bytes]]
 
     def work(self, materials: Materials, folder: Path) -> Callable[[], int]:
-        """The command as work for a child."""
+        """Return the command as work for a child."""
         with_cluster = self.name == "cache-teacher"
         return (command_on_cluster if with_cluster else command)(self.arguments(materials, folder))
 
 
 def make_images(folder: Path) -> None:
-    """Noise, as PNG, in two classes."""
+    """Write PNG images of noise in two classes."""
     draws = np.random.default_rng(0)
     for split, count in IMAGES.items():
         for number in range(count):
@@ -91,7 +91,7 @@ def distill_arguments(materials: Materials, folder: Path) -> list[str]:
 
 
 def opened_dataset(path: Path) -> dict[str, bytes]:
-    """Nothing, unless it opens as a dataset: then all of it."""
+    """Return every file if the folder opens as a dataset, else none."""
     from pipeline.errors import WrongUse
     from pipeline.images.dataset import open_dataset
 
@@ -103,7 +103,7 @@ def opened_dataset(path: Path) -> dict[str, bytes]:
 
 
 def opened_store(path: Path) -> dict[str, bytes]:
-    """The files of every chunk that counts as written, and all metadata, labels and hashes of a split that opens."""
+    """Return the files of every written chunk, and the metadata, labels and hashes of every split that opens."""
     from cache.columns import chunk_columns
     from cache.errors import NotAStore
     from cache.metadata import split_names
@@ -128,7 +128,7 @@ def opened_store(path: Path) -> dict[str, bytes]:
 
 
 def opened_run(path: Path) -> dict[str, bytes]:
-    """config.json if it is there; the student and the state are looked into, as they are those of some step."""
+    """Return config.json if it exists; load the student and the checkpoint, which may be of any step."""
     from pipeline.models.checkpoints import load_resume, load_safetensors
     from pipeline.results.run_record import read_config
 
@@ -143,7 +143,7 @@ def opened_run(path: Path) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its relative name, without what is not compared and without times."""
+    """Return every compared file below a folder, by relative name, without times."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -153,7 +153,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def timeless(name: str, data: bytes) -> bytes:
-    """The provenance and the speed of a run left out."""
+    """Drop the provenance and the speed of a run."""
     without = {"config.json": "provenance", "metrics.jsonl": "images_per_s"}
     if name not in without:
         return data

@@ -1,4 +1,4 @@
-"""One trial: a stage meets a fault, what it left is looked at, it is run again, and the result is compared."""
+"""One trial: run a stage with a fault, inspect what it left, run it again, and compare the result."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ GO_ON = "interrupted; the same command goes on from here"
 
 
 def make_materials(shim: Shim, folder: Path) -> tuple[Materials, dict[str, list[str]], dict[str, float]]:
-    """Images and the result of each stage; by stage, the calls that it makes and the seconds that it takes."""
+    """Make the images and the result of each stage; also return each stage's calls and seconds."""
     materials = Materials(folder=folder)
     if not materials.images.exists():
         make_images(materials.images)
@@ -35,9 +35,9 @@ def make_materials(shim: Shim, folder: Path) -> tuple[Materials, dict[str, list[
 
 
 def made_whole(shim: Shim, materials: Materials, stage: Stage) -> tuple[dict[str, bytes], list[str], float]:
-    """An uninterrupted result: its files, the calls that made it, and the seconds.
+    """Make an uninterrupted result; return its files, the calls that made it, and the seconds.
 
-    What the stage imports late is imported here afterwards, so that later children have it.
+    Also imports here what the stage imported late, for later children.
     """
     folder, trace = materials.trial, materials.folder / f"{stage.name}.calls"
     modules = materials.folder / f"{stage.name}.modules"
@@ -54,7 +54,7 @@ def made_whole(shim: Shim, materials: Materials, stage: Stage) -> tuple[dict[str
 
 
 def naming_modules(work: Callable[[], int], file: Path) -> Callable[[], int]:
-    """The same work, with a list of what it has imported in the end."""
+    """Return the same work, which then writes the names of all imported modules to `file`."""
 
     def named() -> int:
         code = work()
@@ -68,12 +68,12 @@ def import_all(names: list[str]) -> None:
     logging.disable(logging.INFO)
     for name in names:
         if name not in sys.modules and not name.startswith("__"):
-            with suppress(Exception):  # a module that only looks like one, as six makes
+            with suppress(Exception):  # a lazy module, as six makes them
                 importlib.import_module(name)
 
 
 def tried(shim: Shim, materials: Materials, stage: Stage, fault: Fault) -> list[str]:
-    """What is wrong after a fault, in sentences; nothing, one hopes."""
+    """Run a stage with a fault, then again; return the problems, one sentence each."""
     folder = materials.trial
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -87,7 +87,10 @@ def tried(shim: Shim, materials: Materials, stage: Stage, fault: Fault) -> list[
 
 
 def wrong_ending(ending: Ending, fault: Fault, folder: Path) -> list[str]:
-    """What is wrong with how a command ended: by the fault, in a sentence, or whole in spite of it."""
+    """Return what is wrong with how a command ended.
+
+    It may end by the fault, with one sentence, or with success in spite of the fault.
+    """
     problems = [ending.wrong] if ending.wrong else []
     left = [path.name for path in folder.rglob("*.tmp")]
     if ending.code != OUTSIDE and ("Traceback" in ending.said or "Exception ignored" in ending.said):
@@ -95,12 +98,12 @@ def wrong_ending(ending: Ending, fault: Fault, folder: Path) -> list[str]:
     if fault.kills:
         expected = ending.code == -9 or (fault.after is not None and ending.code == 0)
     elif fault.interrupts:
-        told = ending.code == INTERRUPTED and ending.said.endswith(f"{GO_ON}\n")
-        expected = told or ending.code in (0, OUTSIDE)
+        reported = ending.code == INTERRUPTED and ending.said.endswith(f"{GO_ON}\n")
+        expected = reported or ending.code in (0, OUTSIDE)
     else:
         lines = ending.said.splitlines()
-        told = ending.code == 1 and lines and lines[-1].startswith("error: ")
-        expected = told or ending.code == 0
+        reported = ending.code == 1 and lines and lines[-1].startswith("error: ")
+        expected = reported or ending.code == 0
     if not expected:
         problems.append(f"it ended with {ending.code}: {ending.said}")
     if left and not fault.kills:
@@ -109,7 +112,7 @@ def wrong_ending(ending: Ending, fault: Fault, folder: Path) -> list[str]:
 
 
 def looked_at_and_run(materials: Materials, stage: Stage, folder: Path) -> Callable[[], int]:
-    """In one child: what opens must be what it would be in the end; then the same command again."""
+    """Return work for one child: check that whatever opens has its final bytes, then run the command again."""
     whole = contents(materials.whole(stage.name) / stage.result)
     work = stage.work(materials, folder)
 

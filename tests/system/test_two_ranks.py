@@ -1,0 +1,59 @@
+"""Two ranks train as one process does, and several students as they train one."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.settings.training import DistillConfig
+from pipeline.training.distill import distill
+from tests.support.training_runs import STUDENT, assert_same_run, losses, settings, weights
+from tests.support.two_ranks import on_two_ranks
+
+PLAIN = "tests.support.tiny_student:plain"
+STAGED = "tests.support.tiny_student:staged"  # another width than STUDENT
+ON_TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "cli.py"]
+
+
+@pytest.mark.parametrize("objective", ["1q", "2q"])
+def test_two_ranks_train_as_one(packed: Path, cached: Path, tmp_path: Path, objective: str) -> None:
+    """The student has no BatchNorm, whose statistics each rank keeps for itself."""
+    distill(settings(packed, cached, tmp_path / "one", student=PLAIN, objective=objective, amp_dtype="fp32"))
+    flags = (
+        f"--student {PLAIN} --image-size 24 --epochs 3 --batch-size 40 --lr 0.1 --anchors 100 "
+        f"--objective {objective} --amp-dtype fp32 --device cpu"
+    )
+    places = map(str, (packed, cached, tmp_path / "two"))
+    command = [*ON_TWO_RANKS, "distill", *places, *flags.split()]
+    subprocess.run(command, check=True, capture_output=True)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        # the sum over a batch of 40 is taken in two halves: float32 rounding, grown over 12 steps
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def distill_twice(rank: int, alone: DistillConfig, together: list[DistillConfig]) -> None:
+    """Train one student, then several in one pass, on the same two ranks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.training.loop.LOG_EVERY", 1)
+        patch.setenv("WORLD_SIZE", "2")
+        patch.setenv("LOCAL_RANK", str(rank))
+        patch.setattr(
+            "pipeline.training.loop.shutdown_distributed", lambda: None
+        )  # the second pass needs the ranks
+        distill(alone)
+        distill(*together)
+
+
+def test_two_ranks_train_several_as_they_train_one(packed: Path, cached: Path, tmp_path: Path) -> None:
+    one = settings(packed, cached, tmp_path / "alone", student=STAGED)
+    together = [
+        replace(one, student=name, run=tmp_path / "together" / folder)
+        for name, folder in ((STUDENT, "build"), (STAGED, "staged"))
+    ]
+    on_two_ranks(distill_twice, tmp_path, one, together)
+    assert_same_run(one.run, together[1].run)
+    assert losses(together[0].run)
