@@ -18,8 +18,8 @@ class DemoDataConfig:
     """The demo's images."""
 
     out: Path = argument("image folder to write")
-    train: int = setting(0, "training images, balanced over classes; 0: all 60,000", least=0)
-    val: int = setting(0, "validation images; 0: all 10,000", least=0)
+    train: int = setting(0, "training images, balanced over classes; 0: all", least=0)
+    val: int = setting(0, "validation images, likewise; 0: all", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

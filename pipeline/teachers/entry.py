@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +19,8 @@ class TeacherEntry:
     """A named teacher: what a person reads about it, and its recipe.
 
     dim: width of the feature. preprocessing: what it was trained with. weights: where to get the file for --weights;
-    None when the teacher needs none. checksum: of that file, as its authors publish it.
+    None when the teacher needs none. checksum: of that file, as its authors publish it. own_weights: finds the file
+    that is taken without --weights, where there is one.
     """
 
     description: str
@@ -28,6 +30,7 @@ class TeacherEntry:
     weights: str | None
     recipe: Callable[[], Recipe]
     checksum: str = ""
+    own_weights: Callable[[], Path] | None = None
 
     @property
     def input(self) -> str:
@@ -47,6 +50,7 @@ def published(
     preprocessing: Preprocessing = IMAGENET,
     feature: str = POOLED,
     checksum: str = "",
+    own_weights: Callable[[], Path] | None = None,
 ) -> TeacherEntry:
     """An entry whose module is built when it is wanted, on the meta device, since all its tensors come from a file."""
 
@@ -69,6 +73,7 @@ def published(
         weights=weights,
         recipe=recipe,
         checksum=checksum,
+        own_weights=own_weights,
     )
 
 
