@@ -11,11 +11,11 @@ from pathlib import Path
 from tests.benchmarks.figure import Figure
 
 DATASET, CACHE, RECIPE = (
-    "data/fashion-mnist-dataset",
-    "caches/fashion-mnist-demo.zarr",
+    "data/clip-art-dataset",
+    "caches/clip-art-demo.zarr",
     "recipes/demo/distill.toml",
 )
-ONE_STEP = 128.5 / 20_000  # the share of the demo's rows that is one batch: the log then has its first step
+ONE_STEP = 32.5 / 1614  # the share of the demo's rows that is one batch: the log then has its first step
 ROUNDS = 5
 IMPORTS = (
     "torch",

@@ -1,4 +1,4 @@
-"""The embedded default, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), as an image folder."""
+"""What some benchmarks measure on, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), as an image folder."""
 
 import gzip
 import os
@@ -21,7 +21,7 @@ FILES = {"train": "train", "val": "t10k"}
 IMAGES = {"train": 60_000, "val": 10_000}
 
 
-def demo_data(out: Path, *, train: int | None = None, val: int | None = None) -> Path:
+def fashion_mnist(out: Path, *, train: int | None = None, val: int | None = None) -> Path:
     """Write OUT/train/CLASS/NUMBER.png and OUT/val/CLASS/NUMBER.png, 28 x 28 gray pixels each; returns OUT.
 
     NUMBER is the image's place in the original file. `train` and `val` ask for fewer images than the 60,000
@@ -55,7 +55,7 @@ def _require_same(out: Path, counts: dict[str, int]) -> None:
     found = {split: sum(1 for _ in out.glob(f"{split}/*/*.png")) for split in counts}
     if found != counts:
         raise WrongUse(
-            f"{out} exists and does not hold this demo: expected {counts['train']} images in train/ and "
+            f"{out} exists and does not hold these images: expected {counts['train']} images in train/ and "
             f"{counts['val']} in val/, found {found['train']} and {found['val']}; choose another folder"
         )
 
@@ -64,7 +64,7 @@ def _write_split(source: Path, folder: Path, split: str, count: int) -> None:
     pixels, labels = _read(source, split)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
-    for number in tqdm(_balanced(labels, count), desc=f"demo {split}", unit=" images"):
+    for number in tqdm(_balanced(labels, count), desc=f"fashion-mnist {split}", unit=" images"):
         Image.fromarray(pixels[number]).save(folder / CLASSES[labels[number]] / f"{number:05}.png")
 
 

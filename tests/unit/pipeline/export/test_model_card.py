@@ -64,7 +64,7 @@ def test_a_run_that_did_not_tell_its_teacher_says_so(student: Student, tmp_path:
     [
         ("simclr_resnet50x4", "apache-2.0", "under Apache-2.0, which allows commercial use"),
         ("timm/resnet50", "unknown", "weights is not recorded (teacher: `timm/resnet50`)"),
-        ("demo", "mit", "under MIT, which allows commercial use"),
+        ("demo", "apache-2.0", "under Apache-2.0, which allows commercial use"),
         ("compress_resnet18", "unknown", "weights is told as \"its authors'; made of"),
     ],
 )
