@@ -109,12 +109,13 @@ def distinct_drawings(folder: Path) -> dict[str, Drawing]:
         data=folder, folder=".", names=paths, labels=np.full(len(paths), -1, np.int64), classes=()
     )
     found = over_rows(read_drawing, source, workers=len(os.sched_getaffinity(0)), title="demo")
-    first = {drawing.png: path for path, drawing in reversed(list(zip(paths, found, strict=True))) if drawing}
-    return {
-        path: drawing
-        for path, drawing in zip(paths, found, strict=True)
-        if drawing and first[drawing.png] == path
-    }
+    drawings: dict[str, Drawing] = {}
+    seen: set[bytes] = set()
+    for path, drawing in zip(paths, found, strict=True):
+        if drawing and drawing.png not in seen:
+            seen.add(drawing.png)
+            drawings[path] = drawing
+    return drawings
 
 
 def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
@@ -175,12 +176,14 @@ def _balanced(split: str, paths: Sequence[str], count: int | None) -> list[str]:
 def _require_same(out: Path, wanted: Mapping[str, int | None]) -> None:
     try:
         found = json.loads((out / RECORD).read_text())
-    except (OSError, ValueError):
+        held = _in_words(found)
+    except (OSError, ValueError, KeyError, TypeError):
         raise WrongUse(f"{out} exists and is not what demo-data wrote; choose another folder") from None
     if found != wanted:
-        asked, held = (
-            ", ".join(f"{n or 'all'} in {split}/" for split, n in d.items()) for d in (wanted, found)
-        )
         raise WrongUse(
-            f"{out} exists and holds other images: expected {asked}, found {held}; choose another folder"
+            f"{out} exists and holds other images: expected {_in_words(wanted)}, found {held}; choose another folder"
         )
+
+
+def _in_words(counts: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{counts[split] or 'all'} in {split}/" for split in ("train", "val"))
