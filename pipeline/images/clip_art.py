@@ -1,4 +1,4 @@
-"""The demo's pictures: Debian's package openclipart-png, clip art in the public domain, one drawing a file."""
+"""The demo's drawings: Debian's package openclipart-png, clip art in the public domain."""
 
 import io
 import os
@@ -18,32 +18,32 @@ PACKAGE = DebianPackage(
     sha256="f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
     root="usr/share/openclipart/png",
 )
-SIDE = 256  # px of the longest side that is kept
+SIDE = 256  # longest side in px after reduction
 LARGEST = 50_000_000  # pixels; fifteen drawings have up to 623 million, and would take most of the time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """A reduced picture: its bytes as PNG, and the perceptual hash that it shares with copies in other colours."""
+    """A reduced drawing as PNG bytes, and its perceptual hash, which copies in other colours share."""
 
     png: bytes
     thumb: int
 
 
 def clip_art_folder() -> Path:
-    """The folder of the drawings, downloaded to the user's cache where the package is not installed."""
+    """Return the folder of the drawings; it is downloaded to the user's cache if the package is not installed."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchorage"
     return package_files(PACKAGE, cache)
 
 
 def drawings_below(folder: Path) -> list[str]:
-    """Relative POSIX paths of the PNG files, sorted; links, which show a drawing under a second name, are left out."""
+    """Return the relative POSIX paths of the PNG files, sorted, without links, which are second names of a drawing."""
     found = (path for path in folder.rglob("*.png") if path.is_file() and not path.is_symlink())
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def read_drawing(source: Source, row: int) -> Drawing | None:
-    """One picture, reduced; None for one that is blank on white, is larger than LARGEST or cannot be decoded."""
+    """Return one drawing, reduced; None if it is blank on white, larger than LARGEST or unreadable."""
     data = source.read(row)
     if pixels_of(data) > LARGEST:
         return None
@@ -59,7 +59,7 @@ def read_drawing(source: Source, row: int) -> Drawing | None:
 
 
 def pixels_of(data: bytes) -> int:
-    """How many pixels a PNG file says that it has; 0 for what is no PNG."""
+    """Return the number of pixels from the header of a PNG file; 0 if it is not a PNG."""
     if len(data) < 24 or data[12:16] != b"IHDR":
         return 0
     width, height = struct.unpack(">II", data[16:24])
@@ -67,9 +67,9 @@ def pixels_of(data: bytes) -> int:
 
 
 def on_a_white_square(image: Image.Image) -> Image.Image | None:
-    """What is drawn, at most SIDE px long, in the middle of a white square as long; None where all is white.
+    """Crop to what is drawn, reduce to SIDE px at most and centre on a white square; return None if all is white.
 
-    Most drawings lie somewhere on a white or transparent page, some in a corner of it.
+    Many files are a page with a small drawing somewhere on it.
     """
     box = ImageOps.invert(image).getbbox()
     if box is None:

@@ -1,4 +1,4 @@
-"""Files of a Debian package where there is no Debian: the package is fetched, checked and unpacked by Python alone."""
+"""Files of a Debian package, also where apt is missing: it is downloaded, checked and unpacked in Python."""
 
 import hashlib
 import os
@@ -20,10 +20,9 @@ HEADER = 60  # bytes before each of its members: the name in the first 16, the l
 
 @dataclass(frozen=True, kw_only=True)
 class DebianPackage:
-    """A package as one file on a mirror.
+    """A Debian package and the folder of it that is wanted.
 
-    name: as apt has it. url: of the .deb. sha256: of that file, hex. root: the folder of it that is wanted,
-    relative to /.
+    name: as apt knows it. url: of the .deb. sha256: of that file, hex. root: the folder, relative to /.
     """
 
     name: str
@@ -33,15 +32,15 @@ class DebianPackage:
 
     @property
     def installed(self) -> Path:
-        """Where apt puts the folder."""
+        """Return the folder where apt installs it."""
         return Path("/") / self.root
 
 
 def package_files(package: DebianPackage, cache: Path) -> Path:
-    """The folder `root` of a package: the installed one if there is one, else its copy below `cache`.
+    """Return the folder `root` of a package: the installed one if it exists, else a copy in `cache`.
 
-    The copy is made once: the .deb is downloaded, unless it lies in `cache` already, checked by its sha256 and
-    unpacked. Raises PipelineError when it cannot be had or is another file.
+    The copy is made once: the .deb is downloaded unless it is in `cache` already, checked by its sha256 and unpacked.
+    Raises PipelineError if it cannot be downloaded or unpacked or its sha256 differs.
     """
     if package.installed.is_dir():
         return package.installed
@@ -97,7 +96,7 @@ def _check(package: DebianPackage, deb: Path) -> None:
 
 
 def _unpack(deb: Path, root: str, folder: Path) -> None:
-    """Put the plain files below `root` of a .deb into a new folder, in one step; links are passed over."""
+    """Unpack the regular files below `root` of a .deb into a new folder, atomically; links are skipped."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -120,7 +119,7 @@ def _unpack(deb: Path, root: str, folder: Path) -> None:
 
 
 def _start_of_data(beginning: bytes) -> int:
-    """Where in a .deb its last member begins, data.tar.*, which holds the files; `beginning`: its first bytes."""
+    """Return the offset of the content of data.tar.*, the member of a .deb with its files. beginning: first bytes."""
     place = len(MAGIC)
     while not beginning.startswith(b"data.tar", place):
         place += HEADER + int(beginning[place + 48 : place + 58])

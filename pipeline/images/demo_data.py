@@ -16,9 +16,9 @@ from pipeline.images.clip_art import Drawing, clip_art_folder, drawings_below, r
 from pipeline.images.scan import over_rows
 from pipeline.images.sources import FolderSource
 
-# Class -> the package's folders, each with those below it that no other class names. Left out is what no folder gives
-# a meaning to (icons of desktops, "unsorted"), and series that were made by a program (1,378 stars, 237 playing cards,
-# the flags of two more continents), which would outnumber all else.
+# Class -> folders of the package, each with its subfolders that no other class lists. Left out are folders that say
+# little about their content (desktop icons, "unsorted") and large series of much the same (1,378 stars, 237 playing
+# cards, the flags of other continents), which would outnumber the rest.
 CLASSES = {
     "arrows": ("shapes/arrows",),
     "birds": ("animals/birds",),
@@ -54,18 +54,18 @@ CLASSES = {
     "weather": ("signs_and_symbols/weather",),
 }
 FOLDERS = {folder: name for name, folders in CLASSES.items() for folder in folders}
-VAL_SHARE = 4  # one drawing in so many
-RECORD = "demo.json"  # what a written folder was asked to hold
+VAL_SHARE = 4  # one drawing in four
+RECORD = "demo.json"  # the requested counts, in the written folder
 
 
 def demo_data(out: Path, *, train: int | None = None, val: int | None = None) -> Path:
     """Write OUT/train/CLASS/NAME.png and OUT/val/CLASS/NAME.png, drawings of at most 256 px on white; returns OUT.
 
-    The same drawing under two names counts once, and the drawings of a series (numbered, or in other colours) are all
-    in one split. `train` and `val` ask for fewer than there are: the first of each class, as many of each as of any
-    other (or one more). A folder that this wrote, with the same two numbers, is left as it is.
+    Identical drawings are written once, and all drawings of a series (numbered, or recolored) go to one split. train,
+    val: number of images, balanced over classes; None: all. An existing folder with the same counts is left as it is.
 
-    Raises WrongUse when OUT holds something else or there are fewer images, PipelineError when they can be had nowhere.
+    Raises WrongUse if OUT exists with other content or there are fewer images, PipelineError if the package is missing
+    and cannot be downloaded.
     """
     wanted = {"train": train, "val": val}
     for split, count in wanted.items():
@@ -94,7 +94,7 @@ def demo_data(out: Path, *, train: int | None = None, val: int | None = None) ->
 
 
 def class_of(path: str) -> str:
-    """The class of a drawing by its path in the package, "" for none."""
+    """Return the class of a drawing from its path in the package, or ""."""
     parts = path.split("/")[:-1]
     for depth in range(len(parts), 0, -1):
         if name := FOLDERS.get("/".join(parts[:depth])):
@@ -103,7 +103,7 @@ def class_of(path: str) -> str:
 
 
 def distinct_drawings(folder: Path) -> dict[str, Drawing]:
-    """Path in the package -> the reduced drawing, of each class; of equal ones the first by path."""
+    """Return path in the package -> reduced drawing for all classes; of identical drawings only the first by path."""
     paths = [path for path in drawings_below(folder) if class_of(path)]
     source = FolderSource(
         data=folder, folder=".", names=paths, labels=np.full(len(paths), -1, np.int64), classes=()
@@ -119,10 +119,10 @@ def distinct_drawings(folder: Path) -> dict[str, Drawing]:
 
 
 def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
-    """Split -> paths; thumbs: path -> perceptual hash.
+    """Return split -> paths. thumbs: path -> perceptual hash.
 
-    Of each class about a quarter is val. Two drawings of a class belong together when their names differ in numbers
-    alone or their hashes are equal; which go to val is drawn by the sha256 of a name.
+    About a quarter of each class is val. Drawings of a class are a series if their names differ only in numbers or
+    their hashes are equal; a series goes to one split as a whole, in the order of the sha256 of its first name.
     """
     splits: dict[str, list[str]] = {"train": [], "val": []}
     classes = defaultdict(list)
@@ -140,7 +140,7 @@ def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def joined(keyed: Iterable[tuple[str, set[object]]]) -> list[list[str]]:
-    """Paths with their keys -> groups of paths: those with a key in common, if only by way of others, are together."""
+    """Group paths that share a key, directly or through other paths."""
     groups: list[tuple[list[str], set[object]]] = []
     for path, keys in keyed:
         near = [group for group in groups if group[1] & keys]
@@ -151,7 +151,7 @@ def joined(keyed: Iterable[tuple[str, set[object]]]) -> list[list[str]]:
 
 
 def _stem(path: str) -> str:
-    """A drawing's name without what numbers it: digits, the sign between words, and the mark of a revision."""
+    """Return a drawing's name without digits, separators and the suffix of a revision."""
     return re.sub(r"_r$|[\d_. -]", "", path.rpartition("/")[2].removesuffix(".png").lower())
 
 
@@ -160,7 +160,7 @@ def _drawn(series: Sequence[str]) -> bytes:
 
 
 def _balanced(split: str, paths: Sequence[str], count: int | None) -> list[str]:
-    """The first `count` paths when classes take turns, sorted; None: all of them."""
+    """Return `count` paths, sorted, as many of each class as of any other or one more; None: all."""
     if count is None:
         return list(paths)
     if count > len(paths):

@@ -1,6 +1,5 @@
-"""How the published checkpoints name their tensors: MoCo, SwAV, SimCLR, DINO, DINOv2, CompRess, EfficientNet-Lite."""
+"""How the published checkpoints name their tensors: MoCo, SwAV, SimCLR, DINO, DINOv2, CompRess."""
 
-import re
 from dataclasses import replace
 
 from pipeline.models.state_dict_layout import LINEAR, NORM, Layout, Rename, plain
@@ -64,30 +63,6 @@ def _with_dropouts_places(name: str) -> str | None:
     return f"{places[layer]}{dot}{tensor}" if layer in places else None
 
 
-LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage
-LITE0_BLOCKS = [
-    f"blocks.{stage}.{block}" for stage, depth in enumerate(LITE0_DEPTHS) for block in range(depth)
-]
-LITE0_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-LITE0_FIRST_BLOCK = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
-LITE0_LATER_BLOCK = {
-    "expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2",
-    "project_conv": "conv_pwl", "bn2": "bn3",
-}  # fmt: skip
-
-
-def _from_lite0(name: str) -> str | None:
-    """EfficientNet-Lite0's blocks, numbered through, where timm's stand in their stages; the first expands nothing."""
-    layer, _, tensor = name.rpartition(".")
-    if layer in LITE0_STEM_AND_HEAD:
-        return f"{LITE0_STEM_AND_HEAD[layer]}.{tensor}"
-    block = re.fullmatch(r"_blocks\.(\d+)\._(\w+)", layer)
-    if block is None or int(block[1]) >= len(LITE0_BLOCKS):
-        return None
-    part = (LITE0_LATER_BLOCK if int(block[1]) else LITE0_FIRST_BLOCK).get(block[2])
-    return f"{LITE0_BLOCKS[int(block[1])]}.{part}.{tensor}" if part else None
-
-
 MOCO = Layout(
     title="MoCo's query encoder",
     rename=after("encoder_q."),
@@ -136,12 +111,4 @@ COMPRESS_BARE_ALEXNET = Layout(
     head=rf"(fc|classifier\.4){LINEAR}",
     mark=r"classifier\.0\.",
     place="model",
-)
-
-
-LITE0 = Layout(
-    title="EfficientNet-Lite0 as the package efficientnet-lite-pytorch names it",
-    rename=_from_lite0,
-    head=rf"_fc{LINEAR}",
-    mark=r"_blocks\.",
 )

@@ -20,7 +20,7 @@ class TeacherEntry:
 
     dim: width of the feature. preprocessing: what it was trained with. weights: where to get the file for --weights;
     None when the teacher needs none. checksum: of that file, as its authors publish it. own_weights: finds the file
-    that is taken without --weights, where there is one.
+    that is used without --weights, if there is one.
     """
 
     description: str

@@ -1,4 +1,4 @@
-"""The demo's teacher has the weights of its package, under timm's names, and the features of the original network."""
+"""The demo's teacher: timm's network with the package's weights has the features of the original network."""
 
 import importlib.machinery
 import importlib.util
@@ -9,8 +9,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models.checkpoints import load_state
-from pipeline.teachers.checkpoint_layouts import LITE0
-from pipeline.teachers.lite0 import FILE, packaged_weights
+from pipeline.teachers.lite0 import FILE, LITE0, packaged_weights
 from pipeline.teachers.registry import TEACHERS, load_teacher
 
 
