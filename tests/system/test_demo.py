@@ -16,7 +16,7 @@ TINY = "--image-size 32 --epochs 2 --batch-size 64 --anchors 128 --device cpu"
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        drawn_clip_art.install(patch, drawn_clip_art.write_drawings(folder / "package", 60))
+        drawn_clip_art.install(patch, drawn_clip_art.write_drawings(folder / "package", 100))
         return demo_data(folder / "drawings")
 
 
