@@ -1,103 +1,189 @@
-"""The embedded default, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), as an image folder."""
+"""The demo's images: clip art from openclipart.org as an image folder of train/CLASS and val/CLASS."""
 
-import gzip
+import hashlib
+import json
 import os
+import re
 import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from pipeline.errors import PipelineError, WrongUse
+from pipeline.errors import WrongUse
+from pipeline.images.clip_art import Drawing, clip_art_folder, drawings_below, read_drawing
+from pipeline.images.scan import map_rows
+from pipeline.images.sources import FolderSource
 
-# Where Debian's package dataset-fashion-mnist puts its four files.
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-CLASSES = (
-    "T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot",
-)  # fmt: skip
-FILES = {"train": "train", "val": "t10k"}
-IMAGES = {"train": 60_000, "val": 10_000}
+# Class -> folders of the package, each with its subfolders that no other class lists. Left out are folders that say
+# little about their content (desktop icons, "unsorted") and large series of much the same (1,378 stars, 237 playing
+# cards, the flags of other continents), which would outnumber the rest.
+CLASSES = {
+    "arrows": ("shapes/arrows",),
+    "birds": ("animals/birds",),
+    "boats": ("transportation/boating",),
+    "body-parts": ("people/bodypart",),
+    "bugs": ("animals/bugs",),
+    "buildings": ("buildings",),
+    "clocks": ("signs_and_symbols/clocks",),
+    "clothing": ("people/clothing",),
+    "desserts": ("food/desserts",),
+    "dinosaurs": ("animals/dinosaurs",),
+    "drinks": ("food/beverages",),
+    "electronics": ("electronics", "computer/hardware", "computer/connectors"),
+    "fish": ("animals/fish",),
+    "flags": ("signs_and_symbols/flags/africa", "signs_and_symbols/flags/asia"),
+    "fruit": ("food/fruit", "food/vegetables"),
+    "holidays": ("recreation/holiday", "recreation/party"),
+    "mammals": ("animals/mammals",),
+    "maps": ("geography",),
+    "meals": ("food",),
+    "music": ("recreation/music",),
+    "office": ("office", "education", "buildings/furniture"),
+    "people": ("people",),
+    "planets": ("geography/astronomy", "science/astronomy"),
+    "plants": ("plants",),
+    "road-signs": ("transportation/roadsigns",),
+    "smilies": ("people/smilies",),
+    "sports": ("recreation/sports",),
+    "tools": ("tools",),
+    "toys": ("recreation/toys", "tools/toys"),
+    "vehicles": ("transportation",),
+    "weapons": ("tools/weapons",),
+    "weather": ("signs_and_symbols/weather",),
+}
+FOLDERS = {folder: name for name, folders in CLASSES.items() for folder in folders}
+VAL_SHARE = 4  # one drawing in four
+RECORD = "demo.json"  # the requested counts, in the written folder
 
 
 def demo_data(out: Path, *, train: int | None = None, val: int | None = None) -> Path:
-    """Write OUT/train/CLASS/NUMBER.png and OUT/val/CLASS/NUMBER.png, 28 x 28 gray pixels each; returns OUT.
+    """Write OUT/train/CLASS/NAME.png and OUT/val/CLASS/NAME.png, drawings of at most 256 px on white; returns OUT.
 
-    NUMBER is the image's place in the original file. `train` and `val` ask for fewer images than the 60,000
-    and 10,000 there are: the first of each class, as many of each as of any other (or one more). A folder
-    that holds these images already is left as it is.
+    Identical drawings are written once, and all drawings of a series (numbered, or recolored) go to one split. train,
+    val: number of images, balanced over classes; None: all. An existing folder with the same counts is left as it is.
 
-    Raises WrongUse when OUT holds something else, PipelineError when the images can be had nowhere.
+    Raises WrongUse if OUT exists with other content or there are fewer images, PipelineError if the package is missing
+    and cannot be downloaded.
     """
     wanted = {"train": train, "val": val}
-    counts = {split: IMAGES[split] if limit is None else limit for split, limit in wanted.items()}
-    for split, count in counts.items():
-        if not 1 <= count <= IMAGES[split]:
-            raise WrongUse(f"{split}: expected 1 to {IMAGES[split]} images, found {count}")
+    for split, count in wanted.items():
+        if count is not None and count < 1:
+            raise WrongUse(f"{split}: expected 1 image or more, found {count}")
     if out.exists():
-        _require_same(out, counts)
+        _require_same(out, wanted)
         return out
-    source = _raw_files()
+    drawings = distinct_drawings(clip_art_folder())
+    splits = split_by_series({path: drawing.thumb for path, drawing in drawings.items()})
+    chosen = {split: _balanced(split, paths, wanted[split]) for split, paths in splits.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for split, count in counts.items():
-            _write_split(source, partial / split, split, count)
+        for split, paths in chosen.items():
+            for path in paths:
+                folder = partial / split / class_of(path)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / path.replace("/", "-")).write_bytes(drawings[path].png)
+        (partial / RECORD).write_text(json.dumps(wanted))
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
-def _require_same(out: Path, counts: dict[str, int]) -> None:
-    found = {split: sum(1 for _ in out.glob(f"{split}/*/*.png")) for split in counts}
-    if found != counts:
+def class_of(path: str) -> str:
+    """Return the class of a drawing from its path in the package, or ""."""
+    parts = path.split("/")[:-1]
+    for depth in range(len(parts), 0, -1):
+        if name := FOLDERS.get("/".join(parts[:depth])):
+            return name
+    return ""
+
+
+def distinct_drawings(folder: Path) -> dict[str, Drawing]:
+    """Return path in the package -> reduced drawing for all classes; of identical drawings only the first by path."""
+    paths = [path for path in drawings_below(folder) if class_of(path)]
+    source = FolderSource(
+        data=folder, folder=".", names=paths, labels=np.full(len(paths), -1, np.int64), classes=()
+    )
+    found = map_rows(read_drawing, source, workers=len(os.sched_getaffinity(0)), title="demo")
+    drawings: dict[str, Drawing] = {}
+    seen: set[bytes] = set()
+    for path, drawing in zip(paths, found, strict=True):
+        if drawing and drawing.png not in seen:
+            seen.add(drawing.png)
+            drawings[path] = drawing
+    return drawings
+
+
+def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
+    """Return split -> paths. thumbs: path -> perceptual hash.
+
+    About a quarter of each class is val. Drawings of a class are a series if their names differ only in numbers or
+    their hashes are equal; a series goes to one split as a whole, in the order of the sha256 of its first name.
+    """
+    splits: dict[str, list[str]] = {"train": [], "val": []}
+    classes = defaultdict(list)
+    for path in sorted(thumbs):
+        classes[class_of(path)].append(path)
+    for paths in classes.values():
+        left = len(paths) // VAL_SHARE
+        for series in sorted(joined((path, {_stem(path), thumbs[path]}) for path in paths), key=_drawn):
+            if len(series) <= left:
+                splits["val"] += series
+                left -= len(series)
+            else:
+                splits["train"] += series
+    return {split: sorted(paths) for split, paths in splits.items()}
+
+
+def joined(keyed: Iterable[tuple[str, set[object]]]) -> list[list[str]]:
+    """Group paths that share a key, directly or through other paths."""
+    groups: list[tuple[list[str], set[object]]] = []
+    for path, keys in keyed:
+        near = [group for group in groups if group[1] & keys]
+        groups = [group for group in groups if group not in near]
+        paths = sorted([path, *(name for group in near for name in group[0])])
+        groups.append((paths, keys.union(*(group[1] for group in near))))
+    return [paths for paths, _ in groups]
+
+
+def _stem(path: str) -> str:
+    """Return a drawing's name without digits, separators and the suffix of a revision."""
+    return re.sub(r"_r$|[\d_. -]", "", path.rpartition("/")[2].removesuffix(".png").lower())
+
+
+def _drawn(series: Sequence[str]) -> bytes:
+    return hashlib.sha256(series[0].encode()).digest()
+
+
+def _balanced(split: str, paths: Sequence[str], count: int | None) -> list[str]:
+    """Return `count` paths, sorted, as many of each class as of any other or one more; None: all."""
+    if count is None:
+        return list(paths)
+    if count > len(paths):
+        raise WrongUse(f"{split}: expected 1 to {len(paths)} images, found {count}")
+    turns: dict[str, int] = defaultdict(int)
+    in_turn = []
+    for path in paths:
+        in_turn.append((turns[class_of(path)], path))
+        turns[class_of(path)] += 1
+    return sorted(path for _, path in sorted(in_turn)[:count])
+
+
+def _require_same(out: Path, wanted: Mapping[str, int | None]) -> None:
+    try:
+        found = json.loads((out / RECORD).read_text())
+        held = _in_words(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise WrongUse(f"{out} exists and is not what demo-data wrote; choose another folder") from None
+    if found != wanted:
         raise WrongUse(
-            f"{out} exists and does not hold this demo: expected {counts['train']} images in train/ and "
-            f"{counts['val']} in val/, found {found['train']} and {found['val']}; choose another folder"
+            f"{out} exists and holds other images: expected {_in_words(wanted)}, found {held}; choose another folder"
         )
 
 
-def _write_split(source: Path, folder: Path, split: str, count: int) -> None:
-    pixels, labels = _read(source, split)
-    for name in CLASSES:
-        (folder / name).mkdir(parents=True)
-    for number in tqdm(_balanced(labels, count), desc=f"demo {split}", unit=" images"):
-        Image.fromarray(pixels[number]).save(folder / CLASSES[labels[number]] / f"{number:05}.png")
-
-
-def _balanced(labels: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-    """The first `count` rows when classes take turns, ascending."""
-    turn = np.empty(len(labels), np.int64)
-    for label in range(len(CLASSES)):
-        mine = labels == label
-        turn[mine] = np.arange(mine.sum())
-    return np.sort(np.lexsort((labels, turn))[:count])
-
-
-def _read(source: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Pixels (N, 28, 28) and labels (N,) from the original files: 16 and 8 bytes of header, then bytes."""
-    stem = FILES[split]
-    with gzip.open(source / f"{stem}-images-idx3-ubyte.gz") as images:
-        pixels = np.frombuffer(images.read(), np.uint8, offset=16).reshape(IMAGES[split], 28, 28)
-    with gzip.open(source / f"{stem}-labels-idx1-ubyte.gz") as labels:
-        return pixels, np.frombuffer(labels.read(), np.uint8, offset=8)
-
-
-def _raw_files() -> Path:
-    """The folder of the four original files: Debian's, else torchvision's download in the user's cache."""
-    if DEBIAN.is_dir():
-        return DEBIAN
-    from torchvision.datasets import FashionMNIST
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchorage"
-    try:
-        raw = Path(FashionMNIST(cache, download=True).raw_folder)
-    except (OSError, RuntimeError) as error:
-        raise PipelineError(
-            f"cannot download Fashion-MNIST to {cache} ({error}); install Debian's package "
-            "dataset-fashion-mnist, or run this again where there is a network"
-        ) from error
-    return raw
+def _in_words(counts: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{counts[split] or 'all'} in {split}/" for split in ("train", "val"))

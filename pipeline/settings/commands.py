@@ -15,8 +15,8 @@ class DemoDataConfig(CommandSettings):
     """Settings of `demo-data`."""
 
     out: Path = argument("image folder to write")
-    train: int | None = setting(None, "number of training images, balanced over classes. Default: all 60,000")
-    val: int | None = setting(None, "number of validation images. Default: all 10,000")
+    train: int | None = setting(None, "number of training images, balanced over classes. Default: all")
+    val: int | None = setting(None, "number of validation images, likewise. Default: all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ class TeacherEntry:
 
     dim: feature width. preprocessing: the one it was trained with. weights: where to get the file for --weights, or
     None if the teacher needs none. recipe: builds it. checksum: of that file, as published by its authors.
+    own_weights: finds the file to use without --weights, if there is one.
     """
 
     description: str
@@ -28,6 +30,7 @@ class TeacherEntry:
     weights: str | None
     recipe: Callable[[], Recipe]
     checksum: str = ""
+    own_weights: Callable[[], Path] | None = None
 
     @property
     def input(self) -> str:
@@ -47,6 +50,7 @@ def published(
     preprocessing: Preprocessing = IMAGENET,
     feature: str = POOLED,
     checksum: str = "",
+    own_weights: Callable[[], Path] | None = None,
 ) -> TeacherEntry:
     """Return an entry whose module is built on demand, on the meta device, since all its tensors come from a file."""
 
@@ -69,6 +73,7 @@ def published(
         weights=weights,
         recipe=recipe,
         checksum=checksum,
+        own_weights=own_weights,
     )
 
 

@@ -11,17 +11,11 @@ from pipeline.models.architectures import Network, open_network
 from pipeline.models.backbone import Backbone, Recipe, freeze, load_weights
 from pipeline.models.checkpoints import check_sha256
 from pipeline.models.state_dict_layout import Layout, own_names
-from pipeline.models.student_file import student_recipe
 from pipeline.teachers.entry import TeacherEntry
+from pipeline.teachers.lite0 import DEMO
 from pipeline.teachers.published import PUBLISHED
 
-DEMO_WEIGHTS = Path(__file__).parents[2] / "assets" / "demo-teacher.safetensors"
 RAW_PIXELS = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-
-def demo_recipe() -> Recipe:
-    """The demo's teacher, which `pretrain` made and `export` wrote."""
-    return student_recipe(DEMO_WEIGHTS)
 
 
 def pixels_recipe() -> Recipe:
@@ -30,14 +24,7 @@ def pixels_recipe() -> Recipe:
 
 
 TEACHERS = {
-    "demo": TeacherEntry(
-        description="ResNet-34, SimCLR on Fashion-MNIST, of this project's own making",
-        dim=512,
-        preprocessing=IMAGENET.at(32),
-        licence="MIT",
-        weights=None,
-        recipe=demo_recipe,
-    ),
+    "demo": DEMO,
     "pixels": TeacherEntry(
         description="raw pixels, the baseline of every table",
         dim=3072,
@@ -58,6 +45,8 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
     """
     if weights is not None and not weights.is_file():
         raise WrongUse(f"the weights file {weights} does not exist")
+    if weights is None and name in TEACHERS and (own := TEACHERS[name].own_weights):
+        weights = own()
     recipe = _find_recipe(name, weights, image_size)
     if weights is not None:
         load_weights(recipe, weights, name)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.images.demo_data import demo_data
+from tests.benchmarks.fashion_mnist import fashion_mnist
 from tests.benchmarks.figure import Figure
 
 TRAIN, VAL = 5000, 500
@@ -59,7 +59,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 
 def dataset(folder: Path, name: str, train: int, val: int) -> Path:
     """Pack some images of Fashion-MNIST."""
-    demo_data(folder / f"{name}-images", train=train, val=val)
+    fashion_mnist(folder / f"{name}-images", train=train, val=val)
     run("pack", folder / f"{name}-images", folder / name)
     return folder / name
 

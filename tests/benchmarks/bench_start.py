@@ -11,11 +11,11 @@ from pathlib import Path
 from tests.benchmarks.figure import Figure
 
 DATASET, CACHE, RECIPE = (
-    "data/fashion-mnist-dataset",
-    "caches/fashion-mnist-demo.zarr",
+    "data/clip-art-dataset",
+    "caches/clip-art-demo.zarr",
     "recipes/demo/distill.toml",
 )
-ONE_STEP = 128.5 / 20_000  # a --subset of one batch, so that the first step is logged
+ONE_STEP = 32.5 / 1614  # a --subset of one batch, so that the first step is logged
 ROUNDS = 5
 IMPORTS = (
     "torch",

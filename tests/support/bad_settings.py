@@ -182,7 +182,11 @@ OTHER_FLAGS = [
         ("--epochs -3", "--epochs: expected a number of at least 1, found -3"),
         ("--ca-seeds 0", "--ca-seeds: expected a number of at least 1, found 0"),
     ),
-    *with_flags("demo-data images", ("--val 10001", "val: expected 1 to 10000 images, found 10001")),
+    *with_flags(
+        "demo-data images",
+        ("--train -1", "--train: expected a number of at least 0, found -1"),
+        ("--val -1", "--val: expected a number of at least 0, found -1"),
+    ),
     *with_flags(
         "report {run}",
         (

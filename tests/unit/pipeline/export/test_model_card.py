@@ -64,7 +64,7 @@ def test_an_unrecorded_teacher_is_stated(student: Student, tmp_path: Path) -> No
     [
         ("simclr_resnet50x4", "apache-2.0", "under Apache-2.0, which allows commercial use"),
         ("timm/resnet50", "unknown", "weights is not recorded (teacher: `timm/resnet50`)"),
-        ("demo", "mit", "under MIT, which allows commercial use"),
+        ("demo", "apache-2.0", "under Apache-2.0, which allows commercial use"),
         ("compress_resnet18", "unknown", "set by its authors; derived from MoCo's"),
     ],
 )

@@ -1,114 +1,155 @@
-import gzip
-import sys
-import types
+import hashlib
+from collections import Counter
+from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images import demo_data as module
-from pipeline.images.demo_data import CLASSES, demo_data
+from pipeline.images.demo_data import CLASSES, class_of, demo_data, distinct_drawings, joined, split_by_series
+from pipeline.images.sources import open_sources
+from tests.support import drawn_clip_art
 
-RNG = np.random.default_rng(0)
-PIXELS = {stem: RNG.integers(0, 256, (n, 28, 28), np.uint8) for stem, n in (("train", 60), ("t10k", 30))}
-LABELS = {stem: RNG.permutation(np.arange(len(PIXELS[stem])) % 10).astype(np.uint8) for stem in PIXELS}
-
-
-@pytest.fixture(autouse=True)
-def small_originals(tmp_path_factory, monkeypatch):
-    """The four files as Zalando publishes them, of 60 and 30 images."""
-    folder = tmp_path_factory.mktemp("originals")
-    for stem in PIXELS:
-        images, labels = PIXELS[stem].tobytes(), LABELS[stem].tobytes()
-        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images))
-        (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels))
-    monkeypatch.setattr(module, "DEBIAN", folder)
-    monkeypatch.setattr(module, "IMAGES", {"train": 60, "val": 30})
+EACH = 12
+NAMES = {"flags", "plants", "smilies"}
 
 
-def numbers(folder):
-    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.png")}
+@pytest.fixture
+def drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """36 drawings in three classes, as if the package were installed."""
+    folder = drawn_clip_art.write_drawings(tmp_path / "package", EACH)
+    drawn_clip_art.install(monkeypatch, folder)
+    return folder
 
 
-def test_every_image_is_in_its_class_under_its_number(tmp_path):
+def held(out: Path) -> dict[str, str]:
+    return {
+        file.relative_to(out).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in out.rglob("*.png")
+    }
+
+
+def counts(out: Path) -> Counter[str]:
+    return Counter(str(Path(path).parent) for path in held(out))
+
+
+def test_three_quarters_of_each_class_are_to_learn_from(tmp_path: Path, drawings: Path) -> None:
     out = demo_data(tmp_path / "new" / "demo")
     assert out == tmp_path / "new" / "demo"
-    for split, stem in (("train", "train"), ("val", "t10k")):
-        expected = {f"{CLASSES[label]}/{number:05}.png": number for number, label in enumerate(LABELS[stem])}
-        assert numbers(out / split) == set(expected)
-        for path, number in expected.items():
-            assert np.array_equal(np.asarray(Image.open(out / split / path)), PIXELS[stem][number])
+    assert counts(out) == {f"{split}/{name}": n for split, n in (("train", 9), ("val", 3)) for name in NAMES}
+    assert {split: set(source.classes) for split, source in open_sources(out).items()} == {
+        "train": NAMES,
+        "val": NAMES,
+    }
+    assert held(demo_data(tmp_path / "again")) == held(out)
 
 
-def test_fewer_images_are_the_first_of_each_class(tmp_path):
-    found = numbers(demo_data(tmp_path / "demo", train=25, val=10) / "train")
-    for label, name in enumerate(CLASSES):
-        mine = sorted(int(path.split("/")[1][:5]) for path in found if path.startswith(f"{name}/"))
-        assert len(mine) in (2, 3)
-        assert mine == np.flatnonzero(LABELS["train"] == label)[: len(mine)].tolist()
-    assert len(found) == 25
-    assert len(numbers(tmp_path / "demo" / "val")) == 10
-    assert numbers(demo_data(tmp_path / "again", train=25, val=10)) == numbers(tmp_path / "demo")
+def test_fewer_images_are_as_many_of_each_class(tmp_path: Path, drawings: Path) -> None:
+    out = demo_data(tmp_path / "demo", train=7, val=2)
+    assert sorted(n for path, n in counts(out).items() if path.startswith("train")) == [2, 2, 3]
+    assert sum(n for path, n in counts(out).items() if path.startswith("val")) == 2
+    assert held(out).items() <= held(demo_data(tmp_path / "whole")).items()
 
 
-def test_what_is_there_already_is_left_alone(tmp_path):
-    out = demo_data(tmp_path / "demo", train=20, val=10)
+def test_equal_drawings_count_once(drawings: Path) -> None:
+    original = drawings / "plants" / "a.png"
+    moved = ImageOps.expand(Image.open(original), 20, (0, 0, 0, 0))  # on a larger page
+    moved.save(drawings / "plants" / "zz.png")
+    (drawings / "plants" / "0.png").symlink_to("a.png")
+    assert len(distinct_drawings(drawings)) == 3 * EACH
+
+
+def test_a_series_is_in_one_split() -> None:
+    series = {f"food/fruit/apple_{number:02}.png": number for number in range(5)}
+    colors = {f"food/fruit/{name}.png": 77 for name in ("red", "green", "blue")}
+    others = {f"food/fruit/{name * 3}.png": 1000 + ord(name) for name in "abcdefghijklmnopqrstuvwxyz"}
+    elsewhere = {"people/apple_09.png": 0, "people/red.png": 77}
+    splits = split_by_series({**series, **colors, **others, **elsewhere})
+    for together in (series, colors):
+        assert len({split for split, paths in splits.items() if set(paths) & set(together)}) == 1
+    assert len(splits["val"]) == 34 // 4
+    assert not set(splits["val"]) & set(elsewhere)  # a class of two has no quarter
+
+
+def test_groups_join_by_way_of_others() -> None:
+    keyed: list[tuple[str, set[object]]] = [("a", {1}), ("b", {2}), ("c", {1, 2}), ("d", {3}), ("e", {4, 3})]
+    assert sorted(joined(keyed)) == [["a", "b", "c"], ["d", "e"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("food/fruit/a.png", "fruit"),
+        ("food/dairy/a.png", "meals"),
+        ("people/clothing/hats/a.png", "clothing"),
+        ("people/a.png", "people"),
+        ("animals/a.png", ""),
+        ("foods/a.png", ""),
+        ("a.png", ""),
+    ],
+)
+def test_the_nearest_folder_that_a_class_names_decides(path: str, name: str) -> None:
+    assert class_of(path) == name
+
+
+def test_no_folder_is_of_two_classes() -> None:
+    assert len(module.FOLDERS) == sum(map(len, CLASSES.values()))
+    assert list(CLASSES) == sorted(CLASSES)
+
+
+def test_what_is_there_already_is_left_alone(tmp_path: Path, drawings: Path) -> None:
+    out = demo_data(tmp_path / "demo", train=6, val=3)
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
-    assert demo_data(out, train=20, val=10) == out
+    assert demo_data(out, train=6, val=3) == out
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
-    with pytest.raises(WrongUse, match="expected 60 images in train/ and 10 in val/, found 20 and 10"):
-        demo_data(out, val=10)
+    message = r"expected all in train/, 3 in val/, found 6 in train/, 3 in val/; choose another folder"
+    with pytest.raises(WrongUse, match=message):
+        demo_data(out, val=3)
+    (out / "demo.json").unlink()
+    with pytest.raises(WrongUse, match="is not what demo-data wrote; choose another folder"):
+        demo_data(out, train=6, val=3)
 
 
-def test_what_a_killed_demo_left_is_cleared_away(tmp_path):
-    (tmp_path / ".demo.partial" / "train" / "Bag").mkdir(parents=True)
-    (tmp_path / ".demo.partial" / "train" / "Bag" / "half.png").write_bytes(b"")
-    demo_data(tmp_path / "demo", train=10, val=10)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
-    assert len(numbers(tmp_path / "demo")) == 20
+def test_what_a_killed_demo_left_is_cleared_away(tmp_path: Path, drawings: Path) -> None:
+    half = tmp_path / "out" / ".demo.partial" / "train" / "fruit" / "half.png"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"")
+    out = demo_data(tmp_path / "out" / "demo")
+    assert [path.name for path in out.parent.iterdir()] == ["demo"]
+    assert len(held(out)) == 3 * EACH
 
 
-def test_nothing_is_left_of_a_demo_that_was_cut_short(tmp_path, monkeypatch):
+def test_nothing_is_left_of_a_demo_that_was_cut_short(
+    tmp_path: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = []
 
-    def stop_after_ten(image, path):
+    def stop_after_ten(path: Path, data: bytes) -> None:
         written.append(path)
         if len(written) == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", stop_after_ten)
+    monkeypatch.setattr(Path, "write_bytes", stop_after_ten)
     with pytest.raises(KeyboardInterrupt):
-        demo_data(tmp_path / "demo")
-    assert list(tmp_path.iterdir()) == []
+        demo_data(tmp_path / "out" / "demo")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("count", [0, -1, 61])
-def test_a_count_that_cannot_be_is_refused(tmp_path, count):
-    with pytest.raises(WrongUse, match=f"train: expected 1 to 60 images, found {count}"):
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, "1 image or more"), (-1, "1 image or more"), (28, "1 to 27 images")]
+)
+def test_a_count_that_cannot_be_is_refused(tmp_path: Path, drawings: Path, count: int, expected: str) -> None:
+    with pytest.raises(WrongUse, match=f"train: expected {expected}, found {count}"):
         demo_data(tmp_path / "demo", train=count)
+    assert not (tmp_path / "demo").exists()
 
 
-def test_elsewhere_than_on_debian_torchvision_downloads(tmp_path, monkeypatch):
-    originals = module.DEBIAN
-    monkeypatch.setattr(module, "DEBIAN", tmp_path / "not here")
+def test_a_package_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_clip_art.install(monkeypatch, tmp_path / "absent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    asked = []
-
-    def download(root, download):
-        asked.append((root, download))
-        return types.SimpleNamespace(raw_folder=str(originals))
-
-    datasets = types.SimpleNamespace(FashionMNIST=download)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
-    monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(datasets=datasets))
-    assert len(numbers(demo_data(tmp_path / "demo"))) == 90
-    assert asked == [(tmp_path / "cache" / "anchorage", True)]
-
-    def no_network(root, download):
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
-
-    datasets.FashionMNIST = no_network
-    with pytest.raises(PipelineError, match=r"cannot download Fashion-MNIST .*dataset-fashion-mnist"):
-        demo_data(tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    with pytest.raises(
+        PipelineError, match=r"cannot download https://no\.example/drawings\.deb .*apt-get install drawings"
+    ):
+        demo_data(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()

@@ -93,7 +93,7 @@ def test_what_is_slower_bounds_a_gpu_and_a_processor_does_both() -> None:
 
 def test_one_rate_gives_both_by_their_operations() -> None:
     plan = compute_plan(given(teacher="demo", teacher_rate=0.0, student_rate=0.0, rate=100.0, image_size=32))
-    flops = forward_cost(planned_teacher(given(teacher="demo")).module, (1, 3, 32, 32), bf16=False).flops
+    flops = forward_cost(planned_teacher(given(teacher="demo")).module, (1, 3, 128, 128), bf16=False).flops
     # images of one chunk, on one device
     assert plan.stage_one.seconds == pytest.approx(1000 * flops / (100 * RESNET50_STEP_FLOPS), rel=1e-6)
     resnet = build_student("resnet50", image_size=224, seed=0)
