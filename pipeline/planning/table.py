@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipeline.embedding.dask_workers import share_of_machine
 from pipeline.embedding.tasks import chunk_count
+from pipeline.errors import WrongUse
 from pipeline.planning.inputs import planned_images
 from pipeline.planning.network_cost import network_costs, planned_teacher
 from pipeline.planning.plan import Plan, make_plan
@@ -36,10 +37,18 @@ def report_plan(config: PlanConfig) -> None:
 
 
 def compute_plan(config: PlanConfig) -> Plan:
-    """Compute the plan, measuring this machine if the config gives no rates."""
+    """Compute the plan, measuring this machine if the config gives no rates.
+
+    Raises WrongUse for settings that cannot be planned.
+    """
     if not (config.gpus or has_rates(config)):
         config = dataclasses.replace(config, gpus=torch.cuda.device_count())
     images, teacher = planned_images(config), planned_teacher(config)
+    if images.train < config.batch_size:
+        raise WrongUse(
+            f"{images.train:,} training images do not fill one batch of {config.batch_size}: "
+            "give a smaller --batch-size"
+        )
     costs = network_costs(config, images, teacher)
     rates = given_rates(config, costs)
     if rates is None:

@@ -122,6 +122,7 @@ def test_memory_grows_by_what_is_added() -> None:
         ({"picture_bytes": 0}, "--images needs --picture-bytes"),
         ({"student_rate": 0.0}, "both --teacher-rate and --student-rate"),
         ({"teacher_rate": 0.0, "student_rate": 0.0, "load_rate": 1.0}, "go with --rate"),
+        ({"images": 99}, "99 training images do not fill one batch of 100: give a smaller --batch-size"),
         ({"batch_size": 101}, "cannot be shared by 2 GPUs"),
         ({"anchors": "1001"}, "only 1,000 rows"),
         ({"teacher": "nobody"}, "unknown teacher 'nobody'"),

@@ -36,7 +36,7 @@ def test_every_tensor_of_the_file_has_one_place() -> None:
     assert {name: tensor.shape for name, tensor in LITE0.rename_all(state).items()} == {
         name: tensor.shape for name, tensor in own.items()
     }
-    assert LITE0.marks(state)
+    assert LITE0.has_signature(state)
     for foreign in ("_blocks.16._bn0.weight", "_blocks.0._expand_conv.weight", "blocks.0.0.bn1.weight"):
         assert LITE0.rename(foreign) is None
 
