@@ -19,18 +19,21 @@ TEACHER   ?= demo
 WEIGHTS   ?=
 STUDENT   ?= resnet18
 OBJECTIVE ?= 1q
-NAME      := $(notdir $(patsubst %/,%,$(DATA)))
+# Names for files: timm/NAME and package.module:function without the signs that a path or a shell would interpret.
+space     := $(subst ,, )
+plain      = $(subst $(space),-,$(subst :,-,$(subst /,-,$(1))))
+NAME      := $(call plain,$(shell basename "$(DATA)"))
 DATASET   ?= data/$(NAME)-dataset
-CACHE     ?= caches/$(NAME)-$(subst /,-,$(TEACHER)).zarr
-RUN       ?= runs/$(NAME)-$(OBJECTIVE)-$(subst /,-,$(STUDENT))
-SCRATCH   ?= runs/$(NAME)-scratch-$(subst /,-,$(STUDENT))
-UNTRAINED ?= runs/$(NAME)-untrained-$(subst /,-,$(STUDENT))
+CACHE     ?= caches/$(NAME)-$(call plain,$(TEACHER)).zarr
+RUN       ?= runs/$(NAME)-$(OBJECTIVE)-$(call plain,$(STUDENT))
+SCRATCH   ?= runs/$(NAME)-scratch-$(call plain,$(STUDENT))
+UNTRAINED ?= runs/$(NAME)-untrained-$(call plain,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
-.PHONY: help setup system test-system demo dataset cache-teacher distill scratch untrained pixels eval report sweeps readme bench lint test torture
+.PHONY: help setup system test-system demo dataset cache-teacher cache distill scratch untrained pixels eval report sweeps readme bench lint test torture
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
@@ -63,46 +66,48 @@ $(READY): requirements.txt assets/opencv/opencv4.pc | system
 	PKG_CONFIG_PATH=$(CURDIR)/assets/opencv .venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt $(FAISS)
 	@touch $(READY)
 
-$(DATA): | $(READY)
-	$(if $(filter data/clip-art,$(DATA)),$(RUN_PY) demo-data $(DATA),@echo 'there is no folder $(DATA)'; exit 2)
-
-dataset: $(DATASET)/dataset.json
-
+# Paths stand in quotes and are no targets, since make allows neither spaces nor colons in those.
 # Packed once: to compare a dataset with its images again, run `pack` by hand.
-$(DATASET)/dataset.json: | $(READY) $(DATA)
-	$(RUN_PY) pack $(DATA) $(DATASET) $(PACK_ARGS)
+dataset: $(READY)
+ifeq ($(DATA),data/clip-art)
+	@test -e "$(DATASET)/dataset.json" || $(RUN_PY) demo-data "$(DATA)"
+endif
+	@test -e "$(DATASET)/dataset.json" || $(RUN_PY) pack "$(DATA)" "$(DATASET)" $(PACK_ARGS)
 
 cache-teacher: dataset
-	$(RUN_PY) cache-teacher $(DATASET) $(CACHE) --teacher $(TEACHER) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(CACHE_ARGS)
+	$(RUN_PY) cache-teacher "$(DATASET)" "$(CACHE)" --teacher "$(TEACHER)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(CACHE_ARGS)
 
-$(CACHE):
-	$(MAKE) --no-print-directory cache-teacher
+# Fill the cache unless it is there; what is missing in one is for `make cache-teacher`.
+cache: $(READY)
+	@test -e "$(CACHE)" || $(MAKE) --no-print-directory cache-teacher
 
-distill: $(CACHE)
-	$(RUN_PY) distill $(DATASET) $(CACHE) $(RUN) --student $(STUDENT) --objective $(OBJECTIVE) $(DISTILL_ARGS)
+distill: cache
+	$(RUN_PY) distill "$(DATASET)" "$(CACHE)" "$(RUN)" --student "$(STUDENT)" --objective $(OBJECTIVE) $(DISTILL_ARGS)
 
 # What a distilled student is compared with: as long from scratch, untrained, and raw pixels.
 scratch: dataset
-	$(RUN_PY) pretrain $(DATASET) $(SCRATCH) --student $(STUDENT) $(PRETRAIN_ARGS)
+	$(RUN_PY) pretrain "$(DATASET)" "$(SCRATCH)" --student "$(STUDENT)" $(PRETRAIN_ARGS)
 
 untrained: dataset
-	$(RUN_PY) pretrain $(DATASET) $(UNTRAINED) --student $(STUDENT) $(PRETRAIN_ARGS) --epochs 0
+	$(RUN_PY) pretrain "$(DATASET)" "$(UNTRAINED)" --student "$(STUDENT)" $(PRETRAIN_ARGS) --epochs 0
 
 pixels: dataset
-	$(RUN_PY) cache-teacher $(DATASET) $(PIXELS) --teacher pixels
+	$(RUN_PY) cache-teacher "$(DATASET)" "$(PIXELS)" --teacher pixels
 
-# Every run and cache of the data that is there, side by side.
+# Every run and cache of these images: as a table, and as a page with pictures.
+targets = set --; for target in "$(CACHE)" runs/$(NAME)-* "$(PIXELS)"; do [ ! -e "$$target" ] || set -- "$$@" "$$target"; done;
+
 eval: $(READY)
-	$(RUN_PY) eval $(wildcard $(CACHE)) $(wildcard runs/$(NAME)-*) $(wildcard $(PIXELS)) --dataset $(DATASET) $(EVAL_ARGS)
+	@$(targets) $(RUN_PY) eval "$$@" --dataset "$(DATASET)" $(EVAL_ARGS)
 
-# What they came to as one page, with pictures.
 report: $(READY)
-	$(RUN_PY) report $(wildcard $(CACHE)) $(wildcard runs/$(NAME)-*) $(wildcard $(PIXELS)) --dataset $(DATASET) --out $(REPORT)
+	@$(targets) $(RUN_PY) report "$$@" --dataset "$(DATASET)" --out "$(REPORT)"
 
 demo: setup
 	$(MAKE) --no-print-directory distill
 	$(MAKE) --no-print-directory scratch untrained pixels
-	$(MAKE) --no-print-directory eval report
+	$(MAKE) --no-print-directory eval
+	$(MAKE) --no-print-directory report
 
 # The paper's Table 1 and ablations in small, on CIFAR-10: hours; resumable, and what is recorded is not run again.
 sweeps: $(READY)

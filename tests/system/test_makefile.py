@@ -1,5 +1,6 @@
 """Set-up is the same whatever targets are named together, and in which order."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -29,3 +30,16 @@ def test_the_browser_and_the_packages_are_installed_before_the_tests(targets: tu
 
 def test_set_up_without_tests_needs_no_browser() -> None:
     assert not any("chromium" in line for line in planned("setup", "lint"))
+
+
+@pytest.mark.parametrize("teacher", ["demo", "timm/resnet18", "package.module:function"])
+def test_teachers_and_paths_reach_the_command_line_as_they_were_given(teacher: str) -> None:
+    lines = planned("distill", f"TEACHER={teacher}", "DATA=/data/my images/", "WEIGHTS=my weights.pt")
+    file = f"caches/my-images-{teacher.replace('/', '-').replace(':', '-')}.zarr"
+    pack, cache, distill = (
+        shlex.split(lines[first(lines, f"cli.py {command}")])
+        for command in ("pack", "cache-teacher", "distill")
+    )
+    assert pack[-2:] == ["/data/my images/", "data/my-images-dataset"]
+    assert cache[-6:] == ["data/my-images-dataset", file, "--teacher", teacher, "--weights", "my weights.pt"]
+    assert distill[3:5] == ["data/my-images-dataset", file]
