@@ -14,6 +14,7 @@ from cache.writer import ChunkRows, normalize
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import Box
+from pipeline.models.architectures import checked_features
 from pipeline.models.backbone import Backbone
 from pipeline.runtime.prefetch import prefetch
 
@@ -81,10 +82,14 @@ def extract(
 
 
 def forward(backbone: Backbone, images: Tensor, settings: ExtractionSettings) -> NDArray[np.float32]:
-    """Return the features (B, D) of one batch (B, 3, H, W); both are on the CPU."""
+    """Return the features (B, D) of one batch (B, 3, H, W); both are on the CPU.
+
+    Raises PipelineError if the backbone returns another shape.
+    """
     bf16 = settings.precision == "bf16"
     with torch.inference_mode(), torch.autocast(settings.device, torch.bfloat16, enabled=bf16):
-        return backbone.module(images.to(settings.device)).float().cpu().numpy()
+        output = backbone.module(images.to(settings.device))
+    return checked_features(output, len(images), backbone.dim, backbone.name).float().cpu().numpy()
 
 
 def to_chunk_rows(features: ExtractedFeatures) -> ChunkRows:

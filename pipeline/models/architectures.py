@@ -128,6 +128,19 @@ def feature_width(module: nn.Module, example: Tensor, name: str) -> int:
     return feature.shape[1]
 
 
+def checked_features(output: object, images: int, dim: int, name: str) -> Tensor:
+    """Return a network's output if it is a tensor (images, dim): one that fits otherwise would be broadcast.
+
+    Raises PipelineError for anything else.
+    """
+    if not isinstance(output, Tensor) or output.shape != (images, dim):
+        raise PipelineError(
+            f"{name} returns {describe(output)} for a batch of {images} images; "
+            f"expected features of shape ({images}, {dim})"
+        )
+    return output
+
+
 def describe(value: object) -> str:
     """Describe a value for an error message: its type, and the shape of a tensor."""
     if isinstance(value, Tensor):

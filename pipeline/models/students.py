@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import WrongUse, suggest
-from pipeline.models.architectures import Network, feature_width, open_network
+from pipeline.models.architectures import Network, checked_features, feature_width, open_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Student(nn.Module):
         self.feature = feature
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return checked_features(self.network(images), len(images), self.dim, self.name)
 
 
 def build_student(name: str, *, image_size: int, seed: int) -> Student:

@@ -12,6 +12,7 @@ from cache.reader import Store
 from pipeline.errors import WrongUse
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.loading.batch import Batch
+from pipeline.models.architectures import checked_features
 from pipeline.models.backbone import Backbone
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
@@ -27,7 +28,7 @@ class LiveTeacher:
 
     def __init__(self, backbone: Backbone, *, precision: str, device: str) -> None:
         assert isinstance(backbone.preprocessing, Preprocessing), backbone.preprocessing
-        self.name, self.preprocessing = backbone.name, backbone.preprocessing
+        self.name, self.dim, self.preprocessing = backbone.name, backbone.dim, backbone.preprocessing
         self.module = backbone.module.to(device).to(memory_format=torch.channels_last)
         self.precision, self.device = precision, device
         channels = (IMAGENET.mean, IMAGENET.std, self.preprocessing.mean, self.preprocessing.std)
@@ -44,8 +45,8 @@ class LiveTeacher:
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings, float32 (B, Dt), of images (B, 3, H, W) normalized by ImageNet's mean and std."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            feature: Tensor = self.module(self.preprocess(images))
-        return feature.float()
+            output = self.module(self.preprocess(images))
+        return checked_features(output, len(images), self.dim, self.name).float()
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return a student's images (B, 3, H, W) as the teacher's input (B, 3, crop, crop)."""

@@ -1,11 +1,13 @@
 """Batches of an extraction, and the formats and precisions they run in."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cache.layout import Status
 from pipeline.embedding.extract import (
@@ -15,6 +17,7 @@ from pipeline.embedding.extract import (
     move_to_device,
     to_chunk_rows,
 )
+from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.images.sources import open_sources
@@ -98,3 +101,34 @@ def test_features_are_those_of_plain_batches_to_the_bit(images: Path) -> None:
         forward(backbone, torch.stack(inputs[start : start + 16]), settings(16)) for start in range(0, 50, 16)
     ]
     np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+class FirstRow(nn.Module):
+    """Features (1, 5) whatever the batch: alone, an image looks right."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))[:1].repeat(1, 2)[:, :5]
+
+
+class Widening(nn.Module):
+    """Features whose width is the number of images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), len(images))
+
+
+@pytest.mark.parametrize(
+    ("module", "dim", "found"),
+    [
+        (FirstRow(), 5, "a tensor of shape (1, 5)"),
+        (Widening(), 1, "a tensor of shape (4, 4)"),
+        (nn.Identity(), 5, "a tensor of shape (4, 3, 9, 9)"),
+    ],
+)
+def test_features_of_another_shape_are_refused_at_every_batch(
+    module: nn.Module, dim: int, found: str
+) -> None:
+    wrong = replace(backbone("mine:model"), module=module, dim=dim)
+    message = f"mine:model returns {found} for a batch of 4 images; expected features of shape (4, {dim})"
+    with pytest.raises(PipelineError, match=re.escape(message)):
+        forward(wrong, torch.rand(4, 3, 9, 9), SETTINGS)

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from torch import Tensor, nn
 
 from cache.layout import SplitShape
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.models.students import STUDENTS, build_student
+from pipeline.models.students import STUDENTS, Student, build_student
 from pipeline.objectives.compress import Compress2q
 from pipeline.objectives.registry import build_objective
 from pipeline.settings.training import DistillConfig
@@ -160,3 +161,18 @@ def test_a_wrong_name_is_a_sentence(name: str, message: str) -> None:
 def test_a_failing_function_is_a_sentence(function: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         build_student(f"tests.support.tiny_teacher:{function}", image_size=32, seed=0)
+
+
+class FirstRow(nn.Module):
+    """Features of the first image alone: for one image they look right."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))[:1]
+
+
+def test_a_users_network_is_checked_at_every_batch() -> None:
+    student = Student(FirstRow(), name="mine:student", image_size=8, dim=3, feature="planted")
+    assert student(torch.rand(1, 3, 8, 8)).shape == (1, 3)
+    message = r"mine:student returns a tensor of shape \(1, 3\) for a batch of 4 images; expected .* \(4, 3\)"
+    with pytest.raises(PipelineError, match=message):
+        student(torch.rand(4, 3, 8, 8))
