@@ -121,9 +121,10 @@ def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 @command("demo-data", commands.DemoDataConfig)
 def demo_data(config: commands.DemoDataConfig) -> None:
-    """Write clip art in the public domain, 2,100 drawings in 32 classes, as an image folder.
+    """Write the images of the demo, public-domain clip art.
 
-    It comes from Debian's package openclipart-png, or from the same file on Debian's server if that is not installed.
+    2,125 drawings in 32 classes come from Debian's package openclipart-png, or from the same file on Debian's server if
+    that is not installed.
     """
     from pipeline.images.demo_data import demo_data
 

@@ -133,8 +133,8 @@ OTHER_FLAGS = [
             "FILE",
         ),
         (
-            "--teacher demo --weights {dataset}/dataset.json",
-            "the teacher demo takes no weights file; leave --weights out",
+            "--teacher pixels --weights {dataset}/dataset.json",
+            "the teacher pixels takes no weights file; leave --weights out",
         ),
         ("--weights w.pth", "the weights file w.pth does not exist"),
         ("--weights {dataset}", "the weights file {dataset} does not exist"),
@@ -181,11 +181,6 @@ OTHER_FLAGS = [
         ("--draws 0", "--draws: expected a number of at least 1, found 0"),
         ("--epochs -3", "--epochs: expected a number of at least 1, found -3"),
         ("--ca-seeds 0", "--ca-seeds: expected a number of at least 1, found 0"),
-    ),
-    *with_flags(
-        "demo-data images",
-        ("--train -1", "--train: expected a number of at least 0, found -1"),
-        ("--val -1", "--val: expected a number of at least 0, found -1"),
     ),
     *with_flags(
         "report {run}",

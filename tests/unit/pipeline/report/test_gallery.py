@@ -86,7 +86,7 @@ def test_a_thumbnail_is_the_rows_image_square_and_small(dataset: Dataset) -> Non
 def test_moved_images_are_reported_as_gone(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, train=3, val=2)
     dataset.data.rename(tmp_path / "away")
-    with pytest.raises(WrongUse, match="there no more"):
+    with pytest.raises(WrongUse, match="are no longer there"):
         thumbnail(dataset.splits["train"], 0)
 
 
