@@ -113,21 +113,22 @@ print(message_of(sigbus.require_intact_files), (found.view(np.uint16) == expecte
 def test_many_maps_come_and_go(store: Path) -> None:
     """The table drops maps that are closed, and among hundreds of stores the right one is named."""
     code = """
+files_of_a_split = len(sigbus._watched)
 maps = [open_store(store).split("train") for _ in range(300)]
 other = store.with_name("other.zarr")
 import shutil
 shutil.copytree(store, other)
 del maps[::2]
 mine = open_store(other).split("train")
-print(len(sigbus._watched))
+print(len(sigbus._watched) == files_of_a_split * (1 + 150 + 1))
 os.truncate(other / "train/embedding/c/0/0/0", 4096)
 print(message_of(lambda: mine.gather(rows)).split(" was")[0] == str(other / "train/embedding/c/0/0/0"))
 del mine
 print(message_of(lambda: split.gather(rows)))
 maps.clear()
-print(len(sigbus._watched))
+print(len(sigbus._watched) == files_of_a_split > 0)
 """
-    assert lines(store, code) == ["152", "True", "nothing", "1"]
+    assert lines(store, code) == ["True", "True", "nothing", "True"]
 
 
 def test_a_fault_in_any_other_map_ends_the_process_as_usual(store: Path) -> None:
