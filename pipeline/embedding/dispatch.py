@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,9 @@ from pipeline.runtime.out_of_memory import is_out_of_memory, short_message
 DEATHS_ALLOWED = 1
 FAILURES_AT_FIRST = 3
 SECONDS_BETWEEN_LOG_LINES = 30
+SECONDS_WITHOUT_WORKERS = (
+    60  # of our own cluster, which restarts them within a few; a user's may be queued for hours
+)
 
 
 @dataclass(kw_only=True)
@@ -55,13 +58,13 @@ def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) 
     """Compute all chunks, one per worker at a time.
 
     A chunk whose worker died is retried once, after the others. The run ends early when the store cannot be written,
-    or when the first chunks all fail.
+    or when the first chunks all fail. Raises PipelineError if the workers of our own cluster do not come back.
     """
     report, deaths, began = EmbedReport(), Counter[Chunk](), time.monotonic()
     waiting, running, finished = deque(chunks), dict[Future, Chunk](), as_completed()
     with RowsBar(client, chunks, shown=progress) as bar:
         _submit(client, job, waiting, running, finished)
-        for future in finished:
+        for future in _as_they_finish(client, running, finished):
             chunk, error = running.pop(future), future.exception()
             if error is None:
                 report.add_chunk(future.result())
@@ -77,6 +80,26 @@ def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) 
             _submit(client, job, waiting, running, finished)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _as_they_finish(client: Client, running: dict[Future, Chunk], finished: as_completed) -> Iterator[Future]:
+    """Yield futures until none is running; dask itself would wait for workers without end."""
+    last_seen = checked = time.monotonic()
+    while running:
+        if finished.has_ready():
+            yield next(finished)
+            continue
+        now = time.monotonic()
+        if client.cluster is not None and now - checked > 1:
+            checked = now
+            if client.nthreads():
+                last_seen = now
+            elif now - last_seen > SECONDS_WITHOUT_WORKERS:
+                raise PipelineError(
+                    f"no worker has been alive for {SECONDS_WITHOUT_WORKERS} s: they die while they start, and their "
+                    "errors are above; when that is mended, run the command again, which computes only what is absent"
+                )
+        time.sleep(0.01)
 
 
 def _submit(

@@ -154,9 +154,8 @@ class _RunningSums:
         self, query: Tensor, dim: int, tau: float, product_dtype: torch.dtype, *, sum_logits: bool
     ) -> None:
         self.dtype = torch.promote_types(product_dtype, torch.float32)
-        longest = (
-            1 if product_dtype == self.dtype else 2
-        )  # bfloat16 anchors may be centered: of length up to 2
+        # bfloat16 anchors may be centered, which makes them up to 2 long
+        longest = 1 if product_dtype == self.dtype else 2
         self.needs_peak = tau < longest * SMALLEST_TAU_WITHOUT_PEAK
         lowest = torch.finfo(self.dtype).min if self.needs_peak else 0.0
         self.peak = query.new_full((len(query), 1), lowest, dtype=self.dtype)
