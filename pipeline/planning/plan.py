@@ -8,9 +8,9 @@ from cache.layout import SplitShape
 from pipeline.embedding.cache_teacher import teacher_identity
 from pipeline.embedding.extract import BATCHES_AHEAD as TEACHER_BATCHES_AHEAD
 from pipeline.models.backbone import Backbone
+from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images, rows_of_busiest_worker, store_shapes
 from pipeline.planning.network_cost import NetworkCosts, parameter_bytes, teacher_shape
-from pipeline.planning.rates import Rates
 from pipeline.settings.commands import PlanConfig
 
 # Measured: bytes of a process with its libraries (CUDA's excluded), log and loader; and the peak of loading weights and

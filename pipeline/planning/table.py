@@ -11,10 +11,10 @@ from rich.table import Table
 from pipeline.embedding.dask_workers import share_of_machine
 from pipeline.embedding.tasks import chunk_count
 from pipeline.errors import WrongUse
+from pipeline.planning.given_rates import given_rates, has_rates
 from pipeline.planning.inputs import planned_images
 from pipeline.planning.network_cost import network_costs, planned_teacher
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.planning.rates import given_rates, has_rates
 from pipeline.results.markdown_file import write_into
 from pipeline.results.plain_text import human_bytes
 from pipeline.settings.commands import PlanConfig
@@ -52,7 +52,7 @@ def compute_plan(config: PlanConfig) -> Plan:
     costs = network_costs(config, images, teacher)
     rates = given_rates(config, costs)
     if rates is None:
-        from pipeline.planning.benchmark import measure_rates  # imports FFCV, which takes seconds
+        from pipeline.planning.measured_rates import measure_rates  # imports FFCV, which takes seconds
 
         rates = measure_rates(config, images, teacher, costs)
     chunks = chunk_count(images.rows.values(), teacher.dim)

@@ -10,10 +10,10 @@ from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.models.students import build_student
+from pipeline.planning.given_rates import RESNET50_STEP_FLOPS
 from pipeline.planning.inputs import packed_images, rows_of_busiest_worker
 from pipeline.planning.network_cost import forward_cost, planned_teacher, step_cost
 from pipeline.planning.plan import STAGE_TWO_PROCESS, cache_footprint
-from pipeline.planning.rates import RESNET50_STEP_FLOPS
 from pipeline.planning.table import compute_plan
 from pipeline.settings.commands import PlanConfig
 from pipeline.teachers.backbone_spec import BackboneSpec

@@ -23,9 +23,9 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
 from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images
 from pipeline.planning.network_cost import NetworkCosts, build_head, teacher_shape
-from pipeline.planning.rates import Rates
 from pipeline.runtime.distributed import resolve_device, use_all_cores
 from pipeline.settings.commands import PlanConfig
 from pipeline.settings.training import DistillConfig
