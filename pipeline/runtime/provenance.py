@@ -1,6 +1,7 @@
 """Provenance of results: command, commit, date, machine and package versions, as plain data."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -23,6 +24,7 @@ def commit() -> str:
         return "unknown"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results."""
     return {"python": platform.python_version()} | {

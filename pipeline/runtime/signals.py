@@ -13,8 +13,9 @@ RETRY_SECONDS = 0.01  # enough to leave a destructor
 
 
 class InterruptRetry:
-    """Raises SIGINT again after a moment, because Python discards a KeyboardInterrupt raised in a destructor.
+    """Raises SIGTERM again after a moment, because Python discards a KeyboardInterrupt raised in a destructor.
 
+    Not SIGINT, which a process in the background, under nohup for example, ignores.
     It borrows SIGALRM and its timer, and gives them back to their owner, such as a test with a time limit.
     """
 
@@ -33,7 +34,7 @@ class InterruptRetry:
 
     def fire(self, number: int, frame: FrameType | None) -> None:
         self.cancel()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,14 @@ import pytest
 from pipeline.images.demo_data import demo_data
 from tests.support import drawn_clip_art
 
-TINY = "--image-size 32 --epochs 2 --batch-size 64 --anchors 128 --device cpu"
+TINY = "--image-size 32 --epochs 2 --batch-size 64 --anchors 64 --device cpu"
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        drawn_clip_art.install(patch, drawn_clip_art.write_drawings(folder / "package", 100))
+        drawn_clip_art.install(patch, drawn_clip_art.write_drawings(folder / "package", 40))
         return demo_data(folder / "drawings")
 
 
@@ -40,7 +40,7 @@ def test_three_verbs_lead_from_images_to_a_table(images: Path) -> None:
     for row in ("teacher EfficientNet-Lite0", "resnet18 1q", "mobilenet_v2 1q"):
         assert row in table
     metrics = json.loads((images.parent / "run" / "metrics.json").read_text())
-    assert set(metrics["metrics"]) == {"nn1", "nn20", "linear", "linear_top5", "ca", "ca_std"}
+    assert set(metrics["metrics"]) == {"nn1", "nn20", "linear", "ca", "ca_std"}
     # three classes of another shape and colour each: even a network that hardly learned anything is far from chance
     assert metrics["metrics"]["nn1"] > 0.6
     assert metrics["provenance"]["commit"]

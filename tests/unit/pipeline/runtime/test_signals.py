@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,17 @@ class EndedByASignal:
         time.sleep(0)  # where Python looks for signals
 
 
-def test_a_signal_within_a_destructor_interrupts_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("sigint", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "nohup"])
+def test_a_signal_within_a_destructor_interrupts_after_it(
+    sigint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = signal.signal(signal.SIGINT, sigint)
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
     with terminated_as_interrupted():
         EndedByASignal()
         with pytest.raises(KeyboardInterrupt):
             time.sleep(10)
+    signal.signal(signal.SIGINT, usual)
     assert capsys.readouterr().err == ""
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
 
