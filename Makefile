@@ -84,7 +84,7 @@ cache: $(READY)
 distill: cache
 	$(RUN_PY) distill "$(DATASET)" "$(CACHE)" "$(RUN)" --student "$(STUDENT)" --objective $(OBJECTIVE) $(DISTILL_ARGS)
 
-# What a distilled student is compared with: as long from scratch, untrained, and raw pixels.
+# What a distilled student is compared with: from scratch on as many images, untrained, and raw pixels.
 scratch: dataset
 	$(RUN_PY) pretrain "$(DATASET)" "$(SCRATCH)" --student "$(STUDENT)" $(PRETRAIN_ARGS)
 
