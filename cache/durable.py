@@ -13,26 +13,31 @@ from pathlib import Path
 
 from cache.errors import StoreError
 
+WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
-def write_file(path: Path, data: bytes) -> None:
+
+def write_file(path: Path, data: bytes, *, resumes: bool = True) -> None:
     """Write a file atomically, so that it survives a power cut; missing parent folders are created.
+
+    resumes: whether the command that writes goes on when it is run again; the error's message says so.
 
     Raises:
         StoreError: the system refused, for example because the disk is full; no partial file is left.
     """
-    with whole_file(path) as temporary:
+    with whole_file(path, resumes=resumes) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, resumes: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to `path` if the block succeeds: `write_file` as a stream.
 
     Raises:
         StoreError: as `write_file` does, also for an OSError raised in the block.
     """
     temporary = path.with_name(_temporary_name(path.name))
-    with _refusal_as_store_error(path):
+    with _refusal_as_store_error(path, resumes):
         _make_folder(path.parent)
         try:
             yield temporary
@@ -126,11 +131,21 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _refusal_as_store_error(path: Path) -> Iterator[None]:
+def _refusal_as_store_error(path: Path, resumes: bool = True) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; earlier files are intact and no partial file is left, "
-            "so fix the cause and run the same command again: it resumes from there"
+            f"so {_advice(error, resumes)}"
         ) from error
+
+
+def _advice(error: OSError, resumes: bool) -> str:
+    """Return what to do about a refused write; the same command would fail again where the path itself is wrong."""
+    if error.errno in WRONG_PATH:
+        return "choose another path"
+    if error.errno in NO_PERMISSION:
+        return "make it writable or choose another path"
+    again = "it resumes from there" if resumes else "it starts from the beginning"
+    return f"fix the cause and run the same command again: {again}"

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Store:
     """An open store.
 
     teacher: identity of the teacher. id: sha256 of that identity. origin: readable names of the teacher, as given on
-    the command line; empty if they were not recorded.
+    the command line; empty if they were not recorded. labels: those that `relabelled` was given.
     """
 
     path: Path
@@ -36,6 +36,7 @@ class Store:
     origin: Mapping[str, str]
     id: str
     splits: tuple[str, ...]
+    labels: Mapping[str, tuple[Mapping[str, Any], NDArray[np.int64]]] = field(default_factory=dict)
 
     def split(self, name: str) -> "Split":
         """Open a split.
@@ -48,7 +49,14 @@ class Store:
         if name not in self.splits:
             known = ", ".join(self.splits) or "none yet"
             raise NotAStore(f"{self.path} has no split '{name}'; it has {known}")
-        return Split(self.path, name)
+        split = Split(self.path, name)
+        if name in self.labels:
+            split.relabel(*self.labels[name])
+        return split
+
+    def relabelled(self, labels: Mapping[str, tuple[Mapping[str, Any], NDArray[np.int64]]]) -> "Store":
+        """Return this store with other labels for some splits. labels: split to dataset identity and labels (N,)."""
+        return replace(self, labels={**self.labels, **labels})
 
 
 def open_store(path: Path) -> Store:
@@ -80,6 +88,7 @@ class Split:
         self._folder = path / name
         columns = (*chunk_columns(self.shape), *row_columns(self.shape))
         self._columns = {column.name: column for column in columns}
+        self._labels: NDArray[np.int64] | None = None
         self._unmapped: dict[ChunkKey, Path] = {}
         self._maps = self._mapped_chunks()
         present = self._present
@@ -135,7 +144,12 @@ class Split:
     @property
     def label(self) -> NDArray[np.int64]:
         """(N,) int64: the class of each row, -1 for none. Read anew on each access, as `thumb` is, to save memory."""
-        return self._read_column("label")
+        return self._read_column("label") if self._labels is None else self._labels
+
+    def relabel(self, dataset: Mapping[str, Any], labels: NDArray[np.int64]) -> None:
+        """Replace the labels (N,) and the dataset's identity in memory; the store keeps those that it was made with."""
+        assert labels.shape == (self.shape.rows,), labels.shape
+        self.dataset, self._labels = dict(dataset), labels
 
     @property
     def thumb(self) -> NDArray[np.uint64]:

@@ -4,7 +4,7 @@ Their content follows from the teacher and the dataset, which the caller names. 
 these are the right ones; otherwise nothing is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,24 @@ def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, s
     return known
 
 
-def damaged_metadata(path: Path, split: str, dataset: Mapping[str, Any], rows: int) -> dict[str, bytes]:
+def damaged_metadata(
+    path: Path, split: str, datasets: Iterable[Mapping[str, Any]], rows: int
+) -> dict[str, bytes]:
     """Return the correct content of each zarr.json of a split that is lost or damaged, by name in the split's folder.
 
-    dataset, rows: the supposed identity and rows of the split, which need not exist. If the ledger does not confirm
-    them, or the teacher's identity has no `dim`, readable files count as correct.
+    datasets, rows: possible identities and the rows of the split, which need not exist. If the ledger confirms none, or
+    the teacher's identity has no `dim`, readable files count as correct.
     Raises IdentityMismatch if there are then unreadable files; otherwise raises as `read_store` does.
     """
     store = read_store(path)
     views = {folder.name for folder in (path / split / "embedding" / "c").glob("*")}
     shape = SplitShape(rows=rows, views=1, dim=store["teacher"].get("dim", 1))
-    known = (
-        "dim" in store["teacher"]
-        and not views - {"0"}
-        and is_marked(path, split, shape, dataset, store["id"])
-    )
-    if not known:
+    can_be_known = "dim" in store["teacher"] and not views - {"0"}
+    marked = [each for each in datasets if can_be_known and is_marked(path, split, shape, each, store["id"])]
+    if not marked:
         require_readable(path, split)
         return {}
-    expected = split_metadata(shape, dataset)
+    expected = split_metadata(shape, marked[0])
     return {name: data for name, data in expected.items() if parsed(path / split / name) != parsed(data)}
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import IdentityMismatch
-from cache.identity import identity_difference
 from cache.reader import Split
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import Beton, open_beton
@@ -29,14 +28,16 @@ SMALLEST = 24  # px; an image that was downscaled below it shows too little of i
 def require_same_images(split: Split, dataset: DatasetSplit) -> None:
     """Compare a store's split with a dataset's: identities, labels, the .beton's tables, and a sample of its images.
 
+    A split that was made before `pack --relabel` gets the dataset's labels.
+
     The sample is one readable row from each of 64 equal stretches of rows, the same on every call, so damage to a run
     of rows as long as two stretches is always detected. Raises IdentityMismatch with the fields that differ, and
     PipelineError for a .beton that is out of order, truncated, or holds other images.
     """
     dataset = replace(dataset)  # a copy, so that the columns that are read here are not kept
-    differences = identity_difference(dataset.identity, split.dataset)
-    if differences:
-        raise IdentityMismatch(f"{split.path} was made from another dataset: {'; '.join(differences)}")
+    require_same_identity(split, dataset)
+    if split.dataset != dataset.identity:  # labels were mended since
+        split.relabel(dataset.identity, dataset.labels)
     again = f"delete it and run `python cli.py pack {dataset.data} {dataset.folder}` to write it again"
     if not np.array_equal(split.label, dataset.labels):
         raise PipelineError(
@@ -55,6 +56,13 @@ def require_same_images(split: Split, dataset: DatasetSplit) -> None:
             f"{len(others)} of {len(rows)} sampled rows of {dataset.beton} are not the images that {split.path} was "
             f"made from (rows {named}): {again}"
         )
+
+
+def require_same_identity(split: Split, dataset: DatasetSplit) -> None:
+    """Raise IdentityMismatch, with the fields that differ, if a store's split was made from another dataset."""
+    differences = dataset.difference_from(split.dataset)
+    if differences:
+        raise IdentityMismatch(f"{split.path} was made from another dataset: {'; '.join(differences)}")
 
 
 def sample(rows: NDArray[np.int64], count: int = SAMPLE) -> NDArray[np.int64]:

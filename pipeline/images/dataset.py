@@ -4,6 +4,7 @@ A dataset folder holds SPLIT.beton (sample i is row i) and SPLIT.parquet (one ro
 dataset.json. Both describe files by the text that `sources.escape` returns.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +12,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cache.identity import identity_difference
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset_json import DESCRIPTION, damaged_files, read_description
-from pipeline.images.sources import RecordedSource, Source, reopen, unescape
+from pipeline.images.file_names import unescape
+from pipeline.images.parquet_files import read_columns, read_schema
+from pipeline.images.sources import RecordedSource, Source, reopen
 from pipeline.images.split_table import NEEDED_COLUMNS, content_hashes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSplit:
-    """One split of a dataset, with N rows. Its columns are read when first used."""
+    """One split of a dataset, with N rows. Its columns are read when first used.
+
+    formerly: its identities before `pack --relabel`, the oldest first; they are of the same images in the same order.
+    """
 
     name: str
     rows: int
@@ -31,10 +37,25 @@ class DatasetSplit:
     folder: Path
     data: Path
     place: dict[str, Any]
+    formerly: tuple[dict[str, Any], ...] = ()
 
     @property
     def beton(self) -> Path:
         return self.folder / f"{self.name}.beton"
+
+    @property
+    def identities(self) -> tuple[dict[str, Any], ...]:
+        """The present identity, then the former ones."""
+        return (self.identity, *self.formerly)
+
+    @property
+    def packed_identity(self) -> dict[str, Any]:
+        """The identity that the split was first packed with; it stays the same when labels are mended."""
+        return self.formerly[0] if self.formerly else self.identity
+
+    def difference_from(self, identity: Mapping[str, Any]) -> list[str]:
+        """Return how an identity that a store or a run recorded differs from this split; [] for the same images."""
+        return [] if identity in self.identities else identity_difference(self.identity, identity)
 
     @cached_property
     def names(self) -> list[str]:
@@ -79,8 +100,8 @@ class DatasetSplit:
         file = self.folder / f"{self.name}.parquet"
         again = f"write it again with `python cli.py pack DATA {self.folder}`"
         try:
-            found = set(pq.read_schema(file).names)
-            table = None if NEEDED_COLUMNS - found else pq.read_table(file, columns=list(names))
+            found = set(read_schema(file).names)
+            table = None if NEEDED_COLUMNS - found else read_columns(file, names)
         except (OSError, pa.ArrowException) as error:
             raise PipelineError(f"{file} is damaged ({str(error).splitlines()[0]}); {again}") from error
         if table is None or len(table) != self.rows:
@@ -134,6 +155,7 @@ def open_dataset(path: Path, data: Path | None = None) -> Dataset:
                 folder=path,
                 data=data,
                 place=found["place"],
+                formerly=tuple(found.get("formerly", ())),
             )
             for split, found in description["splits"].items()
         },

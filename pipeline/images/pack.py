@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ from cache.lock import folder_held
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.dataset_json import damaged_files, read_description, write_description
+from pipeline.images.file_names import escape
 from pipeline.images.pack_split import pack_split
-from pipeline.images.sources import SPLITS, Source, escape, open_sources
-from pipeline.images.split_identity import current_identity
+from pipeline.images.parquet import Choice
+from pipeline.images.relabel import in_recorded_order, relabel_split
+from pipeline.images.scan import content_hash, map_rows
+from pipeline.images.source_notes import source_notes
+from pipeline.images.sources import Source, open_sources
+from pipeline.images.split_identity import identity_of
+from pipeline.images.split_names import SPLITS
 from pipeline.images.split_table import read_made_of
+from pipeline.runtime.outputs import require_writable_folder
 from pipeline.settings.commands import PackConfig
 
 DISK_FAULTS = (errno.ENOSPC, errno.EIO)
+RELABEL = "or, as only names or labels differ, give --relabel: caches of the dataset go on opening"
 
 
 def pack(config: PackConfig) -> Dataset:
@@ -27,7 +36,7 @@ def pack(config: PackConfig) -> Dataset:
 
     Every image is decoded before the .beton is written; an unreadable one keeps its row, as a gray image. An
     interrupted pack is resumed. An existing dataset is compared with the images by content: if they are the same,
-    only damaged files and the images' location are written again.
+    only damaged files and the images' location are written again, and with --relabel their labels.
 
     Raises WrongUse when config.out holds a dataset of other images or settings, or other files.
     """
@@ -37,23 +46,91 @@ def pack(config: PackConfig) -> Dataset:
     place = escape(str(data.resolve()))
     settings = _settings(config)
     workers = config.workers or len(os.sched_getaffinity(0))
-    sources = open_sources(data)
+    sources = open_sources(data, _choice(config))
+    for note in source_notes(data, sources):
+        print(f"warning: {note}", file=sys.stderr)
     with sole_packer(out):
         description = read_description(out)
         if description is None:
+            if config.relabel:
+                raise WrongUse(
+                    f"--relabel: there is no dataset in {out} to relabel; leave it out to pack one"
+                )
+            require_writable_folder(out)
             clear_leftovers(out, sources)
+            entries: dict[str, Any] | None = {
+                name: pack_split(out, name, source, settings, workers) for name, source in sources.items()
+            }
         else:
-            _require_same(out, description, settings, sources, workers)
-            faults = damaged_files(out, description)
-            if not faults and description["data"] == place:
-                print(f"{out} holds these images already; nothing was written")
-                return open_dataset(out)
-            remove_leftovers_within(out)
-            for damaged in faults:
-                damaged.unlink(missing_ok=True)
-        splits = {name: pack_split(out, name, source, settings, workers) for name, source in sources.items()}
-        write_description(out, place, settings, splits)
+            entries = _update(config, description, settings, place, sources, workers)
+        if entries is None:
+            print(f"{out} holds these images already; nothing was written")
+        else:
+            write_description(out, place, settings, entries)
     return open_dataset(out)
+
+
+def _choice(config: PackConfig) -> Choice:
+    return Choice(image_column=config.image_column, label_column=config.label_column, val=config.val_split)
+
+
+def _update(
+    config: PackConfig,
+    description: dict[str, Any],
+    settings: dict[str, Any],
+    place: str,
+    sources: dict[str, Source],
+    workers: int,
+) -> dict[str, Any] | None:
+    """Write what is damaged in an existing dataset, and with --relabel its labels.
+
+    Returns the splits' new entries for dataset.json, None if there is nothing to do. Raises WrongUse, and writes
+    nothing, unless the dataset was made from these images with these settings.
+    """
+    out, recorded = config.out, description["splits"]
+    _require_same(out, _outline(settings, sources), _outline(description["settings"], recorded))
+    sources, identities, same_images = _compare(out, sources, workers)
+    changed = [name for name in recorded if recorded[name]["identity"] != identities[name]]
+    if changed and not (config.relabel and same_images):
+        hint = f"; {RELABEL}" if same_images else ""
+        _require_same(out, identities, {name: recorded[name]["identity"] for name in recorded}, hint)
+    faults = damaged_files(out, description)
+    if not changed and not faults and description["data"] == place:
+        return None
+    require_writable_folder(out)
+    remove_leftovers_within(out)
+    for name in changed:
+        relabel_split(out, name, sources[name], recorded[name], identities[name])
+    for damaged in faults:
+        if damaged.stem not in changed:
+            damaged.unlink(missing_ok=True)
+    return {
+        name: pack_split(out, name, source, settings, workers, identities[name])
+        | _former(recorded[name], identities[name])
+        for name, source in sources.items()
+    }
+
+
+def _compare(
+    out: Path, sources: dict[str, Source], workers: int
+) -> tuple[dict[str, Source], dict[str, Any], bool]:
+    """Return the sources in the order of the dataset's rows, their identities, and whether the images are the same."""
+    ordered, identities, same_images = {}, {}, True
+    for name, source in sources.items():
+        hashes = map_rows(content_hash, source, workers=workers, title=f"{name}: comparing")
+        found = in_recorded_order(out / f"{name}.parquet", source, hashes)
+        same_images = same_images and found is not None
+        ordered[name], hashes = found or (source, hashes)
+        identities[name] = identity_of(name, ordered[name], hashes)
+    return ordered, identities, same_images
+
+
+def _former(recorded: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the field of dataset.json with a split's former identities, the oldest first; {} without any."""
+    former = list(recorded.get("formerly", ()))
+    if recorded["identity"] != identity and recorded["identity"] not in former:
+        former.append(recorded["identity"])
+    return {"formerly": former} if former else {}
 
 
 def _settings(config: PackConfig) -> dict[str, Any]:
@@ -78,7 +155,7 @@ def sole_packer(out: Path) -> Iterator[None]:
             mine = held.enter_context(folder_held(out))
         except OSError as error:
             kind = PipelineError if error.errno in DISK_FAULTS else WrongUse
-            raise kind(f"cannot make the folder {out}: {error.strerror}") from error
+            raise kind(f"cannot make the folder {out}: {error.strerror}; choose another") from error
         if not mine:
             raise WrongUse(f"another process packs into {out}; wait for it or choose another folder")
         if not existed:
@@ -107,16 +184,14 @@ def clear_leftovers(out: Path, splits: Collection[str]) -> None:
         file.unlink()
 
 
-def _require_same(
-    out: Path, description: dict[str, Any], settings: dict[str, Any], sources: dict[str, Source], workers: int
-) -> None:
-    """Raise WrongUse unless the dataset in `out` was made from these images with these settings."""
-    expected = {"settings": settings, "splits": list(sources)}
-    found = {"settings": description["settings"], "splits": list(description["splits"])}
-    for split, source in sources.items():
-        if found == expected:
-            expected[split] = current_identity(split, source, workers)
-            found[split] = description["splits"][split]["identity"]
-    if found != expected:
-        differences = "; ".join(identity_difference(expected, found))
-        raise WrongUse(f"{out} was made from other images or settings ({differences}); choose another folder")
+def _outline(settings: dict[str, Any], splits: Iterable[str]) -> dict[str, Any]:
+    return {"settings": settings, "splits": list(splits)}
+
+
+def _require_same(out: Path, expected: dict[str, Any], found: dict[str, Any], hint: str = "") -> None:
+    """Raise WrongUse unless what a dataset was made from is as expected. hint: what to do instead."""
+    differences = "; ".join(identity_difference(expected, found))
+    if differences:
+        raise WrongUse(
+            f"{out} was made from other images or settings ({differences}); choose another folder{hint}"
+        )

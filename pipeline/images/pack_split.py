@@ -1,15 +1,17 @@
 """Packing one split: its table first, then its .beton; what is already there and unchanged is kept."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cache.durable import whole_file
 from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import write_beton
+from pipeline.images.parquet_files import read_columns
 from pipeline.images.scan import examine, map_rows
+from pipeline.images.source_notes import counted, describe_labels, listed
 from pipeline.images.sources import Source
 from pipeline.images.split_identity import current_identity, identity_of
 from pipeline.images.split_table import content_hashes, read_made_of, write_table
@@ -18,18 +20,24 @@ REASONS_SHOWN = 3
 
 
 def pack_split(
-    out: Path, split: str, source: Source, settings: dict[str, Any], workers: int
+    out: Path,
+    split: str,
+    source: Source,
+    settings: dict[str, Any],
+    workers: int,
+    identity: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write SPLIT.parquet and SPLIT.beton, unless they are there with these images and settings.
 
-    Returns the split's entry in dataset.json. Raises PipelineError when no image can be read.
+    identity: that of the images; None if they were not compared yet. Returns the split's entry in dataset.json.
+    Raises PipelineError when no image can be read.
     """
     table, beton = out / f"{split}.parquet", out / f"{split}.beton"
     made_of = read_made_of(table)
     if (
         made_of is None
         or made_of["settings"] != settings
-        or made_of["identity"] != current_identity(split, source, workers)
+        or made_of["identity"] != (identity or current_identity(split, source, workers))
     ):
         beton.unlink(missing_ok=True)
         made_of = _scan_into(table, split, source, settings, workers)
@@ -40,7 +48,7 @@ def pack_split(
         "rows": len(source.names),
         "classes": list(source.classes),
         "identity": made_of["identity"],
-        "unreadable": _report_unreadable(table, split),
+        "unreadable": _report(table, split, source),
         "place": source.place,
         "bytes": {"beton": beton.stat().st_size, "parquet": table.stat().st_size},
     }
@@ -55,6 +63,12 @@ def _scan_into(
         raise PipelineError(
             f"{split}: none of {len(found)} images can be read; {source.names[0]}: {found[0].reason}"
         )
+    if dark := [name for name, image in zip(source.names, found, strict=True) if image.nearly_black]:
+        print(
+            f"warning: {split}: {counted(len(dark), '16-bit image')} with at most 12 bits in use, nearly black as "
+            f"decoded, {listed(dark)}: multiply the values by 16 if they are 12-bit images",
+            file=sys.stderr,
+        )
     identity = identity_of(split, source, [image.sha256 for image in found])
     made_of = {"identity": identity, "settings": settings}
     write_table(table, source, found, made_of)
@@ -64,7 +78,7 @@ def _scan_into(
 def _write_beton(
     path: Path, table: Path, split: str, source: Source, settings: dict[str, Any], workers: int
 ) -> None:
-    columns = pq.read_table(table, columns=["sha256", "readable", "width", "height"])
+    columns = read_columns(table, ["sha256", "readable", "width", "height"])
     write_beton(
         path,
         source,
@@ -77,11 +91,11 @@ def _write_beton(
     )
 
 
-def _report_unreadable(table: Path, split: str) -> int:
-    """Return how many images are unreadable, and print the first of them with the reason."""
-    columns = pq.read_table(table, columns=["path", "reason"])
+def _report(table: Path, split: str, source: Source) -> int:
+    """Print how many images there are, labelled and unreadable, and the first reasons. Returns how many unreadable."""
+    columns = read_columns(table, ["path", "reason"])
     bad = columns.filter(pc.is_valid(columns["reason"]))
-    print(f"{split}: {len(columns)} images, {len(bad)} of them unreadable")
+    print(f"{split}: {describe_labels(source)}, {len(bad):,} unreadable")
     for row in bad.slice(0, REASONS_SHOWN).to_pylist():
         print(f"  {row['path']}: {row['reason']}")
     if len(bad) > REASONS_SHOWN:

@@ -1,6 +1,5 @@
-"""Images in parquet files as Hugging Face writes them: a column image = {bytes, path}, and optionally label."""
+"""Images in parquet files, one per row: a binary column or, as Hugging Face writes them, {bytes, path}; with labels."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -10,17 +9,40 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import WrongUse
+from pipeline.errors import WrongUse, suggest
+from pipeline.images.parquet_columns import (
+    IMAGE,
+    LABEL,
+    class_label_columns,
+    class_values,
+    image_column,
+    label_column,
+    label_names,
+    numbered,
+)
+from pipeline.images.parquet_files import read_columns, read_metadata, read_row_group, read_schema
+from pipeline.images.split_names import PARQUET, SPLITS
 
 MOST_UNNAMED = 100_000  # a larger label is probably not a class but some other number
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the user chose: columns of parquet files, and the split to take as val. None where nothing was chosen."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    val: str | None = None
+
+
+NO_CHOICE = Choice()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParquetSource:
-    """The rows of parquet files below `data`.
+    """The rows of parquet files below `data`. column: of the images.
 
     Row groups are read as a whole and the last two stay in memory, so reading rows in order is cheap.
     """
@@ -30,25 +52,32 @@ class ParquetSource:
     names: Sequence[str]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    column: str = IMAGE
+    label_column: str | None = LABEL
+    label_columns: tuple[str, ...] = ()
 
     @property
     def place(self) -> dict[str, Any]:
-        return {"files": list(self.files)}
+        other = {} if self.column == IMAGE else {"column": self.column}
+        return {"files": list(self.files), **other}
 
     def read(self, row: int) -> bytes:
         groups, starts = self._groups
         number = int(np.searchsorted(starts, row, side="right")) - 1
         file, group = groups[number]
         path = self.data / file
-        column = _row_group(path, group, path.stat().st_mtime_ns)
-        return column[row - int(starts[number])].as_py() or b""
+        images = _row_group(path, group, self.column, path.stat().st_mtime_ns)
+        data = images[row - int(starts[number])].as_py()
+        if data is None:
+            raise OSError("the row has a path and no bytes")
+        return data
 
     @cached_property
     def _groups(self) -> tuple[list[tuple[str, int]], NDArray[np.int64]]:
         """Row groups as (file, number in the file), and the first row of each."""
         groups, lengths = [], [0]
         for file in self.files:
-            metadata = pq.read_metadata(self.data / file)
+            metadata = read_metadata(self.data / file)
             for group in range(metadata.num_row_groups):
                 groups.append((file, group))
                 lengths.append(metadata.row_group(group).num_rows)
@@ -56,81 +85,133 @@ class ParquetSource:
 
 
 @lru_cache(maxsize=2)
-def _row_group(path: Path, group: int, changed: int) -> pa.Array:
+def _row_group(path: Path, group: int, column: str, changed: int) -> pa.Array:
     """Return the bytes of the images. changed: the file's modification time, so that a rewritten file is read anew."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read_row_group(group, columns=["image.bytes"], use_threads=False)
-        return table["image"].combine_chunks().field("bytes")
-    except pa.ArrowException as error:
+        is_struct = pa.types.is_struct(read_schema(path).field(column).type)
+        table = read_row_group(path, group, [f"{column}.bytes" if is_struct else column])
+        images = table[column].combine_chunks()
+        return pc.struct_field(images, "bytes") if is_struct else images
+    except (pa.ArrowException, KeyError) as error:
         raise OSError(f"row group {group} of {path.name} is damaged: {error}") from error
 
 
-def open_parquet(data: Path, splits: Mapping[str, list[str]]) -> dict[str, ParquetSource]:
+def split_files(data: Path, files: Sequence[str], val: str | None = None) -> dict[str, list[str]]:
+    """Return the parquet files of each split, with all their parts. val: the split to take as val.
+
+    Raises WrongUse for a file that names no split, and for missing parts.
+    """
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        if not (match := PARQUET.fullmatch(file)):
+            expected = "train.parquet or val-00000-of-00002.parquet"
+            raise WrongUse(f"{data / file} names no split; expected names like {expected}")
+        splits.setdefault(SPLITS[match["split"]], []).append(file)
+    for split, parts in splits.items():
+        counts = {int(match["parts"] or 1) for part in parts if (match := PARQUET.fullmatch(part))}
+        if counts != {len(parts)}:
+            wanted = " or ".join(map(str, sorted(counts)))
+            raise WrongUse(f"{data}: expected {wanted} files of {split}, found {len(parts)}: {parts[0]} ...")
+    if val is not None:
+        if SPLITS.get(val) not in splits:
+            raise WrongUse(f"--val-split {val}: {data} has no files of {val}{suggest(val, splits)}")
+        splits["val"] = splits.pop(SPLITS[val])
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def open_parquet(
+    data: Path, splits: Mapping[str, list[str]], choice: Choice = NO_CHOICE
+) -> dict[str, ParquetSource]:
     """Return for each split the rows of its files below `data`, in the order of the files.
 
-    splits: split name to file names. Raises WrongUse when a file is not parquet or has other columns.
+    splits: split name to file names. Raises WrongUse when a file is not parquet or has no images.
     """
-    tables = {split: [_index_of(data / file) for file in files] for split, files in splits.items()}
-    for split, parts in tables.items():
-        if not sum(map(len, parts)):
+    parts = {split: [_read_part(data, file, choice) for file in files] for split, files in splits.items()}
+    for split, read in parts.items():
+        if not sum(len(part.labels) for part in read):
             raise WrongUse(f"the parquet files of {split} in {data} hold no rows; expected one image per row")
-    classes = _class_names(data, [table for parts in tables.values() for table in parts])
+    every = [part for read in parts.values() for part in read]
+    columns = sorted({part.column for part in every})
+    if len(columns) > 1:
+        raise WrongUse(f"{data} has images in {', '.join(columns)}; choose one with --image-column")
+    if len({part.label_column for part in every if part.label_column}) > 1:
+        raise WrongUse(f"the parquet files in {data} have labels in several columns; choose --label-column")
+    classes = _class_names(data, every)
     return {
         split: ParquetSource(
             data=data,
             files=tuple(files),
-            names=_row_names(files, tables[split]),
-            labels=np.concatenate([_labels(table) for table in tables[split]]),
+            names=_row_names(files, parts[split]),
+            labels=np.concatenate(numbered([part.labels for part in parts[split]], classes)),
             classes=classes,
+            column=columns[0],
+            label_column=every[0].label_column,
+            label_columns=every[0].label_columns,
         )
         for split, files in splits.items()
     }
 
 
-def _index_of(path: Path) -> pa.Table:
-    """Read everything in a file but the bytes of its images."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A file without the bytes of its images. paths: None without a column of paths. labels: as `class_values`."""
+
+    column: str
+    label_column: str | None
+    label_columns: tuple[str, ...]
+    paths: list[str | None] | None
+    labels: pa.ChunkedArray
+    class_names: tuple[str, ...]
+
+
+def _read_part(data: Path, name: str, choice: Choice) -> _Part:
+    path = data / name
     try:
-        schema = pq.read_schema(path)
-        columns = ["image.path", *(["label"] if "label" in schema.names else [])]
-        image = schema.field("image").type if "image" in schema.names else None
-        if image is None or not pa.types.is_struct(image) or {"bytes", "path"} - {f.name for f in image}:
-            found = ", ".join(schema.names)
-            raise WrongUse(f"{path}: expected a column image with fields bytes and path, found {found}")
-        kind = image.field("bytes").type
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise WrongUse(f"{path}: expected the images' bytes as binary, found {kind}")
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=columns)
+        schema = read_schema(path)
+        column = image_column(schema, choice.image_column, f"{path}")
+        label = label_column(schema, choice.label_column, f"{path}")
+        kind = schema.field(column).type
+        has_paths = pa.types.is_struct(kind) and "path" in [field.name for field in kind]
+        columns = [*([f"{column}.path"] if has_paths else []), *([label] if label else [])]
+        table = read_columns(path, columns)
+        rows = read_metadata(path).num_rows
     except pa.ArrowException as error:
         raise WrongUse(f"cannot read {path} as parquet: {error}") from error
-    if "label" in columns and not pa.types.is_integer(schema.field("label").type):
-        raise WrongUse(f"{path}: expected whole numbers in column label, found {schema.field('label').type}")
-    return table
+    labels = table[label] if label else pa.chunked_array([pa.nulls(rows, pa.int64())])
+    return _Part(
+        column=column,
+        label_column=label,
+        label_columns=tuple(class_label_columns(schema)),
+        paths=pc.struct_field(table[column], "path").to_pylist() if has_paths else None,
+        labels=class_values(labels, f"{path}, column {label}"),
+        class_names=label_names(schema, label),
+    )
 
 
-def _labels(table: pa.Table) -> NDArray[np.int64]:
-    if "label" not in table.column_names:
-        return np.full(len(table), -1, np.int64)
-    return table["label"].fill_null(-1).to_numpy().astype(np.int64)
-
-
-def _row_names(files: list[str], tables: list[pa.Table]) -> list[str]:
+def _row_names(files: Sequence[str], parts: Sequence[_Part]) -> list[str]:
     """Return the paths in the files if they are present and unique, else FILE/NUMBER."""
-    paths = [path for table in tables for path in pc.struct_field(table["image"], "path").to_pylist()]
-    if all(paths) and len(set(paths)) == len(paths):
-        return paths
-    lengths = zip(files, map(len, tables), strict=True)
-    return [f"{file}/{row:08}" for file, length in lengths for row in range(length)]
+    paths = [path for part in parts for path in ([None] if part.paths is None else part.paths)]
+    named = [path for path in paths if path]
+    if len(named) == len(paths) == len(set(named)):
+        return named
+    counts = zip(files, (len(part.labels) for part in parts), strict=True)
+    return [f"{file}/{row:08}" for file, count in counts for row in range(count)]
 
 
-def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
-    """Return the class names: from Hugging Face's metadata, else from classes.txt, else the label numbers."""
-    labels = np.concatenate([_labels(table) for table in tables])
+def _class_names(data: Path, parts: Sequence[_Part]) -> tuple[str, ...]:
+    """Return the class names: labels that are words, Hugging Face's metadata, classes.txt, or the label numbers."""
+    words = [part.labels for part in parts if pa.types.is_large_string(part.labels.type)]
+    if words:
+        if len(words) < len(parts):
+            raise WrongUse(f"the labels in {data} are words in some files and numbers in others")
+        return tuple(
+            sorted({word for part in words for word in part.unique().to_pylist() if word is not None})
+        )
+    labels = np.concatenate(numbered([part.labels for part in parts], ()))
     highest, lowest = int(labels.max()), int(labels.min())
     if lowest < -1:
         raise WrongUse(f"{data}: a label is {lowest}; expected 0 or more, or -1 for none")
-    known = {_hugging_face_names(table.schema) for table in tables} - {()}
+    known = {part.class_names for part in parts} - {()}
     if len(known) > 1:
         raise WrongUse(f"the parquet files in {data} name different classes")
     listed = data / "classes.txt"
@@ -149,14 +230,7 @@ def _class_names(data: Path, tables: list[pa.Table]) -> tuple[str, ...]:
 
 def _listed(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+        # not splitlines, which also breaks a name at characters such as U+2028
+        return tuple(line.strip() for line in path.read_text("utf-8").split("\n") if line.strip())
     except ValueError as error:
         raise WrongUse(f"{path} is not text in UTF-8: {error}") from error
-
-
-def _hugging_face_names(schema: pa.Schema) -> tuple[str, ...]:
-    try:
-        info = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(str(name) for name in info["info"]["features"]["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return ()

@@ -1,7 +1,9 @@
 """Preprocessing of an upright RGB image into a backbone's input: resize, center crop, normalize."""
 
+import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -10,8 +12,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.runtime.code_identity import code_sha256
 
 Box = tuple[float, float, float, float]
+LARGEST_STD = 2.0  # of pixels from 0 to 1 it is at most 0.5, and 1 stands for none
 
 
 class Transform(Protocol):
@@ -44,6 +48,11 @@ class Preprocessing:
             raise WrongUse(f"a crop of {self.crop} px does not fit into images resized to {self.resize} px")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(std > 0 for std in self.std):
             raise WrongUse(f"mean {self.mean} and std {self.std} must be three numbers each, and std above 0")
+        if min(self.mean) < 0 or max(self.mean) > 1 or max(self.std) > LARGEST_STD:
+            raise WrongUse(
+                f"mean {self.mean} and std {self.std} cannot be those of pixels from 0 to 1; if they are of pixels "
+                "from 0 to 255, divide both by 255"
+            )
 
     def transform(self, image: Image.Image) -> Tensor:
         """PIL RGB -> float32 (3, crop, crop). Without resizing, a smaller image is padded."""
@@ -83,27 +92,32 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class UserPreprocessing:
-    """The user's own callable PIL RGB -> float32 (3, H, W), identified by its name or repr."""
+    """The user's own callable PIL RGB -> float32 (3, H, W).
+
+    name: to read. code: a hash of its code and settings, since a name or repr need not show them.
+    """
 
     function: Callable[[Image.Image], Tensor]
+    name: str = field(init=False)
+    code: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if " at 0x" in self._name():
+        object.__setattr__(self, "name", self._name())
+        try:
+            object.__setattr__(self, "code", code_sha256(self.function))
+        except PipelineError as error:
             raise PipelineError(
-                f"the preprocessing {self._name()} has no permanent name to record in the cache; give "
-                "its class a __repr__ that shows its settings, or use a named function"
-            )
+                f"the preprocessing {self.name} cannot be recorded in the cache: {error}"
+            ) from error
 
     def transform(self, image: Image.Image) -> Tensor:
         try:
             tensor = self.function(image)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise PipelineError(f"the preprocessing {self._name()} failed with {reason}") from error
+            raise PipelineError(f"the preprocessing {self.name} failed with {reason}") from error
         if not isinstance(tensor, Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
-            raise PipelineError(
-                f"the preprocessing {self._name()} returned no float tensor of shape (3, H, W)"
-            )
+            raise PipelineError(f"the preprocessing {self.name} returned no float tensor of shape (3, H, W)")
         return tensor.float()
 
     def box(self, width: int, height: int) -> Box:
@@ -111,16 +125,16 @@ class UserPreprocessing:
         return (float("nan"),) * 4
 
     def identity(self) -> dict[str, Any]:
-        return {"callable": self._name()}
+        return {"callable": self.name, "code": self.code}
 
     def at(self, image_size: int) -> "UserPreprocessing":
         raise WrongUse("this teacher's own preprocessing decides the image size; leave the image size out")
 
     def _name(self) -> str:
         qualified = getattr(self.function, "__qualname__", None)
-        if qualified and "<" not in qualified:
+        if qualified:
             return f"{self.function.__module__}.{qualified}"
-        return repr(self.function)
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.function), flags=re.IGNORECASE)
 
 
 IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -152,5 +166,31 @@ def from_mapping(settings: Mapping[str, Any], name: str) -> Preprocessing:
     missing = [key for key in known if key not in settings and key != "interpolation"]
     if missing:
         raise WrongUse(f"the preprocessing of {name} lacks {', '.join(missing)}")
-    triples = {key: tuple(settings[key]) for key in ("mean", "std")}
-    return Preprocessing(**{**settings, **triples, "resize": settings["resize"] or 0})
+    values = {key: _checked_field(key, value, name) for key, value in settings.items()}
+    return Preprocessing(**values)
+
+
+def _checked_field(key: str, value: Any, name: str) -> Any:
+    """Return a field's value as a Preprocessing has it. Raises WrongUse for a value of another type."""
+    plain = value.tolist() if hasattr(value, "tolist") else value  # a tensor or an array
+    if key in ("mean", "std"):
+        expected = "three numbers each for mean and std"
+        if isinstance(plain, list | tuple) and len(plain) == 3 and all(map(_is_number, plain)):
+            return tuple(map(float, plain))
+    elif key == "interpolation":
+        expected = "'bilinear' or 'bicubic'"
+        if isinstance(value, InterpolationMode):
+            return value.value
+        if isinstance(plain, str):
+            return plain
+    else:
+        expected = "an integer"
+        if key == "resize" and plain is None:
+            return 0
+        if isinstance(plain, int) and not isinstance(plain, bool):
+            return plain
+    raise WrongUse(f"the preprocessing of {name}: {key} is {value!r}; expected {expected}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
-from pipeline.images.decode import UnreadableImage, decode, perceptual_hash
+from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
 from pipeline.images.sources import Source
 from pipeline.runtime.signals import children_ignore_interrupts
 
@@ -23,13 +23,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedImage:
-    """An image: sha256 of its bytes, perceptual hash, upright size in pixels, and why it is unreadable, if so."""
+    """An image: sha256 of its bytes, perceptual hash, upright size in pixels, and why it is unreadable, if so.
+
+    nearly_black: of its 16 bits, only the lowest 12 are used.
+    """
 
     sha256: bytes
     reason: str | None = None
     thumb: int = 0
     width: int = 0
     height: int = 0
+    nearly_black: bool = False
 
 
 def examine(source: Source, row: int) -> ScannedImage:
@@ -45,7 +49,13 @@ def examine(source: Source, row: int) -> ScannedImage:
         image = decode(data)
     except UnreadableImage as error:
         return ScannedImage(sha256=digest, reason=str(error))
-    return ScannedImage(sha256=digest, thumb=perceptual_hash(image), width=image.width, height=image.height)
+    return ScannedImage(
+        sha256=digest,
+        thumb=perceptual_hash(image),
+        width=image.width,
+        height=image.height,
+        nearly_black=is_nearly_black(data),
+    )
 
 
 def content_hash(source: Source, row: int) -> bytes:

@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images.parquet import ParquetSource, open_parquet
+from pipeline.images.file_names import escape
+from pipeline.images.folders import Listing, describe_kinds, is_folder, kind_of, list_images, split_folders
+from pipeline.images.parquet import NO_CHOICE, Choice, ParquetSource, open_parquet, split_files
+from pipeline.images.parquet_columns import IMAGE
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"
-)  # fmt: skip
-SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-PARQUET = re.compile(r"(?P<split>train|val|validation|test)(-\d+-of-(?P<parts>\d+)(-\w+)?)?\.parquet")
 NO_BYTES = hashlib.sha256().digest()
 EXPECTED = (
     "expected train/ and val/ folders, class folders, a folder of images "
     "(.jpg, .png, .webp, .gif, .bmp, .tif, .ppm) or parquet files named train, val or test"
 )
+UNPACK = "unpack .tar files, as webdataset writes them, into class folders first"
 
 
 class Source(Protocol):
@@ -51,13 +49,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Image files below data/folder."""
+    """Image files below data/folder.
+
+    passed_over, without_images: what else is there, as in `Listing`; empty if the folder was not listed.
+    """
 
     data: Path
     folder: str
     names: Sequence[str]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    passed_over: dict[str, int] = field(default_factory=dict)
+    without_images: tuple[str, ...] = ()
 
     @property
     def place(self) -> dict[str, Any]:
@@ -117,129 +120,80 @@ def reopen(
     """Return the source with this `place` below `data`, without listing the folder again."""
     if "files" in place:
         return ParquetSource(
-            data=data, files=tuple(place["files"]), names=names, labels=labels, classes=classes
+            data=data,
+            files=tuple(place["files"]),
+            names=names,
+            labels=labels,
+            classes=classes,
+            column=place.get("column", IMAGE),
         )
     return FolderSource(data=data, folder=place["folder"], names=names, labels=labels, classes=classes)
 
 
-def open_sources(data: Path) -> dict[str, Source]:
+def open_sources(data: Path, choice: Choice = NO_CHOICE) -> dict[str, Source]:
     """Return the images of each split, in an order that depends only on names. `data` may hold:
 
     - folders train/, val/ (or validation/) and test/, each with class folders or with images without classes;
     - class folders, or images without classes, which become the split `train`;
-    - parquet files named train, val (or validation) or test, possibly in parts (train-00000-of-00002.parquet).
+    - parquet files named train, val (or validation) or test, possibly in parts (train-00000-of-00002.parquet), here
+      or in a folder data/.
 
-    Folders are classes, with the images below them at any depth, unless there are images beside these folders. Class
+    Folders are classes, with the images below them at any depth; images beside class folders have no label. Class
     names are sorted. Rows are sorted by relative path, by code point; rows of parquet files keep their order. Hidden
-    files and folders, other files, and links to a parent folder are skipped.
+    files and folders, other files, and links to a parent folder are skipped. choice: what the user chose instead.
 
     Raises WrongUse when there are no images or the layout is ambiguous.
     """
     if not data.is_dir():
         raise WrongUse(f"there is no folder {data}; {EXPECTED}")
     try:
-        with os.scandir(data) as entries:
-            visible = sorted((e.name, _is_folder(e)) for e in entries if not e.name.startswith("."))
-        folders = [name for name, is_folder in visible if is_folder]
-        files = [name for name, is_folder in visible if not is_folder and name.endswith(".parquet")]
+        folders, files = _visible(data)
+        if not files and "train" not in folders and "data" in folders:
+            files = [f"data/{file}" for file in _visible(data / "data")[1]]
         if files and "train" not in folders:
-            return {**open_parquet(data, _split_files(data, files))}
-        return _open_folders(data, _split_folders(data, folders))
+            return {**open_parquet(data, split_files(data, files, choice.val), choice)}
+        return _open_folders(data, split_folders(data, folders, choice.val), choice)
     except OSError as error:
         raise WrongUse(f"cannot read {error.filename or data}: {error.strerror or error}") from error
 
 
-def _split_folders(data: Path, folders: list[str]) -> dict[str, str]:
-    """Return the folder of each split, "." for the data folder itself."""
-    named = [folder for folder in folders if folder in SPLITS]
-    splits = {SPLITS[folder]: folder for folder in named}
-    if len(splits) < len(named):
-        raise WrongUse(f"{data} has both val/ and validation/; keep one of them")
-    others = [folder for folder in folders if folder not in SPLITS]
-    if "train" not in splits and (others or not splits):
-        return {"train": "."}
-    if list(splits) == ["train"] and (beside := [f for f in others if any(_walk(str(data / f)))]):
-        raise WrongUse(
-            f"{data} has a folder train/ and images in {beside[0]}/ beside it: if train is a class, "
-            "put all class folders into one folder train/; if it is a split, move the others away"
+def _visible(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the visible folders and of the parquet files in a folder, sorted."""
+    with os.scandir(folder) as entries:
+        visible = sorted(
+            (entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith(".")
         )
-    return splits
+    folders = [name for name, is_dir in visible if is_dir]
+    return folders, [name for name, is_dir in visible if not is_dir and kind_of(name) == ".parquet"]
 
 
-def _split_files(data: Path, files: list[str]) -> dict[str, list[str]]:
-    """Return the parquet files of each split, with all their parts."""
-    splits: dict[str, list[str]] = {}
-    for file in files:
-        if not (match := PARQUET.fullmatch(file)):
-            expected = "train.parquet or val-00000-of-00002.parquet"
-            raise WrongUse(f"{data / file} names no split; expected names like {expected}")
-        splits.setdefault(SPLITS[match["split"]], []).append(file)
-    for split, parts in splits.items():
-        counts = {int(match["parts"] or 1) for part in parts if (match := PARQUET.fullmatch(part))}
-        if counts != {len(parts)}:
-            wanted = " or ".join(map(str, sorted(counts)))
-            raise WrongUse(f"{data}: expected {wanted} files of {split}, found {len(parts)}: {parts[0]} ...")
-    return {split: splits[split] for split in SPLITS.values() if split in splits}
-
-
-def _open_folders(data: Path, splits: dict[str, str]) -> dict[str, Source]:
-    names = {split: sorted(_walk(str(data / folder))) for split, folder in splits.items()}
-    for split, folder in splits.items():
-        if not names[split]:
-            raise WrongUse(f"there are no images in {data / folder}; {EXPECTED}")
-    labelled = {split: all("/" in name for name in names[split]) for split in splits}
-    found = {name.split("/", 1)[0] for split in splits if labelled[split] for name in names[split]}
+def _open_folders(data: Path, splits: dict[str, str], choice: Choice) -> dict[str, Source]:
+    if choice.image_column or choice.label_column:
+        raise WrongUse(f"{data} holds image files: --image-column and --label-column are for parquet files")
+    listings = {split: list_images(data / folder) for split, folder in splits.items()}
+    for split, listing in listings.items():
+        if not listing.images:
+            raise WrongUse(_no_images(data / splits[split], listing))
+    found = {name.split("/", 1)[0] for each in listings.values() for name in each.images if "/" in name}
     number = {name: index for index, name in enumerate(sorted(found))}
     classes = tuple(escape(name) for name in number)
     return {
         split: FolderSource(
             data=data,
-            folder=folder,
-            names=names[split],
+            folder=splits[split],
+            names=listing.images,
             labels=np.array(
-                [number[name.split("/", 1)[0]] if labelled[split] else -1 for name in names[split]], np.int64
+                [number[name.split("/", 1)[0]] if "/" in name else -1 for name in listing.images], np.int64
             ),
             classes=classes,
+            passed_over=listing.passed_over,
+            without_images=listing.without_images,
         )
-        for split, folder in splits.items()
+        for split, listing in listings.items()
     }
 
 
-def _walk(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Yield the relative paths of the images below a folder, in arbitrary order."""
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _may_be_image(entry):
-                yield prefix + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # DirEntry.is_dir raises for a link to itself, os.path.isdir does not
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _may_be_image(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a broken link, whose row is then unreadable; a pipe is not, as reading it would hang."""
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
-    return entry.is_file()
-
-
-def escape(name: str) -> str:
-    r"""Return a file name as valid text: a backslash is doubled, a byte that is not UTF-8 becomes \xNN."""
-    return name.replace("\\", r"\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def unescape(text: str) -> str:
-    """Return the file name that `escape` was given."""
-    return re.sub(
-        r"\\(\\|x[0-9a-f]{2})", lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), text
-    )
+def _no_images(folder: Path, listing: Listing) -> str:
+    found = f", but {describe_kinds(listing.passed_over)}" if listing.passed_over else ""
+    hint = f"; {UNPACK}" if ".tar" in listing.passed_over else ""
+    return f"there are no images in {folder}{found}; {EXPECTED}{hint}"

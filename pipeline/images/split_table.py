@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cache.durable import whole_file
+from pipeline.images import parquet_files
+from pipeline.images.file_names import escape
 from pipeline.images.scan import ScannedImage
-from pipeline.images.sources import Source, escape
+from pipeline.images.sources import Source
 
 MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
@@ -21,8 +22,7 @@ def write_table(path: Path, source: Source, found: list[ScannedImage], made_of: 
     """Write the table of a source's images; made_of: the split's identity and the settings of `pack`."""
     columns = {
         "row": pa.array(np.arange(len(found))),
-        "path": pa.array([escape(name) for name in source.names], pa.string()),
-        "label": pa.array(source.labels),
+        **_names_and_labels(source),
         "sha256": pa.array([image.sha256.hex() for image in found], pa.string()),
         "readable": pa.array([image.reason is None for image in found], pa.bool_()),
         "reason": pa.array([image.reason and escape(image.reason) for image in found], pa.string()),
@@ -32,13 +32,32 @@ def write_table(path: Path, source: Source, found: list[ScannedImage], made_of: 
     }
     table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
     with whole_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        parquet_files.write_table(temporary, table)
+
+
+def replace_names_and_labels(path: Path, source: Source, identity: dict[str, Any]) -> None:
+    """Replace the paths, labels and identity in a table, atomically; all other columns stay."""
+    table = parquet_files.read_columns(path, parquet_files.read_schema(path).names)
+    made_of = {**json.loads(table.schema.metadata[MADE_OF]), "identity": identity}
+    for name, values in _names_and_labels(source).items():
+        table = table.set_column(table.schema.names.index(name), name, values)
+    with whole_file(path) as temporary:
+        parquet_files.write_table(
+            temporary, table.replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
+        )
+
+
+def _names_and_labels(source: Source) -> dict[str, pa.Array]:
+    return {
+        "path": pa.array([escape(name) for name in source.names], pa.string()),
+        "label": pa.array(source.labels),
+    }
 
 
 def read_made_of(path: Path) -> dict[str, Any] | None:
     """Return the identity and settings in a SPLIT.parquet; None if there is none or another program wrote it."""
     try:
-        return json.loads((pq.read_schema(path).metadata or {})[MADE_OF])
+        return json.loads((parquet_files.read_schema(path).metadata or {})[MADE_OF])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
 

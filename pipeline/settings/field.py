@@ -21,11 +21,12 @@ def setting(
     minimum: float = 0,
     maximum: float = math.inf,
     repeatable: bool = False,
+    keeps_zero: bool = False,
 ) -> Any:
     """Define a field that is an option of the command line.
 
     minimum, maximum: bounds of a number, or of each number in a tuple. repeatable: the option may be given several
-    times; each value makes a run of its own.
+    times; each value makes a run of its own. keeps_zero: 0 is a value of its own although the default is None.
     """
     return dataclasses.field(
         default=default,
@@ -35,6 +36,7 @@ def setting(
             "minimum": minimum,
             "maximum": maximum,
             "repeatable": repeatable,
+            "keeps_zero": keeps_zero,
         },
     )
 
@@ -50,7 +52,7 @@ class CommandSettings:
     def __post_init__(self) -> None:
         for field in options(type(self)):
             value = getattr(self, field.name)
-            if field.default is None and value in FORMERLY_NONE:
+            if field.default is None and value in FORMERLY_NONE and not field.metadata.get("keeps_zero"):
                 object.__setattr__(self, field.name, None)
             elif not field.metadata.get("argument"):
                 check(value, field.metadata, f"--{field.name.replace('_', '-')}")

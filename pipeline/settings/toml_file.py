@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import WrongUse, suggest
 from pipeline.settings.field import options
+from pipeline.settings.local_path import local_path
 
 NAMES = {bool: "true or false", int: "an integer", float: "a finite number", str: "a string", Path: "a path"}
 
@@ -59,7 +60,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise WrongUse(f"{where}: expected {len(kinds)} values, found {value!r}")
         return tuple(convert(item, kinds[0], where) for item in value)
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        try:
+            return local_path(value)
+        except WrongUse as error:
+            raise WrongUse(f"{where}: {error}") from error
     if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if hint is not float and type(value) is hint:

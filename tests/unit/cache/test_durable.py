@@ -44,6 +44,31 @@ def test_a_file_is_synced_before_its_rename_and_its_folder_after(
     assert (tmp_path / "folder/file").read_bytes() == b"data"
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "run the same command again: it {}"),
+        (errno.EIO, "run the same command again: it {}"),
+        (errno.ENOTDIR, "choose another path"),
+        (errno.EISDIR, "choose another path"),
+        (errno.ENAMETOOLONG, "choose another path"),
+        (errno.EROFS, "make it writable or choose another path"),
+        (errno.EACCES, "make it writable or choose another path"),
+    ],
+)
+def test_the_advice_is_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for resumes, ends in ((True, "resumes from there"), (False, "starts from the beginning")):
+        with pytest.raises(StoreError) as caught:
+            write_file(tmp_path / "x", b"", resumes=resumes)
+        assert str(caught.value).endswith(advice.format(ends))
+
+
 @both_forms
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(
     write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

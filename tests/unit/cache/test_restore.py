@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def damaged(path: Path, **changes: object) -> set[str]:
-    return {*damaged_metadata(path, "train", dataset_of(SHAPE) | changes, 100)}
+    return {*damaged_metadata(path, "train", [dataset_of(SHAPE) | changes], 100)}
 
 
 def test_only_what_is_damaged_is_named(path: Path) -> None:

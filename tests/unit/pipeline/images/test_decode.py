@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from pipeline.images.decode import UnreadableImage, decode, perceptual_hash
+from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
+from pipeline.images.scan import examine
+from pipeline.images.sources import open_sources
 
 RNG = np.random.default_rng(0)
 QUADRANTS = np.zeros((16, 24, 3), np.uint8)
@@ -113,6 +115,69 @@ def test_transparency_is_composited_onto_white(alpha, expected):
 
 def test_transparent_color_of_an_rgb_png():
     assert (pixels_of(encode(Image.fromarray(QUADRANTS), transparency=(0, 0, 0)))[12, 20] == 255).all()
+
+
+def png_of_16_bits(pixels, transparent=None):
+    """Encode uint16 gray (h, w) or RGB (h, w, 3), which PIL cannot write as RGB. transparent: the value of tRNS."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    trns = b"" if transparent is None else chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
+    body = chunk(b"IHDR", header) + trns + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_a_16_bit_png_keeps_its_transparent_value():
+    gray = np.full((3, 4), 40_000, np.uint16)
+    gray[1, 2] = 0x1234
+    found = pixels_of(png_of_16_bits(gray, [0x1234]))
+    assert found[1, 2].tolist() == [255, 255, 255]
+    assert (found.reshape(-1, 3) == 255).all(axis=1).sum() == 1
+    assert pixels_of(png_of_16_bits(gray))[1, 2].tolist() == [18, 18, 18]
+    color = np.repeat(gray[..., None], 3, axis=2)
+    color[1, 2] = (0x1234, 0x5678, 0x9ABC)
+    found = pixels_of(png_of_16_bits(color, [0x1234, 0x5678, 0x9ABC]))
+    assert found[1, 2].tolist() == [255, 255, 255]
+    assert (found.reshape(-1, 3) == 255).all(axis=1).sum() == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_12_bits_in_a_16_bit_file_are_noticed(channels):
+    twelve = RNG.integers(0, 4096, (5, 6), np.uint16)
+    dark, usual = (
+        png_of_16_bits(values if channels == 1 else np.repeat(values[..., None], 3, axis=2))
+        for values in (twelve, twelve * 16)
+    )
+    assert is_nearly_black(dark)
+    assert not is_nearly_black(usual)
+    assert not is_nearly_black(encode(Image.fromarray(np.zeros((4, 4, 3), np.uint8))))
+    assert is_nearly_black(encode(Image.fromarray(twelve), "TIFF"))
+
+
+def test_the_scan_counts_12_bits_in_a_16_bit_file(tmp_path):
+    (tmp_path / "1.png").write_bytes(png_of_16_bits(np.full((4, 4), 4095, np.uint16)))
+    (tmp_path / "2.png").write_bytes(png_of_16_bits(np.full((4, 4), 4096, np.uint16)))
+    source = open_sources(tmp_path)["train"]
+    assert [examine(source, row).nearly_black for row in (0, 1)] == [True, False]
+
+
+def test_a_png_with_large_text_or_profile_is_sound():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * 3_000_000, zip=True)
+    assert np.array_equal(pixels_of(encode(Image.fromarray(QUADRANTS), pnginfo=text)), QUADRANTS)
+    assert np.array_equal(
+        pixels_of(encode(Image.fromarray(QUADRANTS), icc_profile=bytes(2_000_000))), QUADRANTS
+    )
+
+
+def test_avif_is_decoded_whatever_the_file_is_called():
+    assert (
+        np.abs(pixels_of(encode(Image.new("RGB", (16, 16), (200, 10, 10)), "AVIF")) - [200, 10, 10]).max() < 8
+    )
 
 
 def test_cmyk_jpeg_as_adobe_writes_it_inverted():

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images.sources import RecordedSource, escape, open_sources, reopen, unescape
+from pipeline.images.file_names import escape, unescape
+from pipeline.images.sources import RecordedSource, open_sources, reopen
 
 
 def plant(folder, *paths):
@@ -73,12 +74,12 @@ def test_class_folders_alone_are_train_at_any_depth(tmp_path):
     assert sources["train"].labels.tolist() == [0, 0, 1]
 
 
-def test_images_beside_folders_have_no_classes(tmp_path):
+def test_images_beside_class_folders_have_no_label_and_the_others_keep_theirs(tmp_path):
     sources = open_sources(plant(tmp_path, "z.png", "b/1.png", "a/2.png"))
     assert sources["train"].names == ["a/2.png", "b/1.png", "z.png"]
-    assert sources["train"].labels.tolist() == [-1, -1, -1]
+    assert sources["train"].labels.tolist() == [0, 1, -1]
     assert sources["train"].labels.dtype == np.int64
-    assert sources["train"].classes == ()
+    assert sources["train"].classes == ("a", "b")
 
 
 def test_a_split_may_be_flat(tmp_path):
@@ -215,9 +216,13 @@ def test_parquet_paths_that_are_not_unique_are_replaced(tmp_path):
     assert sources["train"].labels.tolist() == [-1, -1]
 
 
-def test_a_parquet_row_without_bytes_reads_as_empty(tmp_path):
+def test_a_parquet_row_without_bytes_says_so(tmp_path):
     write_parquet(tmp_path / "train.parquet", [{"bytes": None, "path": "a.png"}, None, *images(1)])
-    assert read_all(open_sources(tmp_path)["train"]) == [b"", b"", b"p0"]
+    source = open_sources(tmp_path)["train"]
+    for row in (0, 1):
+        with pytest.raises(OSError, match="the row has a path and no bytes"):
+            source.read(row)
+    assert source.read(2) == b"p0"
 
 
 def test_a_parquet_file_that_is_rewritten_is_read_anew(tmp_path):
@@ -240,9 +245,12 @@ def test_other_parquet_files_are_refused(tmp_path):
     refused("names 2 classes, but a label is 5")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "train-00001-of-00002.parquet")
     refused("expected a column image with fields bytes and path, found x")
+    table = pa.table({"image": pa.array(images(1)), "label": [["cat"]]})
+    pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
+    refused("column label: expected whole numbers or words, found list")
     table = pa.table({"image": pa.array(images(1)), "label": ["cat"]})
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
-    refused("expected whole numbers in column label")
+    refused("words in some files and numbers in others")
     (tmp_path / "train-00001-of-00002.parquet").write_bytes(b"PAR1 nonsense PAR1")
     refused("cannot read .* as parquet")
     write_parquet(tmp_path / "part-0.parquet", images(1))
