@@ -1,24 +1,34 @@
-"""Nearest neighbours and k-means over embeddings. The only module that imports faiss."""
+"""Nearest neighbours and k-means over embeddings. The only module that imports faiss.
+
+One rule for ties holds everywhere: of rows that are equally near, the one with the lowest number comes first. The
+nearest neighbour is then the first of any number of neighbours, on every device.
+"""
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.runtime.device import CPU
 
 ROWS_PER_CHECK = 65_536
+SCORES_AT_ONCE = 2**24
+MOST_TIES = 4096
+ROUNDING = 1e-6  # of a score, relative to the largest one
 GPU_VECTORS_BYTES = 4 * 2**30
 GPU_QUERIES_BYTES = 2**30
 
 
 def knn(
-    train: NDArray[np.floating], query: NDArray[np.floating], k: int, device: str = "cpu"
+    train: NDArray[np.floating], query: NDArray[np.floating], k: int, device: torch.device = CPU
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the k rows of train with the highest inner product with each query row, by exact (flat) search.
 
     train (n, D) and query (m, D): float32 or float16. For unit rows the inner product is the cosine.
-    device: "cuda" has an effect only if faiss was built for GPUs.
-    Returns similarities (m, k) float32, descending, and indices (m, k) int64 into train.
+    device: a GPU has an effect only if faiss was built for GPUs.
+    Returns similarities (m, k) float32, descending, and indices (m, k) int64 into train. Of rows with equal similarity,
+    the lowest indices are returned, in ascending order.
 
     Raises:
         PipelineError: rows that are not finite, different dims, or k outside 1..n.
@@ -33,7 +43,7 @@ def knn(
 
 
 def kmeans(
-    x: NDArray[np.floating], clusters: int, iterations: int = 20, seed: int = 0, device: str = "cpu"
+    x: NDArray[np.floating], clusters: int, iterations: int = 20, seed: int = 0, device: torch.device = CPU
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Cluster all rows of x (n, D), float32 or float16, by Euclidean k-means from a seeded random start.
 
@@ -64,9 +74,11 @@ def kmeans(
 
 
 def nearest_centroid(
-    x: NDArray[np.floating], centroids: NDArray[np.floating], device: str = "cpu"
+    x: NDArray[np.floating], centroids: NDArray[np.floating], device: torch.device = CPU
 ) -> NDArray[np.int64]:
     """Return the index of the centroid with the smallest Euclidean distance: x (n, D), centroids (k, D) -> (n,) int64.
+
+    Of equally near centroids, it is the lowest index.
 
     Raises:
         PipelineError: rows that are not finite, or different dims.
@@ -77,7 +89,67 @@ def nearest_centroid(
 
 
 def _search(
-    query: NDArray[np.float32], base: NDArray[np.float32], k: int, metric: int, device: str
+    query: NDArray[np.float32], base: NDArray[np.float32], k: int, metric: int, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return scores and indices (m, k) of the nearest rows, the nearest first and of equally near ones the lowest.
+
+    faiss has its own order of ties, and may cut them off anywhere: where one row more than k is as near as the k-th,
+    all rows are compared. Equal rows can have scores that differ in the last bit, since a matrix product sums rows at
+    the edge of a block in another order; hence the scores of the rows found are computed again one by one.
+    """
+    found, index = _faiss_search(query, base, min(k + 1, len(base)), metric, device)
+    cut = np.empty(0, np.int64)
+    if k < len(base):
+        cut = np.flatnonzero(np.abs(found[:, k - 1] - found[:, k]) <= _rounding_error(found))
+    score, index = _ranked(query, base, index, metric)
+    score, index = score[:, :k].copy(), index[:, :k].copy()
+    at_once = max(SCORES_AT_ONCE // len(base), 1)
+    for start in range(0, len(cut), at_once):
+        rows = cut[start : start + at_once]
+        scores = faiss.pairwise_distances(query[rows], base, metric=metric)
+        for row, own in zip(rows, -scores if metric == faiss.METRIC_INNER_PRODUCT else scores, strict=True):
+            near = _candidates(own, k)
+            ranked = _ranked(query[row][None], base, near[None], metric)
+            score[row], index[row] = (part[0, :k] for part in ranked)
+    return score, index
+
+
+def _candidates(distance: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return ascending rows among which the k nearest are, given distances (n,) with rounding errors.
+
+    Of rows that are as near as the k-th up to such errors, no more than the first MOST_TIES.
+    """
+    limit = np.partition(distance, k - 1)[k - 1]
+    error = _rounding_error(distance)
+    nearer = np.flatnonzero(distance < limit - error)
+    tied = np.flatnonzero(np.abs(distance - limit) <= error)[: max(MOST_TIES, k)]
+    return np.sort(np.concatenate([nearer, tied]))
+
+
+def _rounding_error(scores: NDArray[np.float32]) -> float:
+    return ROUNDING * max(float(np.abs(scores).max(initial=0)), 1.0)
+
+
+def _ranked(
+    query: NDArray[np.float32], base: NDArray[np.float32], index: NDArray[np.int64], metric: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the scores of these rows (m, c) of base, equal for equal rows, and the rows, the nearest first."""
+    score = np.empty(index.shape, np.float32)
+    at_once = max(SCORES_AT_ONCE // (index.shape[1] * base.shape[1]), 1)
+    for start in range(0, len(query), at_once):
+        block = slice(start, start + at_once)
+        rows = base[index[block]]
+        if metric == faiss.METRIC_INNER_PRODUCT:
+            score[block] = np.einsum("mcd,md->mc", rows, query[block])
+        else:
+            rows -= query[block, None]
+            score[block] = np.einsum("mcd,mcd->mc", rows, rows)
+    order = np.lexsort((index, -score if metric == faiss.METRIC_INNER_PRODUCT else score))
+    return np.take_along_axis(score, order, axis=1), np.take_along_axis(index, order, axis=1)
+
+
+def _faiss_search(
+    query: NDArray[np.float32], base: NDArray[np.float32], k: int, metric: int, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if not _on_gpu(device):
         return faiss.knn(query, base, k, metric=metric)
@@ -87,6 +159,7 @@ def _search(
         base,
         k,
         metric=metric,
+        device=device.index or 0,
         vectorsMemoryLimit=GPU_VECTORS_BYTES,
         queriesMemoryLimit=GPU_QUERIES_BYTES,
     )
@@ -100,8 +173,8 @@ def _require_equal_dims(query: NDArray[np.float32], base: NDArray[np.float32]) -
         )
 
 
-def _on_gpu(device: str) -> bool:
-    return device.startswith("cuda") and faiss.get_num_gpus() > 0
+def _on_gpu(device: torch.device) -> bool:
+    return device.type != "cpu" and faiss.get_num_gpus() > 0
 
 
 def _finite_float32(x: NDArray[np.floating], name: str) -> NDArray[np.float32]:

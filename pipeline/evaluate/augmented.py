@@ -18,7 +18,7 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def augmented_batches(
-    run: Path, dataset: Dataset, config: EvalConfig, device: str, layer: str | None = None
+    run: Path, dataset: Dataset, config: EvalConfig, device: torch.device, layer: str | None = None
 ) -> EpochBatches:
     """Return a function from epoch to batches of features (B, D) float32 and labels (B,).
 

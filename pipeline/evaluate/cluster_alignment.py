@@ -7,16 +7,18 @@ import statistics
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import WrongUse
 from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.neighbours import kmeans, nearest_centroid
+from pipeline.runtime.device import CPU
 
 
 def evaluate(
-    train: LabeledFeatures, val: LabeledFeatures, *, seeds: int = 5, seed: int = 0, device: str = "cpu"
+    train: LabeledFeatures, val: LabeledFeatures, *, seeds: int = 5, seed: int = 0, device: torch.device = CPU
 ) -> Iterator[tuple[str, float]]:
     """Yield ("ca", top-1 accuracy on val): the mean over `seeds` random starts of k-means.
 
@@ -36,7 +38,7 @@ def evaluate(
         yield "ca_std", statistics.stdev(accuracies)
 
 
-def _accuracy(train: LabeledFeatures, val: LabeledFeatures, seed: int, device: str) -> float:
+def _accuracy(train: LabeledFeatures, val: LabeledFeatures, seed: int, device: torch.device) -> float:
     centroids, assignment = kmeans(train.embedding, train.classes, iterations=20, seed=seed, device=device)
     mapping = align(contingency(assignment, train.label, train.classes, train.classes))
     predicted = mapping[nearest_centroid(val.embedding, centroids, device)]

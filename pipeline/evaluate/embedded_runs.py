@@ -10,6 +10,8 @@ from cache.reader import Store, open_store
 from pipeline.embedding.cache_teacher import embed, teacher_identity
 from pipeline.images.beton_check import require_same_images
 from pipeline.images.dataset import Dataset
+from pipeline.models.backbone import comparable
+from pipeline.results.records import is_store
 from pipeline.results.run_record import read_config
 from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
@@ -21,7 +23,7 @@ EMBED_OPTIONS: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part
 def is_training_dataset(run: Path, dataset: Dataset) -> bool:
     """Whether the run was trained on this dataset."""
     trained_on = read_config(run)["made_of"]["dataset"]
-    return not identity_difference(trained_on, dataset.splits["train"].identity)
+    return not dataset.splits["train"].difference_from(trained_on)
 
 
 def folder_name(dataset: Dataset) -> str:
@@ -33,7 +35,7 @@ def store_path(run: Path, dataset: Dataset, layer: str | None = None) -> Path:
     """Return the path of a run's embeddings of a dataset, or of the output of one of the student's layers."""
     if is_training_dataset(run, dataset):
         return run / "layers" / f"{layer}.zarr" if layer else run / "embeddings.zarr"
-    images = identity_id({name: dataset.splits[name].identity for name in SPLITS})
+    images = identity_id({name: dataset.splits[name].packed_identity for name in SPLITS})
     inside = f"-{layer}" if layer else ""
     return run / "transfer" / f"{folder_name(dataset)}-{images[:8]}{inside}.zarr"
 
@@ -64,7 +66,11 @@ def embed_run(run: Path, dataset: Dataset, config: EvalConfig, layer: str | None
 
 def run_store_id(run: Path) -> str:
     """Return the id of the stores of a run's embeddings, which does not depend on the images."""
-    return identity_id(teacher_identity(BackboneSpec(kind="run", run=run).load(), **EMBED_OPTIONS))
+    identity = teacher_identity(BackboneSpec(kind="run", run=run).load(), **EMBED_OPTIONS)
+    path = run / "embeddings.zarr"
+    if is_store(path):
+        identity = comparable(identity, open_store(path).teacher)
+    return identity_id(identity)
 
 
 def checked_store(store: Store, dataset: Dataset) -> Store:
@@ -74,10 +80,11 @@ def checked_store(store: Store, dataset: Dataset) -> Store:
         require_same_images(split, dataset.splits[name])
         split.require_complete()
         split.verify()
-    return store
+    return store.relabelled({name: (each.identity, each.labels) for name, each in dataset.splits.items()})
 
 
 def _differences(dataset: Dataset, store: Store, name: str) -> list[str]:
     """Return the fields in which the identity of a store's split differs from the dataset's."""
     split = dataset.splits.get(name)
-    return identity_difference(split.identity if split else {}, store.split(name).dataset)
+    found = store.split(name).dataset
+    return split.difference_from(found) if split else identity_difference({}, found)

@@ -1,6 +1,6 @@
 """Labelled embeddings, the input of every evaluation of a store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,16 @@ BLOCK_ROWS = 16_384
 
 @dataclass(frozen=True)
 class LabeledFeatures:
-    """Unit-length embeddings (n, D) float32 and their labels (n,) int64 in 0..classes-1."""
+    """Unit-length embeddings (n, D) float32, labels (n,) int64 in 0..classes-1, and the classes' names if known."""
 
     embedding: NDArray[np.float32]
     label: NDArray[np.int64]
     classes: int
+    names: tuple[str, ...] = ()
 
     def where(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "LabeledFeatures":
         """Return the given rows; rows: numbers, or a mask (n,)."""
-        return LabeledFeatures(self.embedding[rows], self.label[rows], self.classes)
+        return replace(self, embedding=self.embedding[rows], label=self.label[rows])
 
 
 def load_features(store: Store, split: str) -> LabeledFeatures:
@@ -51,7 +52,8 @@ def load_features(store: Store, split: str) -> LabeledFeatures:
         block[:] = part.gather(rows[start : start + BLOCK_ROWS])
         # stored as float16, rows are off the unit sphere by up to 5e-4
         block /= np.linalg.norm(block, axis=1, keepdims=True)
-    return LabeledFeatures(embedding, part.label[rows], len(part.dataset["classes"]))
+    names = tuple(part.dataset["classes"])
+    return LabeledFeatures(embedding, part.label[rows], len(names), names)
 
 
 def require_comparable(train: LabeledFeatures, val: LabeledFeatures) -> None:

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.neighbours import knn
+from pipeline.runtime.device import CPU
 
 NEIGHBOURS = (1, 20)
 
 
 def evaluate(
-    train: LabeledFeatures, val: LabeledFeatures, *, device: str = "cpu"
+    train: LabeledFeatures, val: LabeledFeatures, *, device: torch.device = CPU
 ) -> Iterator[tuple[str, float]]:
     """Yield ("nn1", accuracy) and ("nn20", accuracy) on val. With fewer than 20 training rows, all of them vote.
 
@@ -21,9 +23,13 @@ def evaluate(
     require_comparable(train, val)
     most = min(max(NEIGHBOURS), len(train.label))
     index = knn(train.embedding, val.embedding, most, device)[1]
-    labels = train.label[index]
+    yield from accuracies(train.label[index], val.label)
+
+
+def accuracies(labels: NDArray[np.int64], truth: NDArray[np.int64]) -> Iterator[tuple[str, float]]:
+    """Yield the accuracies of `evaluate`. labels: those of the nearest rows, nearest first (m, k). truth: (m,)."""
     for k in NEIGHBOURS:
-        yield f"nn{k}", float(np.mean(majority(labels[:, :k]) == val.label))
+        yield f"nn{k}", float(np.mean(majority(labels[:, :k]) == truth))
 
 
 def majority(labels: NDArray[np.int64]) -> NDArray[np.int64]:

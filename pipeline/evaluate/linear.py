@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import LabeledFeatures, require_comparable
+from pipeline.runtime.device import CPU
 from pipeline.runtime.prefetch import prefetch
 
 EPOCHS = 40
@@ -45,8 +46,12 @@ class LinearProbe(nn.Module):
         self.register_buffer("scale", (variance + VARIANCE_FLOOR).rsqrt())
         self.linear = nn.Linear(len(mean), classes)
 
+    def standardized(self, features: Tensor) -> Tensor:
+        """Return the input of the linear layer, (B, D)."""
+        return (F.normalize(features, dim=1) - self.mean) * self.scale
+
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear((F.normalize(features, dim=1) - self.mean) * self.scale)
+        return self.linear(self.standardized(features))
 
 
 def evaluate(
@@ -55,7 +60,7 @@ def evaluate(
     *,
     seed: int = 0,
     epochs: int = EPOCHS,
-    device: str = "cpu",
+    device: torch.device = CPU,
     batches: EpochBatches | None = None,
     name: str = "linear",
 ) -> Iterator[tuple[str, float]]:
@@ -116,7 +121,7 @@ def learning_rate(epoch: int, epochs: int = EPOCHS) -> float:
     return LEARNING_RATE * 0.1**drops
 
 
-def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: str) -> None:
+def train_probe(probe: LinearProbe, batches: EpochBatches, epochs: int, device: torch.device) -> None:
     """Train probe.linear in place with SGD on cross-entropy. batches: as in evaluate, of unit-length rows.
 
     Raises PipelineError when the loss is not finite.
@@ -206,7 +211,7 @@ def _few_threads(weights: int) -> Iterator[None]:
 
 @torch.no_grad()
 def accuracies(
-    classifier: nn.Module, val: LabeledFeatures, device: str, name: str
+    classifier: nn.Module, val: LabeledFeatures, device: torch.device, name: str
 ) -> Iterator[tuple[str, float]]:
     """Yield (name, top-1 accuracy on val) and, with more than five classes, (name_top5, top-5 accuracy).
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import LabeledFeatures
+from pipeline.runtime.device import CPU
 
 MOST_STEPS = 500
 GRADIENT_TOLERANCE = 1e-6
 
 
-def fit(train: LabeledFeatures, *, strength: float, device: str = "cpu") -> nn.Linear:
-    """Fit multinomial logistic regression with an L2 penalty to the unit-length embeddings.
+def fit(train: LabeledFeatures, *, strength: float, device: torch.device = CPU) -> nn.Linear:
+    """Fit multinomial logistic regression with an L2 penalty to the embeddings.
 
     Minimizes the summed cross-entropy plus |weight|² / (2 strength), like scikit-learn's LogisticRegression with
     C = strength, by L-BFGS from zero. Deterministic.

@@ -12,10 +12,8 @@ from pipeline.evaluate.features import LabeledFeatures, load_features
 from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
 from pipeline.models.student_file import load_run_student
-from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import EvalConfig
-
-PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")
 
 
 def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -> None:

@@ -1,6 +1,8 @@
 """`eval`: embed what is missing, run the protocols, write metrics.json and print one table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,23 +13,34 @@ from pipeline.evaluate.embedded_runs import (
     SPLITS,
     checked_store,
     embed_run,
-    folder_name,
     is_training_dataset,
     run_store_id,
 )
-from pipeline.evaluate.protocols import PROTOCOLS, require_applicable, scores
+from pipeline.evaluate.protocols import require_applicable, scores
 from pipeline.evaluate.voc.classification import evaluate_voc
 from pipeline.evaluate.voc.data import folder_id
 from pipeline.evaluate.voc.detection import evaluate_detection
 from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.results.metrics_file import Evaluation, is_recorded, record_evaluation
+from pipeline.images.labelled import label_problem
+from pipeline.results.distinct_names import distinct_names
+from pipeline.results.metrics_file import (
+    Evaluation,
+    is_recorded,
+    name_dataset,
+    read_evaluations,
+    record_evaluation,
+    recorded_path,
+)
 from pipeline.results.records import Result
 from pipeline.results.table import TITLES, terminal_table
 from pipeline.results.targets import Target, target_of
+from pipeline.runtime.device import gpu_record, resolve_device
 from pipeline.runtime.distributed import use_all_cores
+from pipeline.runtime.outputs import require_writable_file
 from pipeline.runtime.provenance import provenance
-from pipeline.settings.commands import EvalConfig
+from pipeline.settings.commands import PROTOCOLS, EvalConfig
 
+ID_DIGITS = 16  # of the ids that are recorded
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 
 
@@ -45,11 +58,27 @@ def evaluate_targets(config: EvalConfig) -> None:
             raise WrongUse(f"no protocol {name!r}: expected {', '.join(known)}{suggest(name, known)}")
     use_all_cores()
     is_voc = bool(set(config.protocol) & VOC_PROTOCOLS.keys())
-    results = evaluate_on_voc(config) if is_voc else evaluate_on_dataset(config)
+    targets = load_targets(config.targets)
+    for target in targets:
+        if not recorded_path(target.path).is_file():  # what is recorded already needs no permission to write
+            require_writable_file(target.metrics)
+    evaluate_all = evaluate_on_voc if is_voc else evaluate_on_dataset
+    results = evaluate_all(targets, config)
     Console().print(terminal_table(results, shown_metrics(results)))
 
 
-def evaluate_on_dataset(config: EvalConfig) -> list[Result]:
+def load_targets(paths: Sequence[Path]) -> list[Target]:
+    """Return the target at each path, one that is named twice once. Raises PipelineError or StoreError."""
+    return list({target.metrics.resolve(): target for target in map(target_of, paths)}.values())
+
+
+def with_distinct_names(targets: Sequence[Target], results: Sequence[Result]) -> list[Result]:
+    """Return the results with names that tell different systems apart; see `distinct_names`."""
+    names = distinct_names([target.candidate for target in targets])
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def evaluate_on_dataset(targets: Sequence[Target], config: EvalConfig) -> list[Result]:
     """Evaluate each target on a packed dataset. Raises as evaluate_targets."""
     dataset = open_dataset(config.dataset)
     for split in SPLITS:
@@ -59,13 +88,14 @@ def evaluate_on_dataset(config: EvalConfig) -> list[Result]:
         raise PipelineError(
             f"{config.dataset}: train and val have different classes; pack both from the same class folders"
         )
-    targets = [target_of(path) for path in config.targets]
+    if problem := label_problem(dataset):  # before anything is embedded
+        raise PipelineError(f"{problem}; evaluation needs a dataset packed from class folders")
     for target in targets:
         require_applicable(target.run, dataset, config)
-    return [evaluate_target(target, dataset, config) for target in targets]
+    return with_distinct_names(targets, [evaluate_target(target, dataset, config) for target in targets])
 
 
-def evaluate_on_voc(config: EvalConfig) -> list[Result]:
+def evaluate_on_voc(targets: Sequence[Target], config: EvalConfig) -> list[Result]:
     """Evaluate each run on a folder of PASCAL VOC.
 
     Raises WrongUse for a cache, a protocol that needs a dataset, or a folder of another layout.
@@ -75,12 +105,13 @@ def evaluate_on_voc(config: EvalConfig) -> list[Result]:
         raise WrongUse(
             f"{', '.join(others)} and VOC's protocols read different kinds of folders: run them separately"
         )
-    targets = [target_of(path) for path in config.targets]
     for target in targets:
         if target.run is None:
             raise WrongUse(f"{target.store} is a store, and VOC needs a run's student: leave it out")
     images = folder_id(config.dataset)
-    return [evaluate_target_on_voc(target, images, config) for target in targets]
+    return with_distinct_names(
+        targets, [evaluate_target_on_voc(target, images, config) for target in targets]
+    )
 
 
 def evaluate_target_on_voc(target: Target, images: str, config: EvalConfig) -> Result:
@@ -89,8 +120,9 @@ def evaluate_target_on_voc(target: Target, images: str, config: EvalConfig) -> R
     metrics: dict[str, float] = {}
     for name in config.protocol:
         metrics |= VOC_PROTOCOLS[name](target.run, config.dataset, config)
-    suffix = f"@{config.dataset.resolve().name}"
-    return record_result(target, metrics, suffix, dataset=images, store=run_store_id(target.run))
+    return record_result(
+        target, metrics, config, dataset=images, store=run_store_id(target.run), folder=config.dataset
+    )
 
 
 def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Result:
@@ -102,25 +134,37 @@ def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Res
     store = embed_run(run, dataset, config) if run else checked_store(open_store(target.store), dataset)
     metrics = dict(scores(store, run, dataset, config))
     is_own = run is None or is_training_dataset(run, dataset)
-    suffix = "" if is_own else f"@{folder_name(dataset)}"
     images = dataset.splits["train"].identity["images"]
-    return record_result(target, metrics, suffix, dataset=images, store=store.id)
+    folder = None if is_own else dataset.path
+    return record_result(target, metrics, config, dataset=images, store=store.id, folder=folder)
 
 
 def record_result(
-    target: Target, metrics: dict[str, float], suffix: str, *, dataset: str, store: str
+    target: Target,
+    metrics: dict[str, float],
+    config: EvalConfig,
+    *,
+    dataset: str,
+    store: str,
+    folder: Path | None,
 ) -> Result:
     """Write the metrics to the target's metrics file and return the result.
 
-    suffix: appended to the metrics' names. dataset, store: ids of the images and of the embeddings.
+    dataset, store: ids of the images and of the embeddings. folder: the dataset's, None for the training dataset; its
+    name becomes part of the metrics' names in the file.
     """
-    origin = provenance() | {"dataset": dataset[:16], "store": store[:16], "seed": target.seed}
+    ids = {"dataset": dataset[:ID_DIGITS], "store": store[:ID_DIGITS]}
+    made_on = provenance() | gpu_record(resolve_device(config.device))
+    origin, recorded = made_on | ids | {"seed": target.seed}, recorded_path(target.path)
+    suffix, place = "", ""
+    if folder:
+        suffix, place = f"@{name_dataset(read_evaluations(recorded), folder, **ids)}", str(folder.resolve())
     named = {f"{metric}{suffix}": value for metric, value in metrics.items()}
-    new = Evaluation(metrics=named, provenance=origin)
+    new = Evaluation(metrics=named, provenance=origin, folder=place)
     try:
-        record_evaluation(target.metrics, name=target.name, role=target.role, new=new)
+        record_evaluation(target.metrics, name=target.name, role=target.role, new=new, earlier=recorded)
     except StoreError:  # a read-only target is fine if the file has these values already
-        if not is_recorded(target.metrics, new):
+        if not is_recorded(recorded, new):
             raise
     return Result(name=target.name, role=target.role, metrics=metrics, provenance=origin)
 

@@ -7,18 +7,20 @@ For large datasets such as Places, the paper uses the `linear` protocol.
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import LabeledFeatures, require_comparable
 from pipeline.evaluate.linear import accuracies
 from pipeline.evaluate.logistic import fit
+from pipeline.runtime.device import CPU
 
 STRENGTHS = tuple(10.0**power for power in range(-1, 5))
 HELD_OUT = 5  # one in five images of a class
 
 
 def evaluate(
-    train: LabeledFeatures, val: LabeledFeatures, *, seed: int = 0, device: str = "cpu"
+    train: LabeledFeatures, val: LabeledFeatures, *, seed: int = 0, device: torch.device = CPU
 ) -> Iterator[tuple[str, float]]:
     """Yield ("transfer", top-1 accuracy on val) and, with more than five classes, ("transfer_top5", top-5 accuracy).
 
@@ -31,7 +33,7 @@ def evaluate(
     yield from accuracies(layer, val, device, "transfer")
 
 
-def best_strength(train: LabeledFeatures, seed: int, device: str) -> float:
+def best_strength(train: LabeledFeatures, seed: int, device: torch.device) -> float:
     """Return the value of STRENGTHS with the best accuracy on the held-out fifth; in a tie, the strongest penalty."""
     fitted, held_out = split(train, seed)
     scores = {}

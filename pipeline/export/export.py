@@ -10,6 +10,7 @@ from pipeline.export.onnx import onnx_model
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
 from pipeline.models.student_file import load_run_student
 from pipeline.results.run_record import read_config
+from pipeline.runtime.outputs import require_writable_file
 from pipeline.settings.commands import EXPORT_FORMATS, ExportConfig
 from pipeline.teachers.licences import teacher_licence, teacher_name
 
@@ -25,17 +26,19 @@ def export_student(config: ExportConfig) -> None:
     Runtime's features differ from PyTorch's.
     """
     file_format = export_format(config)
+    require_writable_file(config.out)
     tensors, metadata = load_safetensors(config.run / "student.safetensors")
     record = read_config(config.run)
     backbone = load_run_student(config.run)
     metadata |= {"teacher": teacher_name(record), "teacher_licence": teacher_licence(record)}
     if file_format == "onnx":
-        write_file(config.out, onnx_model(backbone.module, metadata, half=config.half))
+        write_file(config.out, onnx_model(backbone.module, metadata, half=config.half), resumes=False)
     else:
-        save_safetensors(config.out, to_float16(tensors) if config.half else tensors, metadata)
+        written = to_float16(tensors) if config.half else tensors
+        save_safetensors(config.out, written, metadata, resumes=False)
     exported = Exported(run=config.run, file=config.out, half=config.half, record=record, student=metadata)
     card = config.out.with_name(f"{config.out.name}.card.md")
-    write_file(card, model_card(exported, backbone.preprocessing.identity()).encode())
+    write_file(card, model_card(exported, backbone.preprocessing.identity()).encode(), resumes=False)
     size = config.out.stat().st_size / 1e6
     facts = f"{metadata['student']}, {metadata['dim']}-d at {metadata['image_size']} px, {size:.1f} MB"
     print(f"{config.out}: {facts}; its model card is {card}")

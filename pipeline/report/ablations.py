@@ -4,26 +4,40 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.report import paper
 from pipeline.report.figures import Plot, Series, line_plot
-from pipeline.report.systems import NOT_COMPARED, System
+from pipeline.report.systems import System
+from pipeline.results.distinct_names import identity
 
 METRIC = "nn1"
 
 
 def plots(systems: Sequence[System]) -> list[Plot]:
-    """Plot accuracy over temperature and over anchors; without runs that differ in one, only the paper's curve."""
+    """Plot accuracy over temperature and over anchors, each if there are runs that differ in it alone.
+
+    Raises PipelineError if there are none.
+    """
     anchors = {float(count): accuracy for count, accuracy in paper.ANCHORS.items()}
-    return [
-        plot(systems, "tau", paper.TAU, title="Temperature", x="temperature τ"),
-        plot(systems, "anchors", anchors, title="Anchors", x="anchors K"),
+    found = [
+        plot(groups(systems, "tau"), paper.TAU, title="Temperature", x="temperature τ"),
+        plot(groups(systems, "anchors"), anchors, title="Anchors", x="anchors K"),
     ]
+    shown = [each for each in found if each]
+    if not shown:
+        raise PipelineError(
+            "no two evaluated runs here differ only in their temperature or number of anchors; the appendix has the "
+            "paper's values"
+        )
+    return shown
 
 
 def plot(
-    systems: Sequence[System], setting: str, published: Mapping[float, float], *, title: str, x: str
-) -> Plot:
-    """Plot 1-NN accuracy over one setting, with a line per group of runs that differ only in it and in their seeds."""
+    found: Mapping[str, Mapping[float, list[float]]], published: Mapping[float, float], *, title: str, x: str
+) -> Plot | None:
+    """Plot 1-NN accuracy over one setting, a line per group of runs beside the paper's; None without any group."""
+    if not found:
+        return None
     lines = [
         Series(
             name="paper (25 % of ImageNet)",
@@ -34,11 +48,8 @@ def plot(
             dashed=True,
         )
     ]
-    found = groups(systems, setting)
     lines += [measured(name, points, hue) for hue, (name, points) in enumerate(found.items())]
     caption = "1-NN accuracy. Paper: trained on 25 % of ImageNet, values read off its plot."
-    if not found:
-        caption += f" No two runs here differ in {x} alone."
     ticks = sorted({*published, *(value for points in found.values() for value in points)})
     return line_plot(lines, title=title, caption=caption, x=x, y="1-NN accuracy (%)", ticks=_spaced(ticks))
 
@@ -67,11 +78,10 @@ def groups(systems: Sequence[System], setting: str) -> dict[str, dict[float, lis
         value = positive(system.settings.get(setting))
         if value is None or system.result is None or METRIC not in system.result.metrics:
             continue
-        others = {key: own for key, own in system.settings.items() if key not in (setting, *NOT_COMPARED)}
+        others = {key: identity(own) for key, own in system.compared.items() if key != setting}
         key = repr((sorted(others.items()), system.role, system.result.provenance.get("dataset")))
-        names.setdefault(
-            key, f"{others.get('student', '')} {others.get('objective', '')}".strip() or system.name
-        )
+        parts = [str(system.settings[part]) for part in ("student", "objective") if part in system.settings]
+        names.setdefault(key, " ".join(parts) or system.name)
         found.setdefault(key, {}).setdefault(value, []).append(100 * system.result.metrics[METRIC])
     kept = [(names[key], dict(sorted(points.items()))) for key, points in found.items() if len(points) > 1]
     all_names = [name for name, _ in kept]

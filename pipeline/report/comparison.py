@@ -96,8 +96,10 @@ def compare_with_paper(systems: Sequence[System]) -> list[Comparison]:
     Raises PipelineError if there is none.
     """
     comparisons = []
-    for name in dict.fromkeys(system.name for system in systems):
-        members = [system for system in systems if system.name == name and system.result]
+    for name, role in dict.fromkeys((system.name, system.role) for system in systems):
+        members = [
+            system for system in systems if (system.name, system.role) == (name, role) and system.result
+        ]
         row = row_of(members[0], systems) if members else None
         if row is not None:
             comparisons += _compare(row, name, members)

@@ -31,7 +31,7 @@ def lineage(systems: Sequence[System], dataset: Dataset | None) -> Lineage:
     keys = dict.fromkeys(key for run in runs for key in run.record["config"] if key != "run")
     return Lineage(
         dataset=dataset_facts(systems, dataset),
-        caches={store.id[:SHORT]: cache_facts(store) for store in stores if store},
+        caches=caches_of([store for store in stores if store]),
         systems=[(system.title, system_facts(system)) for system in systems],
         settings={key: [plain(run.record["config"].get(key, "-")) for run in runs] for key in keys},
         runs=[run.title for run in runs],
@@ -48,6 +48,15 @@ def dataset_facts(systems: Sequence[System], dataset: Dataset | None) -> Facts:
         classes = f", {len(split.classes):,} classes" if split.classes else ""
         facts[name] = f"{split.rows:,} images{classes}, id {split.identity['images'][:SHORT]}"
     return facts
+
+
+def caches_of(stores: Sequence[Store]) -> dict[str, Facts]:
+    """Return the facts about each cache by its id; caches of one teacher, which share it, also by their paths."""
+    caches: dict[str, Facts] = {}
+    for path, store in {store.path.resolve(): store for store in stores}.items():
+        id = store.id[:SHORT]
+        caches[f"{id}, {path.name}" if id in caches else id] = cache_facts(store)
+    return caches
 
 
 def cache_facts(store: Store) -> Facts:

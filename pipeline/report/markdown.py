@@ -1,11 +1,13 @@
 """A table of the results of runs, caches and sweeps in a Markdown file, with its provenance."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.results.markdown_file import has_markers, write_into
-from pipeline.results.records import Result, load_metrics, metrics_path
+from pipeline.report.systems import System, load_system, with_distinct_names
+from pipeline.results.markdown_file import has_markers, require_markers, write_into
+from pipeline.results.metrics_file import recorded_path
+from pipeline.results.records import Result, is_store, load_metrics, metrics_path
 from pipeline.results.table import markdown_table, provenance_lines
 from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 
@@ -16,14 +18,18 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
     The provenance follows below the table, or goes between markers `name`-provenance if `out` has them.
     Raises WrongUse when `out` lacks the markers, or a target other than a sweep is not evaluated yet.
     """
-    results, notes = [], []
+    require_markers(out, name)
+    systems: dict[Path, System] = {}
+    notes = []
     for target in targets:
         if target.suffix == ".toml":
             recipe = read_recipe(target)
-            results += list(sweep_results(recipe))
+            # as part of a sweep, a run has its row's name, also if it is named on its own before
+            systems |= sweep_systems(recipe)
             notes.append(f"{progress(recipe)}: `python cli.py sweep {target}`.")
         else:
-            results.append(load_metrics(metrics_path(target)))
+            systems.setdefault(metrics_path(target).resolve(), evaluated_system(target))
+    results = [system.result for system in with_distinct_names([*systems.values()]) if system.result]
     lines = "\n".join(provenance_lines([result for result in results if result.metrics]))
     parts = [markdown_table(results).rstrip(), *notes]
     if has_markers(out, f"{name}-provenance"):
@@ -33,24 +39,42 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
     write_into(out, name, "\n\n".join(parts))
 
 
-def sweep_results(recipe: SweepRecipe) -> Iterator[Result]:
-    """Yield the results of a sweep's reference stores and trials in the recipe's order; without metrics if pending."""
+def evaluated_system(target: Path) -> System:
+    """Load a run, a cache or a metrics file; its metrics are enough. Raises WrongUse if there are none."""
+    path = recorded_path(target)
+    load_metrics(path)
+    is_there = (target / "config.json").exists() or is_store(target)
+    return load_system(target if is_there else path)
+
+
+def sweep_systems(recipe: SweepRecipe) -> dict[Path, System]:
+    """Return a sweep's reference stores and trials in the recipe's order, by the path of their own metrics.
+
+    A row without a finished trial has a result without metrics.
+    """
+    systems = {}
     for store in recipe.references:
-        record = recipe.result_path(store.stem)
-        yield load_metrics(record) if record.exists() else Result(name=store.stem, metrics={})
+        record = recipe.reference_path(store)
+        found = load_system(record) if record.exists() else pending(store, store.stem)
+        systems[metrics_path(store).resolve()] = found
     done = {trial.row for trial in recipe.trials if recipe.result_path(trial.name).exists()}
-    pending: set[str] = set()
     for trial in recipe.trials:
-        record = recipe.result_path(trial.name)
+        run, record = recipe.runs / trial.name, recipe.result_path(trial.name)
         if record.exists():
-            yield load_metrics(record)
-        elif trial.row not in done | pending:
-            pending.add(trial.row)
-            yield Result(name=trial.row, metrics={})
+            systems[metrics_path(run).resolve()] = load_system(record)
+        elif trial.row not in done:
+            done.add(trial.row)
+            systems[metrics_path(run).resolve()] = pending(run, trial.row)
+    return systems
+
+
+def pending(path: Path, name: str) -> System:
+    """Return a system that is not evaluated yet."""
+    return System(path=path, name=name, role="student", result=Result(name=name, metrics={}))
 
 
 def progress(recipe: SweepRecipe) -> str:
     """Describe how many trials are done and how long they took."""
     records = [record for trial in recipe.trials if (record := recipe.result_path(trial.name)).exists()]
-    hours = sum(json.loads(record.read_text())["seconds"] for record in records) / 3600
+    hours = sum(json.loads(record.read_text(encoding="utf-8"))["seconds"] for record in records) / 3600
     return f"{len(records)} of {len(recipe.trials)} trials, {hours:.1f} hours of one process"

@@ -22,6 +22,7 @@ from pipeline.report.lineage import lineage
 from pipeline.report.markdown import write_report
 from pipeline.report.selection import require_splits, student_stores, teacher_stores
 from pipeline.report.systems import System, load_systems
+from pipeline.runtime.outputs import require_writable_file
 from pipeline.runtime.provenance import commit
 from pipeline.settings.commands import ReportConfig
 
@@ -47,10 +48,10 @@ def report(config: ReportConfig) -> None:
     if config.out.suffix == ".md":
         write_report(config.targets, config.out, config.name)
     elif config.out.suffix == ".html":
+        require_writable_file(config.out)
         page = render(config)
-        config.out.parent.mkdir(parents=True, exist_ok=True)
         # file names may have bytes that are not text; these are shown as escapes
-        write_file(config.out.resolve(), page.encode("utf-8", "backslashreplace"))
+        write_file(config.out.resolve(), page.encode("utf-8", "backslashreplace"), resumes=False)
         print(f"wrote {config.out}, {len(page) / 1e6:.1f} MB; open it in a browser")
     else:
         raise WrongUse(

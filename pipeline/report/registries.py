@@ -67,6 +67,8 @@ def print_check(path: Path) -> None:
         entry = TEACHERS.get(fit.teacher)
         print(f"\n{fit.teacher}: {entry.description if entry else fit.architecture}")
         print(f"  layout        {fit.layout}")
+        if fit.prefix:
+            print(f"  prefix        {fit.prefix!r}, removed from every name")
         print(f"  architecture  {fit.architecture}")
         print(f"  input         {entry.input if entry else 'of the torchvision model for these weights'}")
         print(f"  unused        {join_names(fit.unused) or 'nothing'}")
@@ -88,4 +90,13 @@ def defaults_of(entry: ObjectiveEntry) -> str:
         parts.append(f"tau {entry.tau}")
     if entry.student_tau:
         parts.append(f"student-tau {entry.student_tau}")
-    return ", ".join([*parts, f"lr {entry.lr}", entry.schedule])
+    rates = f"lr {entry.lr}"
+    if entry.mobilenet_lr:
+        rates += f" ({entry.mobilenet_lr} for MobileNetV2)"
+    if entry.scales_lr:
+        rates += f" per {entry.batch_size} images of a batch"
+    own = {"batch": entry.batch_size, "epochs": entry.epochs, "wd": entry.wd}
+    usual = {"batch": ObjectiveEntry.batch_size, "epochs": ObjectiveEntry.epochs, "wd": ObjectiveEntry.wd}
+    parts += [f"{name} {value:g}" for name, value in own.items() if value != usual[name]]
+    optimizer = [entry.optimizer] if entry.optimizer != ObjectiveEntry.optimizer else []
+    return ", ".join([*parts, rates, *optimizer, entry.schedule])

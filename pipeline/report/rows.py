@@ -3,9 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import IdentityMismatch
-from cache.identity import identity_difference
 from cache.reader import Split, Store
+from pipeline.images.beton_check import require_same_identity
 from pipeline.images.dataset import DatasetSplit
 from pipeline.neighbours import knn
 
@@ -15,9 +14,7 @@ BLOCK_ROWS = 16_384
 def open_split(store: Store, dataset: DatasetSplit) -> Split:
     """Return the store's split of these images. Raises StoreError if it is incomplete or of other images."""
     split = store.split(dataset.name)
-    differences = identity_difference(dataset.identity, split.dataset)
-    if differences:
-        raise IdentityMismatch(f"{store.path} was made from another dataset: {'; '.join(differences)}")
+    require_same_identity(split, dataset)
     split.require_complete()
     return split
 

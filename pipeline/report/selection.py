@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from cache.identity import identity_difference
 from cache.reader import Store
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
 from pipeline.report.systems import System, teacher_store
 
+ID_DIGITS = 8
 STUDENTS = 4  # shown at most
 
 
@@ -27,7 +27,8 @@ def teacher_stores(systems: Sequence[System], dataset: Dataset) -> dict[str, Sto
     for run in systems:
         store = teacher_store(run, systems)
         if store and is_of(store, dataset) and all(store.id != other.id for other in found.values()):
-            found[f"teacher {store.origin.get('name', store.teacher['architecture'])}"] = store
+            name = f"teacher {store.origin.get('name', store.teacher['architecture'])}"
+            found[f"{name} ({store.id[:ID_DIGITS]})" if name in found else name] = store
     return found
 
 
@@ -49,5 +50,5 @@ def student_stores(systems: Sequence[System], dataset: Dataset) -> dict[str, Sto
 
 def is_of(store: Store, dataset: Dataset) -> bool:
     """Whether a store's train split is of this dataset."""
-    identity = dataset.splits["train"].identity
-    return "train" in store.splits and not identity_difference(identity, store.split("train").dataset)
+    train = dataset.splits["train"]
+    return "train" in store.splits and not train.difference_from(store.split("train").dataset)

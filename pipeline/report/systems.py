@@ -9,16 +9,12 @@ from typing import Any
 from cache.errors import StoreError
 from cache.reader import Store, open_store
 from pipeline.errors import WrongUse
-from pipeline.results.metrics_file import Evaluation, read_evaluations
+from pipeline.results.distinct_names import Candidate, distinct_names
+from pipeline.results.metrics_file import Evaluation, read_evaluations, recorded_path
 from pipeline.results.records import Result, load_metrics, metrics_path
-from pipeline.results.run_record import FREE_SETTINGS, modernized, read_config
-from pipeline.results.targets import target_of
-from pipeline.settings.field import defaults
-from pipeline.settings.training import DistillConfig, PretrainConfig
+from pipeline.results.run_record import read_config
+from pipeline.results.targets import NOT_COMPARED, run_settings, target_of
 from pipeline.sweeps.recipe import read_recipe
-
-CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
-NOT_COMPARED = (*FREE_SETTINGS, "seed")  # settings that do not make a different system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +29,26 @@ class System:
     evaluations: Sequence[Evaluation] = ()  # that the result consists of
     record: Mapping[str, Any] = field(default_factory=dict)  # config.json of a run
     settings: Mapping[str, Any] = field(default_factory=dict)  # of a run, or of a sweep's metrics file
+    compared: Mapping[str, Any] = field(default_factory=dict)  # what tells it from others of the same name
 
     @property
     def seed(self) -> int | None:
         """The seed of the training, None if it was not trained here."""
         seed: int | None = self.settings.get("seed")
         return seed if seed is not None or self.result is None else self.result.provenance.get("seed")
+
+    @property
+    def candidate(self) -> Candidate:
+        """The system as one that needs a name in a table."""
+        dataset = self.result.provenance.get("dataset") if self.result else None
+        return Candidate(
+            name=self.name,
+            role=self.role,
+            path=self.path,
+            seed=self.seed,
+            dataset=dataset,
+            settings=self.compared,
+        )
 
     @property
     def title(self) -> str:
@@ -55,58 +65,72 @@ class System:
 
 
 def load_systems(targets: Sequence[Path]) -> list[System]:
-    """Load the targets; a sweep's recipe means all of its trials.
+    """Load the targets; a sweep's recipe means all of its trials. What is named twice is loaded once.
 
-    Runs with the same name that differ in a setting get it appended to their names.
+    Different systems get distinct names, see `distinct_names`.
     Raises WrongUse for a target of another kind, PipelineError for a damaged record.
     """
-    systems: list[System] = []
+    systems: dict[Path, System] = {}
     for target in targets:
-        systems += _load_sweep(target) if target.suffix == ".toml" else [_load(target)]
-    return _with_distinct_names(systems)
+        if target.suffix == ".toml":
+            # as part of a sweep, a run has its row's name, also if it is named on its own before
+            systems |= {metrics_path(system.path).resolve(): system for system in _load_sweep(target)}
+        else:
+            systems.setdefault(metrics_path(target).resolve(), load_system(target))
+    return with_distinct_names(list(systems.values()))
 
 
 def teacher_store(run: System, systems: Sequence[System]) -> Store | None:
-    """Return the cache that a run was trained from, among the systems or at its recorded path; None if it is gone."""
+    """Return the cache that a run was trained from, among the systems or at its recorded path; None if it is gone.
+
+    Caches of one teacher share their id: one of the run's images is preferred.
+    """
     cache_id = run.record.get("made_of", {}).get("cache")
     if not cache_id:
         return None
-    for other in systems:
-        if other.store and other.store.id == cache_id:
-            return other.store
-    return _open_if_exists(Path(run.settings["cache"]), cache_id) if "cache" in run.settings else None
+    found = [other.store for other in systems if other.store and other.store.id == cache_id]
+    same = [
+        store for store in found if "train" in store.splits and store.split("train").dataset == run.images
+    ]
+    if "cache" in run.settings and not same:
+        same = [store for store in [_open_if_exists(Path(run.settings["cache"]), cache_id)] if store]
+    return next(iter([*same, *found]), None)
 
 
 def _load_sweep(path: Path) -> Iterator[System]:
     """Yield a sweep's existing reference stores and trials; a trial is named by its row."""
     recipe = read_recipe(path)
     for store in recipe.references:
-        if store.is_dir():
-            yield _load(store)
+        metrics = recipe.reference_path(store)
+        if store.is_dir() or metrics.is_file():
+            yield load_system(store if store.is_dir() else metrics)
     for trial in recipe.trials:
         run, metrics = recipe.runs / trial.name, recipe.result_path(trial.name)
         if (run / "config.json").is_file():
-            yield replace(_load(run), name=trial.row)
+            yield replace(load_system(run), name=trial.row)
         elif metrics.is_file():
-            yield _load(metrics)
+            yield load_system(metrics)
 
 
-def _load(path: Path) -> System:
+def load_system(path: Path) -> System:
+    """Load a run, a cache or a metrics file. Raises as `load_systems`."""
     if path.suffix == ".json":
         result, content = load_metrics(path), json.loads(path.read_text(encoding="utf-8"))
+        settings = {key.replace("-", "_"): value for key, value in content.get("settings", {}).items()}
         return System(
             path=path,
             name=result.name,
             role=result.role,
             result=result,
             evaluations=read_evaluations(path),
-            settings=content.get("settings", {}),
+            settings=settings,
+            compared={key: value for key, value in settings.items() if key not in NOT_COMPARED},
         )
     if not path.is_dir():
         raise WrongUse(f"there is no {path}; name run folders, caches, metrics files or sweep recipes")
     target = target_of(path)
     record = read_config(path) if target.run else {}
-    metrics = metrics_path(path)
+    metrics = recorded_path(path)
     return System(
         path=path,
         name=target.name,
@@ -115,14 +139,9 @@ def _load(path: Path) -> System:
         store=_open_if_exists(target.store),
         evaluations=read_evaluations(metrics),
         record=record,
-        settings=_settings(record) if record else {},
+        settings=run_settings(record) if record else {},
+        compared=target.compared,
     )
-
-
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings, with defaults for those that were added after it was created."""
-    plain: dict[str, Any] = json.loads(json.dumps(defaults(CONFIGS[record["command"]])))
-    return {**plain, **modernized(record["config"])}
 
 
 def _open_if_exists(path: Path, store_id: str | None = None) -> Store | None:
@@ -134,21 +153,10 @@ def _open_if_exists(path: Path, store_id: str | None = None) -> Store | None:
     return store if store_id in (None, store.id) else None
 
 
-def _with_distinct_names(systems: list[System]) -> list[System]:
-    renamed = []
-    for system in systems:
-        namesakes = [other for other in systems if (other.name, other.role) == (system.name, system.role)]
-        name = ", ".join([system.name, *_differing([other.settings for other in namesakes], system.settings)])
-        result = system.result and replace(system.result, name=name)
-        renamed.append(replace(system, name=name, result=result))
-    return renamed
-
-
-def _differing(namesakes: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> list[str]:
-    """Return a system's settings that differ among its namesakes, such as ["tau 0.02"]."""
-    differing = []
-    for key in own:
-        values = {repr(settings[key]) for settings in namesakes if key in settings}
-        if key not in NOT_COMPARED and len(values) > 1:
-            differing.append(f"{key} {own[key]}")
-    return differing
+def with_distinct_names(systems: Sequence[System]) -> list[System]:
+    """Return the systems, and their results, with names that tell different ones apart; see `distinct_names`."""
+    names = distinct_names([system.candidate for system in systems])
+    return [
+        replace(system, name=name, result=system.result and replace(system.result, name=name))
+        for system, name in zip(systems, names, strict=True)
+    ]

@@ -11,6 +11,7 @@ from pipeline.errors import PipelineError, WrongUse, suggest
 
 FORMAT = 1
 ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
+METRICS = ".metrics.json"
 AGAIN = "run `python cli.py eval` again to replace it"
 
 
@@ -57,7 +58,19 @@ def load_metrics(path: Path) -> Result:
 
 
 def metrics_path(target: Path) -> Path:
-    """Return the path of the metrics of a run, a cache or a metrics file."""
+    """Return the path of the metrics of a run, a cache or a metrics file; of a path where nothing is, by its suffix.
+
+    A cache NAME.zarr has NAME.metrics.json beside it, one with any other name NAME.metrics.json with NAME in full.
+    """
     if target.suffix == ".json":
         return target
-    return target.with_suffix(".metrics.json") if target.suffix == ".zarr" else target / "metrics.json"
+    if (target / "config.json").exists():
+        return target / "metrics.json"
+    if target.suffix == ".zarr":
+        return target.with_suffix(METRICS)
+    return target.with_name(target.name + METRICS) if is_store(target) else target / "metrics.json"
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a store at a path, sound or not."""
+    return (path / "zarr.json").exists()

@@ -28,31 +28,50 @@ def open_run(
     config: dict[str, Any],
     made_of: dict[str, Any],
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    replaceable: bool = False,
+    gpu: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Create the run folder and its config.json, or check that the existing one is of the same run.
 
     made_of: identities of the run's inputs. defaults: values of settings that were added after the run was created.
+    replaceable: the record of another run is overwritten, because nothing was trained from it.
+    gpu: added to the provenance, see `gpu_record`.
     Raises PipelineError naming every difference.
     """
-    expected = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
     path = run / "config.json"
-    if not path.exists():
-        text = json.dumps({**expected, "provenance": provenance()}, indent=1)
-        write_file(path, (text + "\n").encode())
-        return
-    found = read_config(run)
-    found["config"] = {**defaults, **modernized(found["config"])}
-    differences = identity_difference(fixed_part(expected), fixed_part(found))
-    if differences:
+    differences = record_differences(run, command, config, made_of, defaults) if path.exists() else []
+    if differences and not replaceable:
         raise PipelineError(
             f"{run} holds another run ({'; '.join(differences)}): name a new folder, or repeat its settings"
         )
+    if differences or not path.exists():
+        record = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
+        text = json.dumps({**record, "provenance": {**provenance(), **gpu}}, indent=1)
+        write_file(path, (text + "\n").encode())
+
+
+def record_differences(
+    run: Path,
+    command: str,
+    config: dict[str, Any],
+    made_of: dict[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
+    """Return how the run recorded in a folder differs from the one described, as for `open_run`; [] if it is the same.
+
+    Raises PipelineError for a damaged record.
+    """
+    found = read_config(run)
+    found["config"] = {**defaults, **modernized(found["config"])}
+    expected = {"format": FORMAT, "command": command, "config": config, "made_of": made_of}
+    return identity_difference(fixed_part(expected), fixed_part(found))
 
 
 def read_config(run: Path) -> dict[str, Any]:
     """Read a run folder's config.json. Raises PipelineError if it is missing, damaged or of another format."""
     try:
-        found = json.loads((run / "config.json").read_text())
+        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PipelineError(f"{run} is not a run folder: its config.json cannot be read ({error})") from error
     version = found.get("format") if isinstance(found, dict) else None

@@ -29,7 +29,7 @@ class _Cell:
 class _Row:
     name: str
     role: str
-    cells: dict[str, _Cell]  # by title
+    cells: dict[str, _Cell]  # by metric
 
 
 def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = MappingProxyType(TITLES)) -> Table:
@@ -71,9 +71,9 @@ def gap_closed(student: float, untrained: float, teacher: float) -> float | None
 def provenance_lines(results: Sequence[Result]) -> list[str]:
     """Return Markdown list items: what all systems share, then one item per system. Raises as terminal_table."""
     facts = {}
-    for (name, _), members in _systems(results).items():
+    for system, members in _systems(results).items():
         keys = dict.fromkeys(key for member in members for key in member.provenance)
-        facts[name] = {key: _distinct(member.provenance.get(key) for member in members) for key in keys}
+        facts[system] = {key: _distinct(member.provenance.get(key) for member in members) for key in keys}
     shared: dict[str, str] = {}
     if len(facts) > 1:
         first, *others = facts.values()
@@ -81,7 +81,7 @@ def provenance_lines(results: Sequence[Result]) -> list[str]:
             key: value for key, value in first.items() if all(other.get(key) == value for other in others)
         }
     lines = [f"- all: {_fields(shared)}"] if shared else []
-    for name, values in facts.items():
+    for (name, _), values in facts.items():
         own = {key: value for key, value in values.items() if key not in shared}
         lines.append(f"- {name}: {_fields(own) if values else 'nothing recorded'}")
     return lines
@@ -100,9 +100,10 @@ def table_cells(
     """
     rows = [_row(name, role, members, metrics) for (name, role), members in _systems(results).items()]
     _add_gap(rows)
-    titles = [*metrics.values()] + [GAP] * any(GAP in row.cells for row in rows)
-    best = {title: _best(rows, title) for title in titles}
-    return titles, [(row.name, [_marked(row, title, best[title]) for title in titles]) for row in rows]
+    shown = dict(metrics) | ({GAP: GAP} if any(GAP in row.cells for row in rows) else {})
+    best = {metric: _best(rows, metric) for metric in shown}
+    lines = [(row.name, [_marked(row, metric, best[metric]) for metric in shown]) for row in rows]
+    return [*shown.values()], lines
 
 
 def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -128,10 +129,10 @@ def _systems(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
 
 def _row(name: str, role: str, members: Sequence[Result], metrics: Mapping[str, str]) -> _Row:
     cells = {}
-    for metric, title in metrics.items():
+    for metric in metrics:
         values = [100 * member.metrics[metric] for member in members if metric in member.metrics]
         if values:
-            cells[title] = _cell(values)
+            cells[metric] = _cell(values)
     return _Row(name, role, cells)
 
 
@@ -143,27 +144,29 @@ def _cell(values: Sequence[float]) -> _Cell:
 
 
 def _add_gap(rows: Sequence[_Row]) -> None:
-    scored = [row for row in rows if TITLES["nn1"] in row.cells]
+    scored = [row for row in rows if "nn1" in row.cells]
     teachers, untrained = ([row for row in scored if row.role == role] for role in ("teacher", "untrained"))
     if len(teachers) != 1 or len(untrained) != 1:
         return
-    ends = untrained[0].cells[TITLES["nn1"]].mean, teachers[0].cells[TITLES["nn1"]].mean
+    ends = untrained[0].cells["nn1"].mean, teachers[0].cells["nn1"].mean
     for row in scored:
-        gap = gap_closed(row.cells[TITLES["nn1"]].mean / 100, ends[0] / 100, ends[1] / 100)
+        gap = gap_closed(row.cells["nn1"].mean / 100, ends[0] / 100, ends[1] / 100)
         if gap is not None and row.role not in ("teacher", "untrained"):
             row.cells[GAP] = _cell([100 * gap])
 
 
-def _marked(row: _Row, title: str, best: float | None) -> tuple[str, bool]:
-    cell = row.cells.get(title)
+def _marked(row: _Row, metric: str, best: float | None) -> tuple[str, bool]:
+    cell = row.cells.get(metric)
     if cell is None:
         return MISSING if row.cells else PENDING, False
     return cell.text, row.role != "teacher" and round(cell.mean, 1) == best
 
 
-def _best(rows: Iterable[_Row], title: str) -> float | None:
+def _best(rows: Iterable[_Row], metric: str) -> float | None:
     # rounded as shown: equal text is equally good
-    means = [round(row.cells[title].mean, 1) for row in rows if row.role != "teacher" and title in row.cells]
+    means = [
+        round(row.cells[metric].mean, 1) for row in rows if row.role != "teacher" and metric in row.cells
+    ]
     return max(means, default=None)
 
 

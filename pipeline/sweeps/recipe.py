@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WrongUse, suggest
+from pipeline.settings.commands import PROTOCOLS
+from pipeline.settings.local_path import local_path
 from pipeline.settings.toml_file import from_values
 from pipeline.settings.training import DistillConfig, PretrainConfig
 
@@ -44,8 +46,24 @@ class SweepRecipe:
     trials: tuple[Trial, ...]
 
     def result_path(self, name: str) -> Path:
-        """Return the path of the metrics of a trial, or of a reference store by the stem of its path."""
+        """Return the path of the metrics of a trial."""
         return self.results / f"{name}.json"
+
+    def reference_path(self, store: Path) -> Path:
+        """Return the path of the metrics of a reference store."""
+        return self.result_path(self.reference_name(store))
+
+    def reference_name(self, store: Path) -> str:
+        """Return a reference's name: its path's stem, or as much of its path as no other reference or trial has."""
+        others = {name for other in self.references if other != store for name in path_ends(other)}
+        others |= {trial.name for trial in self.trials}
+        return next(name for name in path_ends(store) if name not in others)
+
+
+def path_ends(store: Path) -> list[str]:
+    """Return a path's stem, its name, its parent's name and its own, and so on: c, c.zarr, caches-c.zarr."""
+    parts = store.resolve().parts
+    return [store.stem, *("-".join(parts[-count:]) for count in range(1, len(parts) + 1))]
 
 
 def read_recipe(path: Path) -> SweepRecipe:
@@ -62,7 +80,7 @@ def read_recipe(path: Path) -> SweepRecipe:
     Raises WrongUse for a missing or malformed file, an unknown key, a wrong value, or two trials with the same name.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # ValueError: not TOML, or not text
         raise WrongUse(f"cannot read the recipe {path}: {error}") from error
     known = [field.name for field in fields(SweepRecipe) if field.name != "trials"]
@@ -70,16 +88,22 @@ def read_recipe(path: Path) -> SweepRecipe:
     for key in content:
         if key not in known:
             raise WrongUse(f"{path}: unknown key {key!r}{suggest(key, known)}")
-    folders = {key: Path(_get(content, key, str, path)) for key in ("dataset", "cache", "runs")}
+    folders = {key: _path(content, key, path) for key in ("dataset", "cache", "runs")}
     trials = tuple(_trials(content, path))
+    results = _path(content, "results", path, default=str(folders["runs"] / "results"))
     for number, trial in enumerate(trials):
+        if folders["runs"] / trial.name == results:
+            raise WrongUse(
+                f"{path}: a trial is named {trial.name!r}, as the folder of the results; rename its row"
+            )
         if trial.name in (other.name for other in trials[:number]):
             raise WrongUse(f"{path}: two trials are named {trial.name!r}; give the rows different names")
+    references = [local_path(store) for store in _get(content, "references", list, path, default=[])]
     return SweepRecipe(
         **folders,
-        results=Path(_get(content, "results", str, path, default=str(folders["runs"] / "results"))),
-        protocol=tuple(_get(content, "protocol", list, path, default=["nn", "linear", "ca"])),
-        references=tuple(Path(store) for store in _get(content, "references", list, path, default=[])),
+        results=results,
+        protocol=_protocols(content, path),
+        references=tuple({store.resolve(): store for store in references}.values()),
         trials=trials,
     )
 
@@ -108,7 +132,8 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
     name = str(row.get("name", settings.get("objective", command)))
     from_values(CONFIGS[command], settings, f"{path}: {name}")
     tags = [_tag(key, value) for key, value in point.items() if key not in own and value is not False]
-    label = " ".join([*(tag for tag in tags if not tag.startswith(SEED)), name])
+    seed = _tag(SEED, point.get(SEED))
+    label = " ".join([*(tag for tag in tags if tag != seed), name])
     folder = "-".join([name, *tags]).replace("/", "-").replace(" ", "-")
     return Trial(row=label, name=folder, command=command, settings=settings)
 
@@ -120,6 +145,18 @@ def _tag(key: str, value: Any) -> str:
     return value if isinstance(value, str) and not value.isdecimal() else f"{key}{value}"
 
 
+def _protocols(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Return the protocols of a recipe. Raises WrongUse for one that cannot evaluate a run on its own images."""
+    names = _get(content, "protocol", list, path, default=["nn", "linear", "ca"])
+    known = [name for name in PROTOCOLS if name != "transfer"]
+    for name in names:
+        if name not in known:
+            raise WrongUse(
+                f"{path}: protocol: expected some of {', '.join(known)}, found {name!r}{suggest(name, known)}"
+            )
+    return tuple(names)
+
+
 def _get(content: Mapping[str, Any], key: str, kind: type, path: Path, default: Any = None) -> Any:
     """Return the value of a key. Raises WrongUse if it is not of the kind."""
     value = content.get(key, default)
@@ -128,6 +165,11 @@ def _get(content: Mapping[str, Any], key: str, kind: type, path: Path, default: 
     if isinstance(value, list) and key in STRING_LISTS and not all(isinstance(item, str) for item in value):
         raise WrongUse(f"{path}: expected a list of strings for {key!r}, found {value!r}")
     return value
+
+
+def _path(content: Mapping[str, Any], key: str, path: Path, default: Any = None) -> Path:
+    """Return the value of a key as a path. Raises WrongUse if it is no string, or a URL."""
+    return local_path(_get(content, key, str, path, default))
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:

@@ -16,9 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from cache.durable import write_file
+from cache.errors import StoreError
 from cache.lock import held
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.results.records import metrics_path
+from pipeline.images.dataset import open_dataset
+from pipeline.images.labelled import label_problem
+from pipeline.results.metrics_file import is_of_store, recorded_path
+from pipeline.results.records import load_metrics, metrics_path
+from pipeline.runtime.outputs import require_writable_folder
 from pipeline.settings.commands import SweepConfig
 from pipeline.sweeps.recipe import SweepRecipe, Trial, flags, read_recipe
 
@@ -41,6 +46,11 @@ def sweep(config: SweepConfig) -> None:
     ]
     if not trials:
         raise WrongUse(f"no trial of {config.recipe} has {' or '.join(config.only)} in its name")
+    if any(not recipe.result_path(trial.name).exists() for trial in trials):
+        if problem := label_problem(open_dataset(recipe.dataset)):
+            raise PipelineError(f"{problem}; a sweep evaluates its runs, which needs labels in train and val")
+        for folder in (recipe.runs, recipe.results):
+            require_writable_folder(folder)
     recipe.runs.mkdir(parents=True, exist_ok=True)
     failed, elsewhere = [], []
     for store in recipe.references:
@@ -78,7 +88,7 @@ def run_trial(recipe: SweepRecipe, trial: Trial, launcher: str | None) -> bool:
                 [*program, str(CLI), trial.command, recipe.dataset, *stores, run, *flags(trial.settings)], log
             )
             call([*eval_command(recipe), run], log)
-            metrics = json.loads(metrics_path(run).read_text())
+            metrics = json.loads(metrics_path(run).read_text(encoding="utf-8"))
             seconds = round(training_seconds(run))
             write_json(record, metrics | {"name": trial.row, "settings": trial.settings, "seconds": seconds})
     return mine
@@ -86,10 +96,21 @@ def run_trial(recipe: SweepRecipe, trial: Trial, launcher: str | None) -> bool:
 
 def evaluate_reference(recipe: SweepRecipe, store: Path) -> None:
     """Evaluate a reference store unless that is done."""
-    record = recipe.result_path(store.stem)
+    record = recipe.reference_path(store)
+    if not is_recorded(record, store):
+        call([*eval_command(recipe), store], recipe.runs / f"{record.stem}.log")
+        write_json(record, json.loads(recorded_path(store).read_text(encoding="utf-8")))
+
+
+def is_recorded(record: Path, store: Path) -> bool:
+    """Whether the metrics exist and are of this store; those of a store that cannot be opened now count as its own."""
     if not record.exists():
-        call([*eval_command(recipe), store], recipe.runs / f"{store.stem}.log")
-        write_json(record, json.loads(metrics_path(store).read_text()))
+        return False
+    provenance = load_metrics(record).provenance
+    try:
+        return not provenance.get("store") or is_of_store(provenance, store)
+    except StoreError:
+        return True
 
 
 def eval_command(recipe: SweepRecipe) -> list[object]:
@@ -102,7 +123,7 @@ def is_done(record: Path, trial: Trial, recipe: SweepRecipe) -> bool:
     """Whether the trial's metrics exist. Raises PipelineError if they are of a run with other settings."""
     if not record.exists():
         return False
-    settings = json.loads(record.read_text()).get("settings")
+    settings = json.loads(record.read_text(encoding="utf-8")).get("settings")
     if settings != json.loads(json.dumps(trial.settings)):
         raise PipelineError(
             f"{record} is of a run with other settings than the recipe's ({settings}): name another runs "
@@ -119,9 +140,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def training_seconds(run: Path) -> float:
     """Return the duration of a run's steps over all its processes, without steps that a killed one lost."""
     record = run / "metrics.jsonl"
-    lines = map(json.loads, record.read_text().splitlines() if record.exists() else [])
+    lines = map(json.loads, record.read_text(encoding="utf-8").splitlines() if record.exists() else [])
     timed = [(line["step"], line["images_per_s"]) for line in lines if "images_per_s" in line]
-    batch = json.loads((run / "config.json").read_text())["config"]["batch_size"]
+    batch = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["batch_size"]
     before = [0, *(step for step, _ in timed)]
     return float(sum((step - last) * batch / rate for (step, rate), last in zip(timed, before, strict=False)))
 
@@ -141,7 +162,7 @@ def call(command: list[object], log: Path) -> None:
     if code in (INTERRUPTED, -signal.SIGTERM):
         raise KeyboardInterrupt
     if code:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
         raise TrialFailed(f"{log.stem}: exit code {code}; {lines[-1]} ({log})")
 
 

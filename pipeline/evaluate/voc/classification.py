@@ -29,7 +29,7 @@ from pipeline.evaluate.voc.average_precision import (
 from pipeline.evaluate.voc.data import SPLITS, VocSplit, read_split
 from pipeline.models.backbone import Backbone
 from pipeline.models.student_file import load_run_student
-from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.device import CPU, resolve_device
 from pipeline.settings.commands import EvalConfig
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -63,7 +63,7 @@ def evaluate_voc(run: Path, folder: Path, config: EvalConfig) -> Iterator[tuple[
 
 
 def extract_features(
-    backbone: Backbone, split: VocSplit, device: str, batch_size: int
+    backbone: Backbone, split: VocSplit, device: torch.device, batch_size: int
 ) -> NDArray[np.float32]:
     """Return the features (n, D) of the images' centre crops. Raises PipelineError if an image cannot be read."""
     settings = ExtractionSettings(
@@ -78,7 +78,7 @@ def extract_features(
 
 
 def evaluate(
-    train: VocFeatures, val: VocFeatures, test: VocFeatures, *, device: str = "cpu"
+    train: VocFeatures, val: VocFeatures, test: VocFeatures, *, device: torch.device = CPU
 ) -> Iterator[tuple[str, float]]:
     """Yield ("voc", eleven-point mAP) and ("voc_area", mAP by area) on test, as fractions."""
     decay = best_decay(train, val, device)
@@ -88,7 +88,7 @@ def evaluate(
     yield "voc_area", result.area
 
 
-def best_decay(train: VocFeatures, val: VocFeatures, device: str) -> NDArray[np.float64]:
+def best_decay(train: VocFeatures, val: VocFeatures, device: torch.device) -> NDArray[np.float64]:
     """Return each class's weight decay (classes,) with the largest area on val; in a tie, the strongest."""
     areas = []
     for decay in reversed(DECAYS):
@@ -98,7 +98,7 @@ def best_decay(train: VocFeatures, val: VocFeatures, device: str) -> NDArray[np.
     return np.array(DECAYS[::-1])[np.argmax(areas, axis=0)]
 
 
-def fit(data: VocFeatures, decay: NDArray[np.float64], device: str) -> LinearProbe:
+def fit(data: VocFeatures, decay: NDArray[np.float64], device: torch.device) -> LinearProbe:
     """Fit one logistic regression per class: features (B, D) -> logits (B, classes).
 
     Each minimizes the mean cross-entropy over the images that are not IGNORED, plus half its decay (classes,) times
@@ -121,7 +121,7 @@ def fit(data: VocFeatures, decay: NDArray[np.float64], device: str) -> LinearPro
     return probe
 
 
-def scores(probe: nn.Module, data: VocFeatures, device: str) -> NDArray[np.float32]:
+def scores(probe: nn.Module, data: VocFeatures, device: torch.device) -> NDArray[np.float32]:
     """Return the logits (n, classes)."""
     with torch.inference_mode():
         return probe(torch.from_numpy(data.feature).to(device)).cpu().numpy()

@@ -2,7 +2,7 @@
 
     VOC2007/ImageSets/Main/SPLIT.txt   one image name per line
     VOC2007/Annotations/NAME.xml       its objects
-    VOC2007/JPEGImages/NAME.jpg
+    VOC2007/JPEGImages/NAME.jpg        or .JPG, .jpeg, .JPEG, .Jpg, .Jpeg
 
 Everingham, Van Gool, Williams, Winn, Zisserman, IJCV 2010.
 """
@@ -22,6 +22,7 @@ from pipeline.evaluate.voc.average_precision import IGNORED, NEGATIVE, POSITIVE,
 from pipeline.images.decode import UnreadableImage, decode
 
 SPLITS = ("train", "val", "test")
+SUFFIXES = (".JPG", ".jpeg", ".JPEG", ".Jpg", ".Jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,10 @@ class VocSplit:
         return hashlib.sha256(repr((self.images, self.objects)).encode()).hexdigest()
 
     def _path(self, row: int) -> Path:
-        return self.folder / "JPEGImages" / f"{self.images[row]}.jpg"
+        """Return the path of an image file; NAME.jpg if there is none."""
+        usual = self.folder / "JPEGImages" / f"{self.images[row]}.jpg"
+        others = (usual.with_name(f"{self.images[row]}{suffix}") for suffix in SUFFIXES)
+        return usual if usual.exists() else next((path for path in others if path.exists()), usual)
 
 
 def read_split(folder: Path, name: str) -> VocSplit:
@@ -128,7 +132,7 @@ def read_split(folder: Path, name: str) -> VocSplit:
             f"there is no {path}: expected a folder like VOCdevkit/VOC2007, with both the trainval and the test "
             "archive unpacked"
         )
-    images = tuple(path.read_text().split())
+    images = tuple(path.read_text(encoding="utf-8").split())
     if not images:
         raise PipelineError(f"{path} names no image; unpack VOC again")
     objects = tuple(read_objects(folder / "Annotations" / f"{image}.xml") for image in images)

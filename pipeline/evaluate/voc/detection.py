@@ -1,5 +1,6 @@
 """PASCAL VOC detection: Faster R-CNN with a student as backbone, fine-tuned end to end; mAP at IoU 0.5.
 
+All layers of the student are kept, as in the paper: AlexNet's fc6 and fc7 are the detector's head.
 Trained on train and val without difficult objects, tested on test by the rules of VOC 2007. BatchNorm is fine-tuned
 too, since frozen statistics do not suit self-supervised backbones (He et al., MoCo, CVPR 2020, section 4.2). SGD with
 momentum 0.9; learning rate 0.02 for 16 images, warm-up, then a cosine; flips are the only augmentation.
@@ -23,12 +24,12 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.voc.average_precision import AveragePrecision, average_precision, match, mean
 from pipeline.evaluate.voc.batches import IMAGES_AHEAD, batches
 from pipeline.evaluate.voc.data import VocSplit, read_split
-from pipeline.evaluate.voc.detector import DetectorShape, build_detector
+from pipeline.evaluate.voc.detector import DetectorShape, build_detector, has_own_head
 from pipeline.loading.random_crop import stream
 from pipeline.models.checkpoints import load_resume, save_resume
 from pipeline.models.optimizer import learning_rate
 from pipeline.models.student_file import load_run_student
-from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.device import resolve_device
 from pipeline.runtime.prefetch import prefetch
 from pipeline.settings.commands import EvalConfig
 
@@ -83,13 +84,15 @@ def evaluate_detection(run: Path, folder: Path, config: EvalConfig) -> Iterator[
 
 
 def evaluate(
-    run: Path, train: VocSplit, test: VocSplit, settings: FineTuning, device: str
+    run: Path, train: VocSplit, test: VocSplit, settings: FineTuning, device: torch.device
 ) -> Iterator[tuple[str, float]]:
     """Fine-tune on train and yield the metrics of evaluate_detection on test."""
     classes = train.classes()
     test.labels(classes)  # raises for a class without a test image
     backbone = load_run_student(run)
     made_of = {"weights": backbone.weights_sha256, "images": train.sha256(), **asdict(settings)}
+    if has_own_head(backbone.module):
+        made_of["head"] = "the student's"  # older checkpoints have a new head in its place
     detector = build_detector(backbone, len(classes), settings.shape, settings.seed).to(device)
     fine_tune(detector, train, settings, device, run / "voc-detection" / f"{identity_id(made_of)[:12]}.pt")
     found = detect(detector, test, settings.precision, device)
@@ -99,7 +102,7 @@ def evaluate(
 
 
 def fine_tune(
-    detector: FasterRCNN, train: VocSplit, settings: FineTuning, device: str, checkpoint: Path
+    detector: FasterRCNN, train: VocSplit, settings: FineTuning, device: torch.device, checkpoint: Path
 ) -> None:
     """Train the detector in place, from the checkpoint if there is one.
 
@@ -127,7 +130,7 @@ def train_epoch(
     train: VocSplit,
     settings: FineTuning,
     epoch: int,
-    device: str,
+    device: torch.device,
 ) -> Tensor:
     """Train for one epoch and return the last step's loss: once a weight is not finite, it stays so."""
     steps = math.ceil(len(train.images) / settings.batch_size)
@@ -142,7 +145,7 @@ def train_epoch(
         torch.manual_seed(int(stream(settings.seed, step, 0, REGIONS_STREAM)))
         images = [image.to(device) for image in images]
         targets = [{key: value.to(device) for key, value in target.items()} for target in targets]
-        with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = torch.stack(list(detector(images, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -167,13 +170,13 @@ def step_learning_rate(step: int, steps: int, settings: FineTuning) -> float:
     return learning_rate(step, peak=peak, steps=steps, warmup=warmup, schedule="cosine")
 
 
-def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: str) -> Detections:
+def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: torch.device) -> Detections:
     """Run the detector on every image. Boxes are in pixels of the original image."""
     detector.eval()
     parts: list[tuple[NDArray, ...]] = []
     rows = range(len(split.images))
     images = prefetch(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for row, image in enumerate(tqdm(images, desc="detect", total=len(rows), dynamic_ncols=True)):
             (found,) = detector([image.to(device)])
             boxes, scores, labels = (

@@ -1,5 +1,6 @@
 """torchvision's Faster R-CNN (Ren, He, Girshick, Sun, NeurIPS 2015) with a student as its backbone."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,8 @@ def build_detector(backbone: Backbone, classes: int, shape: DetectorShape, seed:
     """Build a detector of `classes` classes, numbered from 1, with all layers trainable. It owns the student.
 
     A ResNet gets a feature pyramid over its four stages; a model whose convolutions are `features`, such as AlexNet
-    and MobileNetV2, uses their last feature map. New layers are initialized from the seed alone.
+    and MobileNetV2, uses their last feature map. The student's own layers after it, AlexNet's fc6 and fc7, are the box
+    head; a student without any gets two new layers. New layers are initialized from the seed alone.
 
     Raises PipelineError for any other student.
     """
@@ -52,6 +54,11 @@ def build_detector(backbone: Backbone, classes: int, shape: DetectorShape, seed:
         if isinstance(module, BackboneWithFPN):
             maps, sizes = MAPS, [(size,) for size in _anchor_sizes(shape)]
         preprocessing = backbone.preprocessing.identity()
+        side, head = build_head(backbone.module, module.out_channels) or (
+            POOLED,
+            TwoMLPHead(module.out_channels * POOLED**2, shape.head),
+        )
+        width = run_once(head, module.out_channels, side).shape[1]
         return FasterRCNN(
             module,
             min_size=shape.image_size,
@@ -61,9 +68,9 @@ def build_detector(backbone: Backbone, classes: int, shape: DetectorShape, seed:
             rpn_anchor_generator=AnchorGenerator(tuple(sizes), (RATIOS,) * len(sizes)),
             rpn_pre_nms_top_n_train=shape.proposals,
             rpn_post_nms_top_n_train=shape.proposals,
-            box_roi_pool=MultiScaleRoIAlign(maps, output_size=POOLED, sampling_ratio=2),
-            box_head=TwoMLPHead(module.out_channels * POOLED**2, shape.head),
-            box_predictor=FastRCNNPredictor(shape.head, classes + 1),
+            box_roi_pool=MultiScaleRoIAlign(maps, output_size=side, sampling_ratio=2),
+            box_head=head,
+            box_predictor=FastRCNNPredictor(width, classes + 1),
             box_batch_size_per_image=shape.regions,
         )
 
@@ -93,6 +100,38 @@ def build_trunk(network: nn.Module, name: str, pyramid: int) -> BackboneWithFPN 
     )
 
 
+def build_head(network: nn.Module, channels: int) -> tuple[int, nn.Sequential] | None:
+    """Return the layers between a network's last feature map and its features, and the side of the map they take.
+
+    None if none of them has weights. `build_trunk` leaves out a pooling at the end of `features`, which comes first.
+    """
+    if not has_own_head(network):
+        return None
+    average, classifier = network.get_submodule("avgpool"), network.get_submodule("classifier")
+    layers, side = [average, nn.Flatten(1), classifier], POOLED
+    pooling = list(network.get_submodule("features").children())[-1]
+    if isinstance(pooling, nn.MaxPool2d):
+        linear = next(layer for layer in classifier.modules() if isinstance(layer, nn.Linear))
+        pooled = math.isqrt(linear.in_features // channels)
+        # AlexNet: 13, as of an image of 224 px
+        side = (pooled - 1) * _side(pooling.stride) + _side(pooling.kernel_size)
+        layers.insert(0, pooling)
+    return side, nn.Sequential(*layers)
+
+
+def _side(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def has_own_head(network: nn.Module) -> bool:
+    """Whether a network has linear layers after its convolutions, as AlexNet has with fc6 and fc7."""
+    parts = dict(network.named_children())
+    names = {"features", "avgpool", "classifier"}
+    return names <= parts.keys() and any(
+        isinstance(part, nn.Linear) for part in parts["classifier"].modules()
+    )
+
+
 def stage_channels(network: nn.Module) -> list[int]:
     """Return the numbers of channels of a ResNet's four stages."""
     channels: list[int] = []
@@ -107,10 +146,10 @@ def stage_channels(network: nn.Module) -> list[int]:
     return channels
 
 
-def run_once(module: nn.Module) -> Tensor:
-    """Return the module's output for one black image, in eval mode."""
+def run_once(module: nn.Module, channels: int = 3, side: int = INPUT_SIZE) -> Tensor:
+    """Return the module's output for one black image, or map of this shape, in eval mode."""
     with torch.inference_mode():
-        return module.eval()(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE))
+        return module.eval()(torch.zeros(1, channels, side, side))
 
 
 def _anchor_sizes(shape: DetectorShape) -> list[int]:

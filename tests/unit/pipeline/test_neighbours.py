@@ -1,12 +1,16 @@
+"""Neighbours and clusters by faiss: exact, ties by row, and what is refused."""
+
 import subprocess
 import sys
 
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import PipelineError
 from pipeline.neighbours import kmeans, knn, nearest_centroid
+from pipeline.runtime.device import CPU
 
 
 def unit_rows(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -24,6 +28,33 @@ def test_knn_is_the_sorted_inner_product(queries: int) -> None:
     # 24 float32 products of unit vectors: a few units in the last place of 1.
     np.testing.assert_allclose(similarity, np.take_along_axis(product, expected, 1), atol=1e-6)
     assert (similarity.dtype, index.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize("queries", [3, 200])
+@pytest.mark.parametrize("k", [1, 2, 5, 20, 400])
+def test_of_equal_rows_the_lowest_come_first_whatever_k_is(queries: int, k: int) -> None:
+    distinct = unit_rows(100, 24, 0)
+    train, query = np.tile(distinct, (4, 1)), unit_rows(queries, 24, 1)
+    similarity, index = knn(train, query, k)
+    best = np.argsort(-(query.astype(np.float64) @ distinct.astype(np.float64).T), axis=1)
+    expected = (best[:, :, None] + 100 * np.arange(4)).reshape(queries, -1)[:, :k]
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(index[:, 0], knn(train, query, 1)[1][:, 0])
+    assert (np.diff(similarity, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 50])
+def test_of_rows_that_are_all_equal_the_first_k_are_returned(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.neighbours.SCORES_AT_ONCE", 120)  # two queries at once
+    similarity, index = knn(np.ones((50, 8)), np.ones((25, 8)), k)
+    assert (index == np.arange(k)).all()
+    assert (similarity == 8).all()
+
+
+def test_of_equal_centroids_the_lowest_is_the_nearest() -> None:
+    centroids = np.repeat(unit_rows(5, 8, 0), 3, axis=0)
+    x = unit_rows(300, 8, 1)
+    assert set(nearest_centroid(x, centroids).tolist()) == {0, 3, 6, 9, 12}
 
 
 def test_knn_takes_float16_and_strided_rows() -> None:
@@ -45,7 +76,7 @@ def test_knn_uses_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
     monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
     train, query = unit_rows(50, 8, 0), unit_rows(5, 8, 1)
-    on_cpu, on_gpu = knn(train, query, 3, "cpu"), knn(train, query, 3, "cuda")
+    on_cpu, on_gpu = knn(train, query, 3, CPU), knn(train, query, 3, torch.device("cuda"))
     assert calls == ["resources"]
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
 

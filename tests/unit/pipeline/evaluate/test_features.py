@@ -56,6 +56,7 @@ def test_only_usable_labelled_rows_come_in_row_order_and_of_unit_length(
     rows = [row for row in range(ROWS) if row % 4 != 0 and row not in (5, 34)]
     assert found.embedding.argmax(axis=1).tolist() == rows
     assert found.label.tolist() == labels[rows].tolist()
+    assert found.names == ("a", "b", "c")
     assert (found.classes, found.embedding.dtype, found.label.dtype) == (3, np.float32, np.int64)
     # float16 alone would leave lengths off by up to 5e-4
     np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1, atol=1e-6)

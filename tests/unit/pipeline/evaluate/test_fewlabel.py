@@ -1,6 +1,7 @@
 """Few-label evaluation equals scikit-learn's on the same rows, and its draws are class-balanced."""
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from tests.support.planted import planted, shuffled
 
 
 def test_planted_classes_are_all_found() -> None:
-    found = dict(evaluate(planted(1000, 10, 32, 0.05, 0), planted(200, 10, 32, 0.05, 1)))
+    # no dimension is of noise alone: standardized, it would be as large as the others
+    found = dict(evaluate(planted(1000, 10, 10, 0.05, 0), planted(200, 10, 10, 0.05, 1)))
     names = [
         "few1shot",
         "few1shot_top5",
@@ -41,10 +43,17 @@ def test_equals_scikit_learn_on_the_same_rows() -> None:
     train, val = planted(900, 6, 24, 0.35, 0), planted(600, 6, 24, 0.35, 1)
     found = dict(evaluate(train, val, labels=("1shot", "10pct"), draws=3, seed=4))
 
+    # the paper's linear probe: the variance of the training features plus 1e-5
+    mean, variance = train.embedding.mean(axis=0), train.embedding.var(axis=0, ddof=1)
+
+    def standardized(features: LabeledFeatures) -> np.ndarray:
+        return (features.embedding - mean) / np.sqrt(variance + 1e-5)
+
     def accuracy(per_class: int, draw: int) -> float:
         rows = draw_rows(train.label, 6, per_class, (4, draw))
-        oracle = LogisticRegression(tol=1e-8, max_iter=10_000).fit(train.embedding[rows], train.label[rows])
-        return oracle.score(val.embedding, val.label)
+        oracle = LogisticRegression(tol=1e-8, max_iter=10_000)
+        oracle.fit(standardized(train)[rows], train.label[rows])
+        return oracle.score(standardized(val), val.label)
 
     shots = [accuracy(1, draw) for draw in range(3)]
     assert max(shots) < 0.95
@@ -89,5 +98,8 @@ def test_too_few_images_are_refused() -> None:
     rare = LabeledFeatures(train.embedding, np.where(np.arange(40) == 2, 2, train.label % 2), 4)
     with pytest.raises(PipelineError, match="2shot needs 2 images of each class, but class 3 has 0"):
         images_per_class("2shot", rare)
+    named = replace(rare, names=("ant", "bee", "cat", "dog"))
+    with pytest.raises(PipelineError, match="2shot needs 2 images of each class, but class 'dog' has 0"):
+        images_per_class("2shot", named)
     with pytest.raises(WrongUse, match="--draws 0"):
         dict(evaluate(train, train, draws=0))

@@ -42,6 +42,13 @@ def test_a_small_train_set_votes_as_a_whole() -> None:
     assert dict(evaluate(train, val)) == {"nn1": 0.5, "nn20": 0.0}
 
 
+def test_of_equally_near_images_the_first_is_the_nearest_whatever_k_is() -> None:
+    # three images stored twice, with other labels: the first of each pair decides 1-NN
+    train = LabeledFeatures(np.tile(np.eye(4, dtype=np.float32)[:3], (9, 1)), np.arange(27) // 3 % 3, 3)
+    val = LabeledFeatures(np.eye(4, dtype=np.float32)[:3], np.zeros(3, np.int64), 3)
+    assert dict(evaluate(train, val))["nn1"] == 1.0
+
+
 def test_a_tied_vote_goes_to_the_smallest_label() -> None:
     labels = np.array([[5, 2, 2, 5, 9], [3, 1, 2, 0, 9], [7, 7, 1, 1, 7]])
     np.testing.assert_array_equal(majority(labels), [2, 0, 7])

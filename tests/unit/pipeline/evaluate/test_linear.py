@@ -17,6 +17,7 @@ from pipeline.evaluate.linear import (
     new_probe,
     train_probe,
 )
+from pipeline.runtime.device import CPU
 from tests.support.planted import planted, shuffled
 
 
@@ -49,7 +50,7 @@ def test_a_seed_decides_the_result_and_the_global_generator_is_left_alone() -> N
 
 def trained_weight(train: LabeledFeatures, seed: int) -> Tensor:
     probe = new_probe(train, seed)
-    train_probe(probe, cached_batches(train, seed), 2, "cpu")
+    train_probe(probe, cached_batches(train, seed), 2, CPU)
     return probe.linear.weight.detach().clone()
 
 
@@ -96,7 +97,7 @@ def test_three_steps_equal_the_update_written_out() -> None:
         weight_step = 0.9 * weight_step + error.T @ x + 1e-4 * weight
         bias_step = 0.9 * bias_step + error.sum(axis=0) + 1e-4 * bias
         weight, bias = weight - rate * weight_step, bias - rate * bias_step
-    train_probe(probe, lambda epoch: iter([(torch.from_numpy(rows), torch.from_numpy(labels))]), 3, "cpu")
+    train_probe(probe, lambda epoch: iter([(torch.from_numpy(rows), torch.from_numpy(labels))]), 3, CPU)
     # double precision on both sides
     np.testing.assert_allclose(probe.linear.weight.detach().numpy(), weight, atol=1e-12)
     np.testing.assert_allclose(probe.linear.bias.detach().numpy(), bias, atol=1e-12)

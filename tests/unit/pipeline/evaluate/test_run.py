@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cache.reader import open_store
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate import knn as nearest
 from pipeline.evaluate.augmented import augmented_batches
 from pipeline.evaluate.features import load_features
@@ -18,6 +18,7 @@ from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
 from pipeline.report.markdown import write_report
 from pipeline.results.records import load_metrics, metrics_path
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import EvalConfig, PackConfig
 from tests.support.tiny_store import contents
 from tests.support.training_runs import untrained_run
@@ -94,6 +95,66 @@ def test_another_dataset_stands_beside_the_runs_own(
     assert found.metrics["transfer@birds"] == 1.0
 
 
+def test_two_datasets_of_one_name_keep_their_numbers(
+    untrained: Path, birds: Path, tmp_path: Path, scheduler: str
+) -> None:
+    other = tmp_path / "other" / "birds"
+    for split, count in (("train", 4), ("val", 2)):
+        for colour in ("green", "black"):
+            folder = tmp_path / "images" / split / colour
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (30 + number, 32), colour).save(folder / f"{number}.png")
+    pack(PackConfig(data=tmp_path / "images", out=other, workers=1))
+    for dataset in (birds, other, birds):
+        evaluate_targets(
+            EvalConfig(
+                targets=(untrained,),
+                dataset=dataset,
+                device="cpu",
+                protocol=("nn",),
+                workers=1,
+                scheduler=scheduler,
+            )
+        )
+    found = load_metrics(metrics_path(untrained)).metrics
+    assert {"nn1@birds", "nn1@other/birds"} <= found.keys()
+
+
+def test_equal_targets_are_told_apart_and_one_that_is_named_twice_counts_once(
+    store: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = tuple(Path(shutil.copytree(store, tmp_path / name)) for name in ("v.s", "v.b"))
+    targets = (*copies, copies[0])
+    evaluate_targets(EvalConfig(targets=targets, dataset=packed, device="cpu", protocol=("nn",)))
+    shown = capsys.readouterr().out
+    assert shown.count("teacher planted (v.s)") == shown.count("teacher planted (v.b)") == 1
+    assert all(path.is_file() for path in map(metrics_path, copies))
+
+
+def test_metrics_that_cannot_be_written_are_refused_before_anything_is_embedded(
+    packed: Path, tmp_path: Path
+) -> None:
+    run = untrained_run(packed, tmp_path / "run", "build")
+    (run / "metrics.json").mkdir()
+    with pytest.raises(WrongUse, match=r"cannot write .*metrics\.json"):
+        evaluate_targets(EvalConfig(targets=(run,), dataset=packed, device="cpu"))
+    assert not (run / "embeddings.zarr").exists()
+
+
+def test_missing_labels_are_refused_before_anything_is_embedded(
+    untrained: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pipeline.evaluate.run.label_problem", lambda dataset: "the split 'val' has no labelled image"
+    )
+    monkeypatch.setattr("pipeline.evaluate.run.embed_run", None)
+    with pytest.raises(
+        PipelineError, match="no labelled image; evaluation needs a dataset packed from class folders"
+    ):
+        evaluate_targets(EvalConfig(targets=(untrained,), dataset=packed, protocol=("nn",)))
+
+
 def test_the_layers_of_a_student_are_probed_and_the_best_is_named(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scheduler: str
 ) -> None:
@@ -154,7 +215,7 @@ def test_the_augmented_probe_sees_other_crops_each_epoch_through_a_frozen_studen
     untrained: Path, packed: Path
 ) -> None:
     config = EvalConfig(targets=(untrained,), dataset=packed, batch_size=40)
-    batches = augmented_batches(untrained, open_dataset(packed), config, "cpu")
+    batches = augmented_batches(untrained, open_dataset(packed), config, CPU)
     first, again, other = (list(batches(epoch)) for epoch in (0, 0, 1))
     assert [len(labels) for _, labels in first] == [40] * 4
     # the same crops through running statistics that have not moved

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import LabeledFeatures
 from pipeline.evaluate.transfer import STRENGTHS, best_strength, evaluate, split
+from pipeline.runtime.device import CPU
 from tests.support.planted import planted, shuffled
 
 
@@ -27,7 +28,7 @@ def test_equals_scikit_learn_with_the_penalty_that_is_best_on_the_held_out_rows(
         return LogisticRegression(C=strength, tol=1e-7, max_iter=20_000).fit(rows.embedding, rows.label)
 
     scores = [oracle(fitted, strength).score(held_out.embedding, held_out.label) for strength in STRENGTHS]
-    chosen = STRENGTHS.index(best_strength(train, 0, "cpu"))
+    chosen = STRENGTHS.index(best_strength(train, 0, CPU))
     # One of 60 held-out rows may fall on the other side of a boundary that two solvers found.
     assert scores[chosen] >= max(scores) - 1 / 60
     expected = oracle(train, STRENGTHS[chosen]).score(val.embedding, val.label)
@@ -38,8 +39,8 @@ def test_equals_scikit_learn_with_the_penalty_that_is_best_on_the_held_out_rows(
 def test_noise_is_penalised_more_than_signal() -> None:
     clear, noisy = planted(300, 5, 40, 0.02, 0), planted(300, 5, 40, 1.5, 0)
     # Every penalty answers all held-out rows of the clear ones: of equals the strongest is taken.
-    assert best_strength(clear, 0, "cpu") == STRENGTHS[0]
-    assert best_strength(noisy, 0, "cpu") < STRENGTHS[-1]
+    assert best_strength(clear, 0, CPU) == STRENGTHS[0]
+    assert best_strength(noisy, 0, CPU) < STRENGTHS[-1]
 
 
 def test_a_fifth_of_every_class_is_held_out() -> None:

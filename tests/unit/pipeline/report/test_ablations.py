@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.report import paper
 from pipeline.report.ablations import groups, plots
@@ -40,10 +41,24 @@ def test_a_group_differs_in_the_knob_alone(runs: list[Path]) -> None:
 
 
 def test_the_plots_lay_the_runs_beside_the_paper(runs: list[Path]) -> None:
-    tau, memory = plots(load_systems(runs))
+    # none differ in their anchors alone, so there is no such plot
+    (tau,) = plots(load_systems(runs))
+    assert tau.title == "Temperature"
     assert [name for name, _, _ in tau.legend] == ["paper (25 % of ImageNet)", "resnet18 1q"]
-    assert [name for name, _, _ in memory.legend] == ["paper (25 % of ImageNet)"]
-    assert "No two runs" in memory.caption
-    assert "No two runs" not in tau.caption
     for value in (min(paper.TAU), max(paper.TAU)):
         assert f">{value:g}<" in tau.svg
+
+
+def test_the_papers_curves_are_not_plotted_alone(runs: list[Path]) -> None:
+    with pytest.raises(PipelineError, match="no two evaluated runs here differ only in their temperature"):
+        plots(load_systems(runs[:2]))
+
+
+def test_runs_from_two_caches_are_no_ablation(packed: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(packed)
+    caches = [write_store(tmp_path / f"{seed}.zarr", dataset, seed=seed) for seed in (0, 1)]
+    runs = [
+        write_run(tmp_path / cache.stem, dataset, cache, store=False, tau=tau)
+        for cache, tau in zip(caches, (0.04, 0.1), strict=True)
+    ]
+    assert groups(load_systems(runs), "tau") == {}

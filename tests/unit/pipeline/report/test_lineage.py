@@ -30,6 +30,13 @@ def test_the_lineage_has_every_id_from_the_dataset_to_the_metrics(tmp_path: Path
     assert found.settings["seed"] == ["0", "1"]
 
 
+def test_caches_of_one_teacher_are_both_listed(tmp_path: Path, packed: Path) -> None:
+    dataset = open_dataset(packed)
+    caches = [write_store(tmp_path / name, dataset) for name in ("a.zarr", "b.zarr")]
+    found = lineage(load_systems(caches), dataset).caches
+    assert [facts["path"] for facts in found.values()] == [str(cache) for cache in caches]
+
+
 def test_without_a_dataset_its_id_comes_from_the_runs(tmp_path: Path, packed: Path) -> None:
     dataset = open_dataset(packed)
     run = write_run(tmp_path / "run", dataset, write_store(tmp_path / "cache.zarr", dataset), store=False)

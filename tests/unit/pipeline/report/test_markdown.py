@@ -85,3 +85,19 @@ def test_provenance_goes_where_the_page_has_a_place_for_it(page: Path) -> None:
     assert "| 1q | **50.0** |" in table_part
     assert "<details>" not in text
     assert "- 1q: seed 0; commit abc" in provenance
+
+
+def test_a_store_that_is_a_reference_too_counts_once_and_equal_names_are_told_apart(page: Path) -> None:
+    results = page.with_name("results")
+    put(results, "teacher", "teacher x", seed=None, nn1=0.7, role="teacher")
+    put(results, "1q-seed0", "1q", seed=0, nn1=0.5)
+    own = page.with_name("own")
+    put(own, "metrics", "1q", seed=0, nn1=0.4)
+    put(page.parent, "teacher.metrics", "teacher x", seed=None, nn1=0.7, role="teacher")
+    recipe = page.with_name("recipe.toml")
+    recipe.write_text(recipe.read_text().replace("teacher.zarr", str(page.with_name("teacher.zarr"))))
+    write_report([page.with_name("teacher.zarr"), own, recipe], page, "x")
+    lines = page.read_text().splitlines()
+    assert "| teacher x | 70.0 | - | - | - |" in lines
+    assert "| 1q (metrics.json) | 40.0 | - | - | - |" in lines
+    assert "| 1q (1q-seed0.json) | **50.0** | - | - | - |" in lines

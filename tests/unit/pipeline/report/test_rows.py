@@ -31,6 +31,17 @@ def test_neighbours_by_blocks_are_those_of_one_search(
     assert nearest_rows(split, query, 1000).shape == (6, len(rows)), "no more than there are"
 
 
+def test_of_equally_near_rows_the_lowest_come_first_in_any_number_of_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
+    monkeypatch.setattr(samples, "unit_rows", lambda split, rows: np.ones((len(rows), 8), np.float32))
+    for block in (64, 500):
+        monkeypatch.setattr(samples, "BLOCK_ROWS", block)
+        found = nearest_rows(split, np.ones((3, 8), np.float32), 70)
+        assert (found == split.eligible()[:70]).all()
+
+
 def test_rows_are_of_unit_length_eligible_and_the_seeds(tmp_path: Path) -> None:
     split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
     rows = sample_rows(split, 100, seed=1)

@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import open_dataset
+from pipeline.report.comparison import results
 from pipeline.report.systems import load_systems, teacher_store
+from pipeline.results.records import metrics_path
 from pipeline.sweeps.recipe import read_recipe
 from tests.support.report_targets import write_metrics, write_run, write_store
 
@@ -107,3 +109,40 @@ def test_a_recipe_stands_for_what_is_there_of_its_sweep(tmp_path: Path, packed: 
     write_metrics(tmp_path / "results" / f"{second}.json", "ours", {"nn1": 0.7}, seed=1)
     found = [(system.name, system.seed) for system in load_systems([recipe])]
     assert found == [("teacher planted", None), ("ours", 0), ("ours", 1)]
+
+
+def test_a_run_of_a_sweep_that_is_named_on_its_own_too_counts_once(tmp_path: Path, packed: Path) -> None:
+    dataset = open_dataset(packed)
+    cache = write_store(tmp_path / "cache.zarr", dataset)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(dataset=packed, cache=cache, root=tmp_path))
+    run = write_run(tmp_path / "runs" / read_recipe(recipe).trials[0].name, dataset, cache, store=False)
+    for targets in ([run, cache, recipe], [recipe, cache, run, tmp_path / "runs" / ".." / "cache.zarr"]):
+        found = sorted((system.name, system.seed) for system in load_systems(targets) if system.seed != 1)
+        assert found == [("ours", 0), ("teacher planted", None)]
+
+
+def test_equal_runs_and_caches_are_told_apart_by_their_folders(tmp_path: Path, packed: Path) -> None:
+    dataset = open_dataset(packed)
+    caches = [write_store(tmp_path / name, dataset) for name in ("v.s", "v.b")]
+    for cache in caches:
+        write_metrics(metrics_path(cache), "teacher planted", {"nn1": 0.9}, seed=None, role="teacher")
+    runs = [write_run(tmp_path / place / "run", dataset, caches[0], store=False) for place in "xy"]
+    systems = load_systems([*caches, *runs])
+    names = ["teacher planted (v.s)", "teacher planted (v.b)", "resnet18 1q (x/run)", "resnet18 1q (y/run)"]
+    assert [system.name for system in systems] == names
+    assert [name for name, _ in results(systems).table.rows] == names
+
+
+def test_runs_from_two_caches_are_named_by_these_and_their_seeds_stay_together(
+    tmp_path: Path, packed: Path
+) -> None:
+    dataset = open_dataset(packed)
+    caches = [write_store(tmp_path / f"{name}.zarr", dataset, seed=seed) for seed, name in enumerate("xy")]
+    runs = [
+        write_run(tmp_path / f"{seed}{cache.stem}", dataset, cache, store=False, seed=seed)
+        for cache in caches
+        for seed in (0, 1)
+    ]
+    names = [f"resnet18 1q, cache {name}.zarr" for name in "xxyy"]
+    assert [system.name for system in load_systems(runs)] == names

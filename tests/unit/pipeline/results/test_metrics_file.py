@@ -1,20 +1,32 @@
 """metrics.json over several evaluations: what is kept, what is dropped, and each metric's provenance."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.results.metrics_file import Evaluation, is_recorded, read_evaluations, record_evaluation
-from pipeline.results.records import load_metrics
+from cache.reader import open_store
+from pipeline.results.metrics_file import (
+    Evaluation,
+    is_recorded,
+    name_dataset,
+    read_evaluations,
+    record_evaluation,
+    recorded_path,
+)
+from pipeline.results.records import load_metrics, metrics_path
 
 OWN, BIRDS = "0" * 16, "b" * 16
 
 
-def evaluation(date: str, dataset: str = OWN, store: str = "s1", **metrics: float) -> Evaluation:
+def evaluation(
+    date: str, dataset: str = OWN, store: str = "s1", folder: str = "", **metrics: float
+) -> Evaluation:
     named = {metric.replace("_at_", "@"): value for metric, value in metrics.items()}
-    return Evaluation(metrics=named, provenance={"date": date, "dataset": dataset, "store": store, "seed": 0})
+    origin = {"date": date, "dataset": dataset, "store": store, "seed": 0}
+    return Evaluation(metrics=named, provenance=origin, folder=folder)
 
 
 @pytest.fixture
@@ -91,6 +103,55 @@ def test_another_dataset_of_the_same_name_takes_its_place(path: Path) -> None:
     )
     other = evaluation("wednesday", "c" * 16, nn1_at_birds=0.9)
     assert write(path, own, birds, other)["metrics"] == {"nn1": 0.5, "nn1@birds": 0.9}
+
+
+def test_the_folder_of_another_dataset_is_kept(path: Path) -> None:
+    birds = evaluation("monday", BIRDS, folder="/old/birds", nn1_at_birds=0.1)
+    assert write(path, birds)["folder"] == "/old/birds"
+    assert write(path, evaluation("tuesday", nn1=0.5))["others"][0]["folder"] == "/old/birds"
+    assert birds in read_evaluations(path)
+
+
+def test_two_datasets_never_share_a_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "cub" / "dataset", tmp_path / "cars" / "dataset"
+    ids = {"dataset": BIRDS, "store": "s1"}
+    assert name_dataset([], first, **ids) == "dataset"
+    taken = [evaluation("monday", BIRDS, folder=str(first), nn1_at_dataset=0.1)]
+    assert name_dataset(taken, first, **ids) == "dataset", "measured again"
+    assert name_dataset(taken, first, dataset="c" * 16, store="s1") == "dataset", "packed again"
+    assert name_dataset(taken, second, dataset="c" * 16, store="s1") == "cars/dataset"
+    assert name_dataset(taken, second, dataset="c" * 16, store="s2") == "dataset", "of other weights"
+    both = [
+        *taken,
+        Evaluation(metrics={"nn1@cars/dataset": 0.2}, provenance={"dataset": "c" * 16, "store": "s1"}),
+    ]
+    assert name_dataset(both, second, dataset="c" * 16, store="s1") == "cars/dataset"
+    # older files do not name the folder: other images of the same name may be another dataset
+    old = [evaluation("monday", BIRDS, nn1_at_dataset=0.1)]
+    assert name_dataset(old, first, **ids) == "dataset"
+    assert name_dataset(old, first, dataset="c" * 16, store="s1") == "cub/dataset"
+
+
+def test_metrics_of_a_cache_without_zarr_in_its_name_are_read_where_older_versions_wrote_them(
+    cached: Path, tmp_path: Path
+) -> None:
+    small, big = (Path(shutil.copytree(cached, tmp_path / name)) for name in ("v.s", "v.b"))
+    assert [metrics_path(cache).name for cache in (small, big)] == ["v.s.metrics.json", "v.b.metrics.json"]
+    id, images = open_store(small).id[:16], open_store(small).split("train").dataset["images"][:16]
+    old = tmp_path / "v.metrics.json"
+    write(old, evaluation("monday", images, store=id, nn1=0.5))
+    assert recorded_path(small) == old
+    new = evaluation("tuesday", images, store=id, ca=0.3)
+    record_evaluation(metrics_path(small), name="x", role="teacher", new=new, earlier=recorded_path(small))
+    assert load_metrics(recorded_path(small)).metrics == {"nn1": 0.5, "ca": 0.3}
+    assert recorded_path(small) == metrics_path(small)
+    for other in (
+        evaluation("x", images, store="another", nn1=0.5),
+        evaluation("x", BIRDS, store=id, nn1=0.5),
+    ):
+        old.unlink()
+        write(old, other)
+        assert recorded_path(big) == metrics_path(big), "the numbers of another cache"
 
 
 def test_a_file_from_before_and_one_that_is_broken(path: Path) -> None:

@@ -8,7 +8,13 @@ from rich.console import Console
 
 from pipeline.errors import PipelineError
 from pipeline.results.records import Result
-from pipeline.results.table import gap_closed, markdown_table, provenance_lines, terminal_table
+from pipeline.results.table import (
+    gap_closed,
+    markdown_table,
+    provenance_lines,
+    table_cells,
+    terminal_table,
+)
 
 
 def result(
@@ -110,6 +116,18 @@ def test_provenance_names_each_different_value_once() -> None:
         "- 1q: commit abc; command python cli.py eval; versions torch 2, numpy 3; seed 0, 1",
         "- pixels: nothing recorded",
     ]
+
+
+def test_a_name_with_two_roles_has_two_origins() -> None:
+    origins = [("teacher", {"store": "a"}), ("student", {"store": "b"})]
+    results = [Result(name="x", role=role, metrics={}, provenance=origin) for role, origin in origins]
+    assert provenance_lines(results) == ["- x: store a", "- x: store b"]
+
+
+def test_metrics_whose_titles_coincide_keep_their_own_values() -> None:
+    results = [result("x", linear_a=0.1, linear_b=0.2)]
+    _, ((_, row),) = table_cells(results, {"linear_a": "linear", "linear_b": "linear"})
+    assert [text for text, _ in row] == ["10.0", "20.0"]
 
 
 def test_shared_provenance_is_listed_once() -> None:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from pipeline.results.targets import target_of
+from cache.writer import create_store
+from pipeline.results.distinct_names import Input, distinct_names
+from pipeline.results.targets import compared_settings, target_of
 from tests.support.training_runs import untrained_run
 
 
@@ -26,3 +28,23 @@ def test_a_cache_is_its_teacher(cached: Path) -> None:
     target = target_of(cached)
     assert (target.name, target.role, target.run) == ("teacher planted", "teacher", None)
     assert target.metrics == cached.with_suffix(".metrics.json")
+
+
+def test_runs_are_compared_by_their_caches_and_images_whatever_these_are_called(
+    packed: Path, tmp_path: Path
+) -> None:
+    record = json.loads((untrained_run(packed, tmp_path / "run", "build") / "config.json").read_text())
+    images = record["made_of"]["dataset"]["images"]
+    compared = compared_settings(record)
+    assert compared["dataset"] == Input(images, packed.name)
+    assert not {"seed", "workers", "run"} & compared.keys()
+
+
+def test_caches_of_one_teacher_are_compared_by_its_preprocessing(tmp_path: Path) -> None:
+    stores = []
+    for crop in (32, 64):
+        teacher = {"architecture": "x", "weights": "0" * 64, "preprocessing": {"resize": 64, "crop": crop}}
+        create_store(tmp_path / f"{crop}", teacher, {"name": "x"})
+        stores.append(target_of(tmp_path / f"{crop}"))
+    names = distinct_names([store.candidate for store in stores])
+    assert names == ["teacher x, crop 32", "teacher x, crop 64"]

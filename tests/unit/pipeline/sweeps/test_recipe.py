@@ -54,6 +54,29 @@ def test_a_row_wins_over_the_grid_and_the_grid_over_the_settings(tmp_path: Path)
     assert [trial.settings["lr"] for trial in read_recipe(path).trials] == [0.2, 0.3]
 
 
+def test_an_objective_that_is_called_seed_is_no_seed(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "[grid]\nobjective = ['1q', 'seed']\nseed = [0]\n[[row]]\nname = 'x'\n")
+    assert [trial.row for trial in read_recipe(path).trials] == ["1q x", "seed x"]
+
+
+@pytest.mark.parametrize(
+    ("references", "names"),
+    [
+        (["x/c.zarr"], ["c"]),
+        (["v.s"], ["v"]),
+        (["v.s", "v.b"], ["v.s", "v.b"]),
+        (["x/c.zarr", "y/c.zarr"], ["x-c.zarr", "y-c.zarr"]),
+        (["c.zarr", "./c.zarr"], ["c"]),
+        (["1q.zarr"], ["1q.zarr"]),  # a trial is called 1q
+    ],
+)
+def test_no_two_references_or_trials_share_a_file(
+    tmp_path: Path, references: list[str], names: list[str]
+) -> None:
+    found = read_recipe(recipe(tmp_path, f"references = {references}\n[[row]]\nname = '1q'\n"))
+    assert [found.reference_path(store).name for store in found.references] == [f"{n}.json" for n in names]
+
+
 def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
     assert read_recipe(recipe(tmp_path, "")).results == Path("r/results")
     assert read_recipe(recipe(tmp_path, "results = 'docs/x'\n")).results == Path("docs/x")
@@ -62,6 +85,7 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[[row]]\nname = 'results'\n", "as the folder of the results"),
         ("runz = 'x'\n", "unknown key 'runz'; did you mean 'runs'"),
         ("[settings]\nepoch = 3\n", "unknown setting 'epoch'; did you mean 'epochs'"),
         ("[settings]\nepochs = 'three'\n", "epochs: expected an integer"),
@@ -72,6 +96,8 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
         ("[[row]]\ncommand = 'pretrain'\ntau = 0.1\nobjective = '1q'\n", "unknown setting 'objective'"),
         ("row = 3\n", "expected a list for 'row'"),
         ("protocol = 'nn'\n", "expected a list for 'protocol'"),
+        ("protocol = ['nn', 'linaer']\n", "found 'linaer'; did you mean 'linear'"),
+        ("protocol = ['transfer']\n", "expected some of nn, linear, ca, few-label, found 'transfer'"),
         ("= 3\n", "cannot read the recipe"),
     ],
 )

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cache.reader import open_store
 from cli import run_cli
-from pipeline.sweeps.sweep import TrialFailed, call, training_seconds
+from pipeline.errors import PipelineError
+from pipeline.settings.commands import SweepConfig
+from pipeline.sweeps.sweep import TrialFailed, call, is_recorded, sweep, training_seconds
 
 
 def test_a_recipe_runs_to_its_end_and_again_does_nothing(
@@ -49,6 +52,29 @@ def test_a_recipe_runs_to_its_end_and_again_does_nothing(
     assert run_cli(["sweep", str(recipe), "--only", "untrained"]) == 1
     assert "other settings than the recipe's" in capfd.readouterr().err
     assert run_cli(["sweep", str(recipe), "--only", "trained2"]) == 2
+
+
+def test_a_reference_is_evaluated_again_when_its_record_is_of_another_store(
+    cached: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / "teacher.json"
+    assert not is_recorded(record, cached)
+    content = {"format": 1, "name": "x", "metrics": {}}
+    for id, expected in ((open_store(cached).id[:16], True), ("0" * 16, False), (None, True)):
+        record.write_text(json.dumps({**content, "provenance": {"store": id}}))
+        assert is_recorded(record, cached) is expected
+    assert is_recorded(record, tmp_path / "gone.zarr"), "its numbers are all that is left"
+
+
+def test_a_sweep_needs_labels_before_it_trains(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'dataset = "{packed}"\ncache = "{cached}"\nruns = "{tmp_path / "runs"}"\n')
+    monkeypatch.setattr("pipeline.sweeps.sweep.label_problem", lambda dataset: "d has no split 'val'")
+    with pytest.raises(PipelineError, match="d has no split 'val'; a sweep evaluates its runs"):
+        sweep(SweepConfig(recipe=recipe))
+    assert not (tmp_path / "runs" / "1q.log").exists()
 
 
 def test_the_seconds_of_a_trial_are_those_of_all_its_processes(tmp_path: Path) -> None:

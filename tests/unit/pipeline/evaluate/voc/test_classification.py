@@ -20,6 +20,7 @@ from pipeline.evaluate.voc.classification import (
 )
 from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import EvalConfig
 from tests.support.voc_folder import draw_voc
 
@@ -62,7 +63,7 @@ def standardised(data: VocFeatures) -> NDArray[np.float64]:
 def test_each_class_is_scikit_learns_logistic_regression(decay: float) -> None:
     data = draw(150, 5, noise=0.5)
     data.label[np.random.default_rng(0).random(data.label.shape) < 0.2] = IGNORED
-    probe = fit(data, np.full(CLASSES, decay), "cpu")
+    probe = fit(data, np.full(CLASSES, decay), CPU)
     feature = standardised(data)
     for column in range(CLASSES):
         counted = data.label[:, column] != IGNORED
@@ -71,7 +72,7 @@ def test_each_class_is_scikit_learns_logistic_regression(decay: float) -> None:
         model.fit(feature[counted], data.label[counted, column] == POSITIVE)
         expected = model.decision_function(feature)
         # both stop where the gradient is small; at 0.01 the minimum is flat to about 1e-3
-        assert scores(probe, data, "cpu")[:, column] == pytest.approx(expected, abs=5e-3)
+        assert scores(probe, data, CPU)[:, column] == pytest.approx(expected, abs=5e-3)
 
 
 def test_the_decay_is_each_classs_own_and_the_best_on_val() -> None:
@@ -79,12 +80,12 @@ def test_the_decay_is_each_classs_own_and_the_best_on_val() -> None:
     # class 0 depends on one clear dimension, the others on noisy ones
     for data in (train, val):
         data.feature[:, -1] = 10 * (data.label[:, 0] == POSITIVE)
-    chosen = best_decay(train, val, "cpu")
+    chosen = best_decay(train, val, CPU)
     assert len(set(chosen)) > 1
     for column, decay in enumerate(chosen):
         areas = {}
         for other in DECAYS:
-            score = scores(fit(train, np.full(CLASSES, other), "cpu"), val, "cpu")[:, column]
+            score = scores(fit(train, np.full(CLASSES, other), CPU), val, CPU)[:, column]
             verdict = val.label[:, column]
             areas[other] = average_precision(score, verdict, int(np.sum(verdict == POSITIVE))).area
         # fitted one by one or side by side, the minimum is the same to a few ranks among 400
@@ -95,7 +96,7 @@ def test_features_that_are_no_numbers_are_refused() -> None:
     data = draw(50, 9)
     data.feature[3] = np.inf
     with pytest.raises(PipelineError, match="the backbone's features"):
-        fit(data, np.full(CLASSES, 0.1), "cpu")
+        fit(data, np.full(CLASSES, 0.1), CPU)
 
 
 @pytest.fixture(scope="module")

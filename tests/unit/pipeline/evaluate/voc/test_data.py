@@ -134,6 +134,16 @@ def test_an_empty_list_is_refused(tmp_path: Path) -> None:
         read_split(tmp_path, "train")
 
 
+@pytest.mark.parametrize("suffix", ["JPG", "jpeg", "JPEG"])
+def test_an_image_is_found_however_its_suffix_is_written(tmp_path: Path, suffix: str) -> None:
+    root = draw_voc(tmp_path, {"train": 2})
+    split = read_split(root, "train")
+    expected = split.image(0).tobytes()
+    usual = root / "JPEGImages" / "train-0000.jpg"
+    usual.rename(usual.with_suffix(f".{suffix}"))
+    assert split.image(0).tobytes() == expected
+
+
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     write_annotation(tmp_path / "Annotations" / "one.xml", [DOG])
     split = VocSplit(folder=tmp_path, name="train", images=("one",), objects=((DOG,),))

@@ -22,6 +22,7 @@ from pipeline.evaluate.voc.detection import (
 from pipeline.evaluate.voc.detector import DetectorShape, build_detector
 from pipeline.models.student_file import load_run_student, save_student
 from pipeline.models.students import build_student
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import EvalConfig
 from tests.support.voc_folder import COLOURS, draw_voc
 
@@ -66,8 +67,8 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_detector_learns_what_is_drawn(saved: Saved, train: VocSplit, test: VocSplit) -> None:
     run = saved()
-    before = dict(evaluate(run, train, test, replace(QUICK, epochs=0), "cpu"))
-    after = dict(evaluate(run, train, test, QUICK, "cpu"))
+    before = dict(evaluate(run, train, test, replace(QUICK, epochs=0), CPU))
+    after = dict(evaluate(run, train, test, QUICK, CPU))
     assert before["voc_detection"] < 0.15
     # seeds 0 to 2 came to 0.66, 0.68 and 0.76
     assert after["voc_detection"] > 0.4
@@ -85,7 +86,7 @@ def test_going_on_after_an_epoch_is_exact(
     few = replace(train, images=train.images[:10], objects=train.objects[:10])
     settings = replace(QUICK, epochs=2)
     whole, halves = saved(name="whole"), saved(name="halves")
-    expected = dict(evaluate(whole, few, test, settings, "cpu"))
+    expected = dict(evaluate(whole, few, test, settings, CPU))
     train_epoch = detection.train_epoch
 
     def train_and_stop(*arguments: object) -> torch.Tensor:
@@ -96,16 +97,16 @@ def test_going_on_after_an_epoch_is_exact(
     with monkeypatch.context() as patch:
         patch.setattr(detection, "train_epoch", train_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            dict(evaluate(halves, few, test, settings, "cpu"))
+            dict(evaluate(halves, few, test, settings, CPU))
     torch.manual_seed(123)
-    assert dict(evaluate(halves, few, test, settings, "cpu")) == expected
+    assert dict(evaluate(halves, few, test, settings, CPU)) == expected
     assert all(torch.equal(tensor, tensors(halves)[name]) for name, tensor in tensors(whole).items())
 
 
 def test_a_loss_that_is_not_finite_is_refused(saved: Saved, train: VocSplit, test: VocSplit) -> None:
     few = replace(train, images=train.images[:16], objects=train.objects[:16])
     with pytest.raises(PipelineError, match="smaller --detection-lr"):
-        dict(evaluate(saved(), few, test, replace(QUICK, lr=1e18, epochs=1), "cpu"))
+        dict(evaluate(saved(), few, test, replace(QUICK, lr=1e18, epochs=1), CPU))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +122,30 @@ def test_the_students_of_the_paper_become_detectors(
     assert all(parameter.requires_grad for parameter in detector.parameters())
     assert [found.shape[-1] for found in maps_of(detector.backbone)] == sides
     one = replace(test, images=test.images[:1], objects=test.objects[:1])
-    found = detect(detector, one, "bf16", "cpu")
+    found = detect(detector, one, "bf16", CPU)
     assert found.box.shape == (len(found.score), 4)
     assert set(found.label) <= set(range(1, 21))
+
+
+def test_alexnets_own_layers_are_the_head(saved: Saved) -> None:
+    run = saved("alexnet")
+    detector = build_detector(load_run_student(run), 20, SHAPE, seed=0)
+    student, head = load_run_student(run).module, detector.roi_heads.box_head
+    learnt = [tensor for tensor in head.parameters() if tensor.ndim == 2]
+    assert [tensor.shape for tensor in learnt] == [(4096, 9216), (4096, 4096)]
+    for name, tensor in student.classifier.named_parameters():
+        assert torch.equal(head.get_submodule("3").get_parameter(name), tensor)
+    # whatever a region's size, the head sees the map that an image of 224 px has
+    (side, _) = detector.roi_heads.box_roi_pool.output_size
+    maps = torch.rand(2, 256, side, side)
+    expected = student.classifier(student.avgpool(student.features[-1](maps)).flatten(1))
+    assert torch.equal(head(maps), expected)
+
+
+def test_a_linear_layer_after_the_last_map_is_kept_without_a_pooling_too(saved: Saved) -> None:
+    student = load_run_student(saved("torchvision/mobilenet_v3_small"))
+    detector = build_detector(student, 20, SHAPE, seed=0)
+    assert detector.roi_heads.box_predictor.cls_score.in_features == student.dim == 1024
 
 
 def maps_of(trunk: torch.nn.Module) -> list[torch.Tensor]:
