@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cache.durable import write_file
+from pipeline.embedding.alike_rows import warn_of_alike_features
 from pipeline.embedding.extract import ExtractionSettings, extract, move_to_device
 from pipeline.errors import WrongUse
 from pipeline.images.decode import UnreadableImage
-from pipeline.images.sources import Source, escape
+from pipeline.images.file_names import escape, one_line
+from pipeline.images.sources import Source
 from pipeline.models.backbone import Backbone
-from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.device import resolve_device
+from pipeline.runtime.outputs import require_writable_file
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 SUFFIXES = (".npy", ".parquet")
@@ -40,11 +43,17 @@ def embed_images(
     embedding. Raises WrongUse for any other suffix.
     """
     _require_suffix(out)
-    device = resolve_device(device)
+    for file in (out, names_file(out)) if out.suffix == ".npy" else (out,):
+        require_writable_file(file)
+    computes_on = resolve_device(device)
     backbone = backbone_spec.load()
-    move_to_device(backbone, device)
+    if backbone_spec.kind == "teacher":
+        warn_of_alike_features(backbone)
+    move_to_device(backbone, computes_on)
     threads = len(os.sched_getaffinity(0))
-    settings = ExtractionSettings(device=device, precision=precision, batch_size=batch_size, threads=threads)
+    settings = ExtractionSettings(
+        device=computes_on, precision=precision, batch_size=batch_size, threads=threads
+    )
     names = [
         f"{split}/{name}" if len(sources) > 1 else name for split in sources for name in sources[split].names
     ]
@@ -59,19 +68,25 @@ def embed_images(
 def export_embeddings(names: Sequence[str], embedding: NDArray[np.float32], out: Path) -> None:
     """Write embeddings (N, D) and the names of their images.
 
-    OUT.npy: the array, with NaN where there is no embedding; OUT.names.txt beside it has one name per line.
+    OUT.npy: the array, with NaN where there is no embedding; OUT.names.txt beside it has one name per line, in which a
+    line break is written as \\n (see `one_line`).
     OUT.parquet: columns path (string) and embedding (list of float, or null).
     Raises WrongUse for any other suffix.
     """
     _require_suffix(out)
-    escaped = [escape(name) for name in names]
     content = io.BytesIO()
     if out.suffix == ".npy":
-        write_file(out.with_suffix(".names.txt"), "".join(f"{name}\n" for name in escaped).encode())
+        lines = "".join(f"{one_line(name)}\n" for name in names)
+        write_file(names_file(out), lines.encode(), resumes=False)
         np.save(content, embedding)
     else:
-        _write_parquet(escaped, embedding, content)
-    write_file(out, content.getvalue())
+        _write_parquet([escape(name) for name in names], embedding, content)
+    write_file(out, content.getvalue(), resumes=False)
+
+
+def names_file(out: Path) -> Path:
+    """Return the path of the names beside a .npy."""
+    return out.with_suffix(".names.txt")
 
 
 def _require_suffix(out: Path) -> None:

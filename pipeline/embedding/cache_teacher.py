@@ -8,18 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.errors import StoreError
 from cache.layout import FORMAT, SplitShape
 from cache.lock import sole_writer
+from cache.metadata import read_split, read_store
+from cache.reader import open_store
 from cache.writer import absent_chunks, create_split, create_store
+from pipeline.embedding.alike_rows import warn_of_alike_features, warn_of_alike_rows
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
 from pipeline.embedding.extract import ExtractionSettings
 from pipeline.embedding.tasks import Chunk, Job, chunk_count
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.models.backbone import Backbone
-from pipeline.runtime.distributed import resolve_device
+from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
+from pipeline.models.backbone import Backbone, comparable
+from pipeline.runtime.device import resolve_device
 from pipeline.runtime.out_of_memory import explain_out_of_memory
+from pipeline.runtime.outputs import require_writable_folder
 from pipeline.settings.commands import CacheTeacherConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
@@ -73,20 +78,29 @@ def embed(
         PipelineError: some chunks could not be computed; it names them, and all others are written.
     """
     names = _selected_splits(dataset, splits)
-    device = resolve_device(device)
+    if not (out / "zarr.json").exists():
+        require_writable_folder(out)
+        resolve_device(device)  # refused before the store is created; a complete one needs no device
     backbone = backbone_spec.load()
     identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
+    if (out / "zarr.json").exists():
+        identity = comparable(identity, read_store(out)["teacher"])
     warn_of_preprocessing(identity, backbone_spec.origin())
+    if backbone_spec.kind == "teacher":
+        warn_of_alike_features(backbone)
     create_store(out, identity, backbone_spec.origin())
     chunks = [
         chunk for name in names for chunk in _missing_chunks(dataset, name, out, backbone.dim, progress)
     ]
     if not chunks:
         return EmbedReport()
+    computes_on = resolve_device(device)
     # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
     total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
-    count, threads = share_of_machine(workers, device, chunks=total)
-    settings = ExtractionSettings(device=device, precision=precision, batch_size=batch_size, threads=threads)
+    count, threads = share_of_machine(workers, computes_on, chunks=total)
+    settings = ExtractionSettings(
+        device=computes_on, precision=precision, batch_size=batch_size, threads=threads
+    )
     job = Job(
         spec=backbone_spec.resolve(),
         weights_sha256=backbone.weights_sha256,
@@ -96,10 +110,13 @@ def embed(
     count = min(count, len(chunks))
     with (
         sole_writer(out),
-        open_client(workers=count, threads=threads, device=device, scheduler=scheduler) as client,
+        open_client(workers=count, threads=threads, device=computes_on, scheduler=scheduler) as client,
     ):
         report = dispatch(client, job, chunks, progress)
     _raise_failures(report, len(chunks))
+    store = open_store(out)
+    for name in names:
+        warn_of_alike_rows(store.split(name))
     return report
 
 
@@ -126,10 +143,8 @@ def _missing_chunks(dataset: Dataset, name: str, out: Path, dim: int, progress: 
     """Create the split in the store if needed, and list its chunks that are not computed yet."""
     split = dataset.splits[name]
     shape = SplitShape(rows=split.rows, views=1, dim=dim)
-    labels, thumbs = split.labels, split.thumbs
-    create_split(
-        out, name, dataset=split.identity, rows=split.rows, views=1, dim=dim, labels=labels, thumbs=thumbs
-    )
+    labels, thumbs, identity = split.labels, split.thumbs, stored_identity(out, split)
+    create_split(out, name, dataset=identity, rows=split.rows, views=1, dim=dim, labels=labels, thumbs=thumbs)
     absent = absent_chunks(out, name)
     if progress:
         print(f"{name}: {len(absent)} of {shape.chunks} chunks to do", file=sys.stderr)
@@ -146,6 +161,15 @@ def _missing_chunks(dataset: Dataset, name: str, out: Path, dim: int, progress: 
     ]
 
 
+def stored_identity(store: Path, split: DatasetSplit) -> dict[str, Any]:
+    """Return the identity that a store has of a split: a former one if labels were mended since, else the present."""
+    try:
+        _, found = read_split(store, split.name)
+    except StoreError:
+        return split.identity
+    return found if found in split.formerly else split.identity
+
+
 def _raise_failures(report: EmbedReport, total: int) -> None:
     if not report.failures:
         return
@@ -156,5 +180,5 @@ def _raise_failures(report: EmbedReport, total: int) -> None:
     more = f"; and {len(named) - FAILURES_SHOWN} more" if len(named) > FAILURES_SHOWN else ""
     raise PipelineError(
         f"{report.chunks} of {total} chunks were computed; {'; '.join(named[:FAILURES_SHOWN])}{more}. "
-        "Run the command again: it computes only the missing ones"
+        "Once the cause is fixed, the same command computes only the missing ones"
     )

@@ -25,10 +25,12 @@ LOCAL = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.
 
 
 @contextmanager
-def open_client(*, workers: int, threads: int, device: str, scheduler: str | None) -> Iterator[Client]:
+def open_client(
+    *, workers: int, threads: int, device: torch.device, scheduler: str | None
+) -> Iterator[Client]:
     """Connect to the dask cluster at address `scheduler`, or start one of `workers` processes on this machine.
 
-    With device "cuda", each process sees one GPU. Ctrl-C and SIGTERM close the cluster.
+    On GPUs, each process sees one GPU. Ctrl-C and SIGTERM close the cluster.
     Raises WrongUse when no scheduler answers at the address.
     """
     settings = {
@@ -47,8 +49,8 @@ def open_client(*, workers: int, threads: int, device: str, scheduler: str | Non
             yield stack.enter_context(_connect(scheduler))
 
 
-def _local_cluster(workers: int, device: str) -> Any:
-    if device == "cuda" and importlib.util.find_spec("dask_cuda"):
+def _local_cluster(workers: int, device: torch.device) -> Any:
+    if device.type != "cpu" and importlib.util.find_spec("dask_cuda"):
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(
@@ -65,9 +67,9 @@ def _local_cluster(workers: int, device: str) -> Any:
         )
 
 
-def _worker(number: int, device: str) -> dict[str, Any]:
+def _worker(number: int, device: torch.device) -> dict[str, Any]:
     # part of the process's environment, since torch reads it once, on import
-    environment = {"CUDA_VISIBLE_DEVICES": visible_device(number) if device == "cuda" else ""}
+    environment = {"CUDA_VISIBLE_DEVICES": "" if device.type == "cpu" else visible_device(number)}
     options = {**LOCAL, "nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": QUIET}
     return {"cls": Nanny, "options": options}
 
@@ -111,12 +113,12 @@ def _silenced_log() -> Iterator[None]:
             logger.setLevel(before)
 
 
-def share_of_machine(workers: int | None, device: str, *, chunks: int) -> tuple[int, int]:
+def share_of_machine(workers: int | None, device: torch.device, *, chunks: int) -> tuple[int, int]:
     """Return the number of worker processes for so many chunks, and the threads of each.
 
     workers: None means one per GPU, or one per core up to four.
     """
     cores = len(os.sched_getaffinity(0))
-    most = workers or (torch.cuda.device_count() if device == "cuda" else min(cores, MOST_CPU_WORKERS))
+    most = workers or (min(cores, MOST_CPU_WORKERS) if device.type == "cpu" else torch.cuda.device_count())
     count = min(most, chunks)
     return count, max(1, cores // count)

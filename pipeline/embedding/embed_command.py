@@ -1,5 +1,6 @@
 """`embed`: the embeddings of a dataset or an image folder, by a student or a teacher, as a store or an array file."""
 
+import sys
 from typing import Any
 
 from pipeline.embedding.array_files import SUFFIXES, embed_images
@@ -7,6 +8,7 @@ from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.images.dataset_json import DESCRIPTION
+from pipeline.images.source_notes import passed_over_notes
 from pipeline.images.sources import open_sources
 from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.commands import EmbedConfig
@@ -30,7 +32,10 @@ def embed_any(config: EmbedConfig) -> None:
     if config.out.suffix in SUFFIXES:
         dataset = open_dataset(config.data) if is_dataset else None
         sources = {name: split.source for name, split in dataset.splits.items()} if dataset else None
-        rows, unreadable = embed_images(spec, sources or open_sources(config.data), config.out, **options)
+        sources = sources or open_sources(config.data)
+        for note in passed_over_notes(sources):
+            print(f"warning: {note}", file=sys.stderr)
+        rows, unreadable = embed_images(spec, sources, config.out, **options)
         print(f"{config.out}: {rows} rows, {unreadable} of them unreadable")
     elif is_dataset:
         report = embed(spec, open_dataset(config.data), config.out, workers=config.workers, **options)

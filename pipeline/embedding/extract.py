@@ -14,8 +14,8 @@ from cache.writer import ChunkRows, normalize
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import Box
-from pipeline.models.architectures import checked_features
-from pipeline.models.backbone import Backbone
+from pipeline.models.architectures import checked_features, guarded_call
+from pipeline.models.backbone import Backbone, stack_images
 from pipeline.runtime.prefetch import prefetch
 
 BATCHES_AHEAD = 2
@@ -26,7 +26,7 @@ Input = tuple[Tensor, Box]
 class ExtractionSettings:
     """How features are computed. threads: used by PyTorch, and as many again by the decoder."""
 
-    device: str
+    device: torch.device
     precision: str
     batch_size: int
     threads: int
@@ -73,7 +73,7 @@ def extract(
         decoded = {start + place: item for place, item in enumerate(batch) if item is not None}
         if decoded:
             places = list(decoded)
-            images = torch.stack([image for image, _ in decoded.values()])
+            images = stack_images([image for image, _ in decoded.values()], backbone.name)
             features.feature[places] = forward(backbone, images, settings)
             features.crop[places] = [(*box, 0.0) for _, box in decoded.values()]
             features.readable[places] = True
@@ -84,11 +84,11 @@ def extract(
 def forward(backbone: Backbone, images: Tensor, settings: ExtractionSettings) -> NDArray[np.float32]:
     """Return the features (B, D) of one batch (B, 3, H, W); both are on the CPU.
 
-    Raises PipelineError if the backbone returns another shape.
+    Raises PipelineError if the backbone fails or returns another shape.
     """
     bf16 = settings.precision == "bf16"
-    with torch.inference_mode(), torch.autocast(settings.device, torch.bfloat16, enabled=bf16):
-        output = backbone.module(images.to(settings.device))
+    with torch.inference_mode(), torch.autocast(settings.device.type, torch.bfloat16, enabled=bf16):
+        output = guarded_call(backbone.module, images.to(settings.device), backbone.name)
     return checked_features(output, len(images), backbone.dim, backbone.name).float().cpu().numpy()
 
 
@@ -114,7 +114,7 @@ def image_reader(split: DatasetSplit) -> Callable[[int], bytes]:
     return read
 
 
-def move_to_device(backbone: Backbone, device: str) -> None:
+def move_to_device(backbone: Backbone, device: torch.device) -> None:
     """Move a backbone to the device, in channels-last memory format: a ResNet-50 then takes 0.67 of the time.
 
     A user's own model keeps its format: a `view` in its forward pass would fail on channels-last tensors.

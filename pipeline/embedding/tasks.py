@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from cache.layout import ChunkKey, SplitShape
 from cache.writer import ChunkRows, write_chunk
 from pipeline.embedding.extract import (
@@ -57,7 +59,7 @@ def embed_chunk(job: Job, chunk: Chunk, report: Callable[[int], None]) -> ChunkR
 
 
 @lru_cache(maxsize=1)
-def _load_backbone(spec: BackboneSpec, weights_sha256: str, device: str) -> Backbone:
+def _load_backbone(spec: BackboneSpec, weights_sha256: str, device: torch.device) -> Backbone:
     backbone = spec.load()
     if backbone.weights_sha256 != weights_sha256:
         raise PipelineError(

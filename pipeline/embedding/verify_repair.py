@@ -17,6 +17,7 @@ from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
 from cache.restore import damaged_metadata
+from pipeline.embedding.alike_rows import warn_of_alike_rows
 from pipeline.embedding.cache_teacher import embed
 from pipeline.embedding.extract import (
     ExtractionSettings,
@@ -28,7 +29,7 @@ from pipeline.embedding.extract import (
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
-from pipeline.runtime.distributed import resolve_device
+from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import RepairConfig, VerifyConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
@@ -49,6 +50,10 @@ def verify_cache(config: VerifyConfig) -> None:
         raise WrongUse("--rows computes embeddings from the images: give their --dataset too")
     done, faults = find_faults(config)
     print_verdict(config, done, faults)
+    store = open_store(config.cache)
+    for name in store.splits:
+        if store.split(name).complete:
+            warn_of_alike_rows(store.split(name))
 
 
 def repair_cache(config: RepairConfig) -> None:
@@ -110,7 +115,7 @@ def restore_metadata(config: RepairConfig) -> None:
     damaged = {
         path / name / file: data
         for name, split in dataset.splits.items()
-        for file, data in damaged_metadata(path, name, split.identity, split.rows).items()
+        for file, data in damaged_metadata(path, name, split.identities, split.rows).items()
     }
     if damaged:
         with sole_writer(path):
@@ -146,7 +151,8 @@ def require_same_dataset(store: Store, dataset: Dataset) -> None:
     """Raise IdentityMismatch, naming the fields, unless every split of the store was computed from the dataset."""
     for name in store.splits:
         split = dataset.splits.get(name)
-        differences = identity_difference(split.identity if split else {}, read_split(store.path, name)[1])
+        found = read_split(store.path, name)[1]
+        differences = split.difference_from(found) if split else identity_difference({}, found)
         if differences:
             raise IdentityMismatch(
                 f"the split '{name}' of {store.path} was not made from {dataset.path}: {'; '.join(differences)}"
@@ -154,11 +160,14 @@ def require_same_dataset(store: Store, dataset: Dataset) -> None:
 
 
 def column_faults(split: Split, dataset: DatasetSplit) -> Iterator[Fault]:
-    """Yield a fault for each chunk of labels or perceptual hashes that differs from the dataset."""
-    for column, differs in (
-        ("label", split.label != dataset.labels),
-        ("thumb", split.thumb != dataset.thumbs),
-    ):
+    """Yield a fault for each chunk of labels or perceptual hashes that differs from the dataset.
+
+    The labels of a store that was made before `pack --relabel` are not those of the dataset.
+    """
+    columns = {"thumb": split.thumb != dataset.thumbs}
+    if split.dataset == dataset.identity:
+        columns["label"] = split.label != dataset.labels
+    for column, differs in columns.items():
         for index in np.unique(np.flatnonzero(differs) // split.shape.chunk_rows):
             key = ChunkKey(0, int(index))
             reason = "differs from the dataset"

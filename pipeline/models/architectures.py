@@ -11,6 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.runtime.code_identity import code_sha256
+from pipeline.runtime.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +21,14 @@ class Network:
 
     module: (B, 3, H, W) -> (B, dim). heads: names of the removed layers, whose weight and bias a checkpoint may
     still contain. feature: which layer the features are. settings: the second value returned by a user's function, a
-    preprocessing, or None.
+    preprocessing, or None. code: of a user's own network, a hash of everything but its weights.
     """
 
     module: nn.Module
     heads: tuple[str, ...]
     feature: str
     settings: object = None
+    code: str = ""
 
 
 def open_network(name: str, image_size: int | None = None) -> Network:
@@ -42,7 +45,9 @@ def torchvision_network(name: str) -> Network:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise WrongUse(f"torchvision has no classification model {name!r}{suggest(name, known)}")
-    module = torchvision.models.get_model(name, weights=None)
+    # these two warn about their random weights unless they are told how to draw them
+    drawn = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    module = torchvision.models.get_model(name, weights=None, **drawn)
     head = [key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
     if not head:
         raise WrongUse(
@@ -83,7 +88,19 @@ def function_network(spec: str) -> Network:
         raise PipelineError(
             f"{spec} returned {describe(result)}; expected an nn.Module or a tuple of an nn.Module and a preprocessing"
         )
-    return Network(module=module, heads=("fc", "classifier"), feature="output", settings=settings)
+    heads, code = ("fc", "classifier"), network_code(module)
+    return Network(module=module, heads=heads, feature="output", settings=settings, code=code)
+
+
+def network_code(module: nn.Module) -> str:
+    """Hash a network's code and settings, but not the values of its state dict: see `code_sha256`."""
+    saved = module.state_dict()
+    tensors = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    weights = [tensor for name, tensor in tensors if name in saved]
+    return code_sha256(module, weights=weights, strict=False)
 
 
 def call_function(spec: str) -> object:
@@ -107,25 +124,47 @@ def call_function(spec: str) -> object:
         raise PipelineError(f"{spec} failed with {type(error).__name__}: {error}") from error
 
 
-def feature_width(module: nn.Module, example: Tensor, name: str) -> int:
-    """Return the width of a module's features for one example (1, 3, H, W); switches the module to eval mode.
+def feature_width(module: nn.Module, examples: Tensor, name: str) -> int:
+    """Return the width of a module's features for some examples (B, 3, H, W); switches the module to eval mode.
 
-    Raises WrongUse if the module does not accept the image size, PipelineError if its output is not (1, width).
+    Raises WrongUse if the module does not accept the image size, PipelineError if its output is not (B, width).
     """
+    return example_features(module, examples, name).shape[1]
+
+
+def example_features(module: nn.Module, examples: Tensor, name: str) -> Tensor:
+    """Return a module's features (B, width) of examples (B, 3, H, W); raises and switches as `feature_width`."""
     module.eval()
     try:
         with torch.inference_mode():
-            feature = module(example)
+            feature = module(examples)
+    except PipelineError:
+        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise WrongUse(
-            f"{name} does not accept images of shape {tuple(example.shape[1:])}: {error}"
+            f"{name} does not accept images of shape {tuple(examples.shape[1:])}: {error}"
         ) from error
-    if not isinstance(feature, Tensor) or feature.ndim != 2 or len(feature) != 1:
+    if not isinstance(feature, Tensor) or feature.ndim != 2 or len(feature) != len(examples):
         raise PipelineError(
-            f"{name} returns {describe(feature)} for one image; expected features of shape (1, width): "
-            "pool and flatten them inside the module"
+            f"{name} returns {describe(feature)} for {len(examples)} images; expected features of shape "
+            f"({len(examples)}, width): pool and flatten them inside the module"
         )
-    return feature.shape[1]
+    return feature
+
+
+def guarded_call(module: nn.Module, images: Tensor, name: str) -> object:
+    """Return a module's output. Raises PipelineError if the module fails; running out of memory passes through."""
+    try:
+        return module(images)
+    except PipelineError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+        raise PipelineError(f"{name} failed on images of shape {tuple(images.shape)}: {reason}") from error
 
 
 def checked_features(output: object, images: int, dim: int, name: str) -> Tensor:

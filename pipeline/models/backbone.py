@@ -1,21 +1,27 @@
 """Frozen networks with their preprocessing: teachers, and students after training."""
 
-from dataclasses import dataclass
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.images.preprocessing import Transform
-from pipeline.models.architectures import feature_width
-from pipeline.models.checkpoints import (
-    load_state,
-    load_strictly,
-    weights_sha256,
-)
-from pipeline.models.state_dict_layout import Layout, closest_layout, own_names
+from pipeline.models.architectures import example_features
+from pipeline.models.checkpoints import WeightsFile, load_strictly, open_weights, weights_sha256
+from pipeline.models.resampled_positions import RESAMPLED, resample_positions
+from pipeline.models.state_dict_layout import Layout, best_reading, fitting_parts, own_names
+from pipeline.runtime.code_identity import is_same_python
+from pipeline.runtime.distributed import is_main_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,7 @@ class Recipe:
     """The parts of a backbone: module, preprocessing, and the layouts of its checkpoints.
 
     layouts: naming schemes of the weights files it can be loaded from; the names in the file decide which applies.
+    code: of a user's own network, a hash of everything but its weights.
     """
 
     module: nn.Module
@@ -30,6 +37,7 @@ class Recipe:
     feature: str
     preprocessing: Transform
     layouts: tuple[Layout, ...] = (own_names(),)
+    code: str = ""
 
 
 NO_WEIGHTS = "0" * 64  # placeholder of the length of a sha256
@@ -37,7 +45,10 @@ NO_WEIGHTS = "0" * 64  # placeholder of the length of a sha256
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen network in eval mode: images (B, 3, H, W) -> features (B, dim), not normalised."""
+    """A frozen network in eval mode: images (B, 3, H, W) -> features (B, dim), not normalised.
+
+    likeness: mean cosine between its features of `different_images`.
+    """
 
     name: str
     module: nn.Module
@@ -46,6 +57,8 @@ class Backbone:
     architecture: str
     weights_sha256: str
     feature: str
+    code: str = ""
+    likeness: float = 0.0
 
     def identity(self) -> dict[str, Any]:
         """Return what defines its embeddings, as JSON values; part of the identity of every store it writes."""
@@ -55,18 +68,63 @@ class Backbone:
             "feature": self.feature,
             "dim": self.dim,
             "preprocessing": self.preprocessing.identity(),
+            **({"code": self.code} if self.code else {}),
         }
 
 
-def load_weights(recipe: Recipe, weights: Path, name: str) -> None:
-    """Load a weights file strictly. Raises PipelineError if it does not match the network."""
+def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with the code hashes of a recorded one where the two cannot be compared.
+
+    Earlier versions recorded no code, and other versions of Python compile the same code differently.
+    """
+    compared = dict(identity)
+    if not isinstance(recorded, Mapping):
+        return compared
+    if "code" in compared and not is_same_python(recorded.get("code")):
+        del compared["code"]
+        if "code" in recorded:
+            compared["code"] = recorded["code"]
+    for field, value in compared.items():
+        if isinstance(value, Mapping) and isinstance(recorded.get(field), Mapping):
+            compared[field] = comparable(value, recorded[field])
+    return compared
+
+
+def load_weights(recipe: Recipe, weights: Path, name: str) -> Recipe:
+    """Load a weights file strictly and return the recipe, whose feature then names any resampling.
+
+    Prefixes of wrappers are removed if every name then fits, with a note on stderr. Raises PipelineError if the file
+    does not match the network.
+    """
     _materialize(recipe.module)
-    state = load_state(weights)
-    layout = closest_layout(recipe.layouts, state, recipe.module.state_dict())
+    file = open_weights(weights)
+    own = recipe.module.state_dict()
+    reading = best_reading(recipe.layouts, file.state, own)
+    tensors = reading.tensors
+    if set(reading.problems) == {"of another shape"}:
+        resampled = resample_positions(recipe.architecture, recipe.module, tensors)
+        if resampled is not None:
+            recipe, tensors = replace(recipe, feature=recipe.feature + RESAMPLED), resampled
     try:
-        load_strictly(recipe.module, layout.rename_all(state), f"{name} in {weights}")
+        load_strictly(recipe.module, tensors, f"{name} in {weights}")
     except PipelineError as error:
-        raise PipelineError(f"{error}; `teachers --check {weights}` shows what it contains") from error
+        raise PipelineError(f"{error}; {_advice(recipe, file, own, weights)}") from error
+    if reading.prefix:
+        note(f"note: {weights}: removed the prefix {file.prefix + reading.prefix!r} from its names")
+    return recipe
+
+
+def _advice(recipe: Recipe, file: WeightsFile, own: Mapping[str, Tensor], weights: Path) -> str:
+    parts = [repr(file.prefix + part) for part in fitting_parts(recipe.layouts, file.state, own)]
+    if parts:
+        return f"the tensors under {' or '.join(parts)} alone would fit: write a file with these"
+    return f"`python cli.py teachers --check {shlex.quote(str(weights))}` shows what it contains"
+
+
+def note(line: str) -> None:
+    """Print a line to stderr, once for all processes of a command."""
+    if multiprocessing.parent_process() is None and is_main_process():
+        print(line, file=sys.stderr)
 
 
 def _materialize(module: nn.Module) -> None:
@@ -79,16 +137,51 @@ def _materialize(module: nn.Module) -> None:
 
 
 def freeze(recipe: Recipe, name: str, image_size: int | None = None, *, device: str = "cpu") -> Backbone:
-    """Turn a recipe into a backbone in eval mode that needs no gradients. image_size: another input size, in pixels."""
+    """Turn a recipe into a backbone in eval mode that needs no gradients. image_size: another input size, in pixels.
+
+    It is tried on images that nobody would confuse. Raises WrongUse or PipelineError if it fails on them.
+    """
     preprocessing = recipe.preprocessing if image_size is None else recipe.preprocessing.at(image_size)
     module = recipe.module.eval().requires_grad_(False).to(device)
-    example = preprocessing.transform(Image.new("RGB", (256, 256))).to(device)
+    examples = stack_images([preprocessing.transform(image) for image in different_images()], name)
+    features = example_features(module, examples.to(device), name)
     return Backbone(
         name=name,
         module=module,
-        dim=feature_width(module, example[None], name),
+        dim=features.shape[1],
         preprocessing=preprocessing,
         architecture=recipe.architecture,
         weights_sha256=weights_sha256(module) if device == "cpu" else NO_WEIGHTS,
         feature=recipe.feature,
+        code=recipe.code,
+        likeness=mean_cosine(features.float().numpy()) if device == "cpu" else 0.0,
     )
+
+
+def different_images() -> list[Image.Image]:
+    """Return a black, a white and a noisy image of 256 x 256 px."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    return [Image.new("RGB", (256, 256)), Image.new("RGB", (256, 256), "white"), Image.fromarray(noise)]
+
+
+def stack_images(images: Sequence[Tensor], name: str) -> Tensor:
+    """Return preprocessed images as one batch. Raises PipelineError if their shapes differ. name: of the backbone."""
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise PipelineError(
+            f"the preprocessing of {name} returns images of different shapes, {shapes[0]} and {shapes[1]}: resize and "
+            "crop all to one"
+        )
+    return torch.stack(list(images))
+
+
+def mean_cosine(rows: NDArray[np.floating[Any]]) -> float:
+    """Return the mean cosine over the pairs of distinct rows of (B, D), without those that are zero or not finite.
+
+    It is (|s|^2 - B) / (B (B - 1)), with s the sum of the unit rows; 0 for fewer than two rows.
+    """
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    unit, count = rows[usable].astype(np.float64) / lengths[usable, None], int(usable.sum())
+    total = float(np.square(unit.sum(0)).sum())
+    return (total - count) / (count * (count - 1)) if count > 1 else 0.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet
 
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.models.architectures import describe
+from pipeline.models.architectures import describe, feature_width
 from pipeline.models.backbone import Backbone
 
 MAX_VALUES = 9_600
@@ -96,6 +96,5 @@ def at_layer(backbone: Backbone, layer: str) -> Backbone:
     """Return the backbone with an inner layer as its feature. Raises WrongUse for an unknown layer."""
     module = LayerFeatures(backbone.module, path_of(backbone.module, layer)).eval()
     example = backbone.preprocessing.transform(Image.new("RGB", (256, 256)))
-    with torch.inference_mode():
-        dim = module(example[None]).shape[1]
+    dim = feature_width(module, torch.stack([example, example]), f"{backbone.name} at {layer}")
     return replace(backbone, module=module, dim=dim, feature=f"{layer}, pooled to {dim} numbers")

@@ -1,6 +1,7 @@
 """student.safetensors: a run's trained student, opened as a backbone."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,10 @@ from pipeline.models.checkpoints import (
     load_strictly,
     save_safetensors,
 )
+from pipeline.models.resampled_positions import RESAMPLED, resample_positions
+from pipeline.models.state_dict_layout import load_problems
 from pipeline.models.students import Student, build_student
+from pipeline.runtime.code_identity import is_same_python
 
 
 def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
@@ -29,10 +33,25 @@ def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
     except (KeyError, ValueError, TypeError) as error:
         raise PipelineError(f"{path} lacks the metadata of a student: {error!r}") from error
     size = image_size or trained_at
-    module = build_student(name, image_size=size, seed=0).network
+    student = build_student(name, image_size=size, seed=0)
+    module, code = student.network, student.code if "code" in metadata else ""
+    _warn_of_other_code(path, name, metadata.get("code"), code)
+    if size != trained_at and load_problems(module.state_dict(), state):
+        resampled = resample_positions(name, module, state, trained_at)
+        if resampled is not None:
+            state, feature = resampled, feature + RESAMPLED
     load_strictly(module, state, str(path))
     preprocessing = replace(IMAGENET, mean=mean, std=std).at(size)
-    return Recipe(module=module, architecture=name, feature=feature, preprocessing=preprocessing)
+    return Recipe(module=module, architecture=name, feature=feature, preprocessing=preprocessing, code=code)
+
+
+def _warn_of_other_code(path: Path, name: str, trained: str | None, code: str) -> None:
+    if is_same_python(trained) and trained != code:
+        print(
+            f"warning: the code of {name} is not the code that {path} was trained with; its features differ unless the "
+            "change does not matter",
+            file=sys.stderr,
+        )
 
 
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
@@ -60,5 +79,6 @@ def save_student(run: Path, student: Student, metadata: Mapping[str, str]) -> No
         "feature": student.feature,
         "mean": json.dumps(IMAGENET.mean),
         "std": json.dumps(IMAGENET.std),
+        **({"code": student.code} if student.code else {}),
     }
     save_safetensors(run / "student.safetensors", student.network.state_dict(), {**metadata, **own})

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import WrongUse, suggest
+from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.models.architectures import Network, checked_features, feature_width, open_network
+from pipeline.models.checkpoints import first_line
+from pipeline.runtime.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +45,20 @@ STUDENTS = {
 class Student(nn.Module):
     """A network without classifier: images (B, 3, H, W) -> raw features (B, dim), not normalised.
 
-    `network` is the bare architecture; its state dict has torchvision's, timm's or the user's own names.
+    `network` is the bare architecture; its state dict has torchvision's, timm's or the user's own names. code: of a
+    user's own network, a hash of everything but its weights.
     """
 
-    def __init__(self, network: nn.Module, *, name: str, image_size: int, dim: int, feature: str) -> None:
+    def __init__(
+        self, network: nn.Module, *, name: str, image_size: int, dim: int, feature: str, code: str = ""
+    ) -> None:
         super().__init__()
         self.network = network
         self.name = name
         self.image_size = image_size
         self.dim = dim
         self.feature = feature
+        self.code = code
 
     def forward(self, images: Tensor) -> Tensor:
         return checked_features(self.network(images), len(images), self.dim, self.name)
@@ -94,8 +100,65 @@ def _opened(name: str, image_size: int) -> Student:
             f"{name} returns a preprocessing, but a student's images come from the dataset, normalized by "
             "ImageNet's mean and std; return only the module"
         )
-    dim = feature_width(network.module, torch.zeros(1, 3, image_size, image_size), name)
-    return Student(network.module, name=name, image_size=image_size, dim=dim, feature=network.feature)
+    _drop_auxiliary_heads(network.module)
+    dim = feature_width(network.module, torch.zeros(2, 3, image_size, image_size), name)
+    return Student(
+        network.module,
+        name=name,
+        image_size=image_size,
+        dim=dim,
+        feature=network.feature,
+        code=network.code,
+    )
+
+
+def _drop_auxiliary_heads(module: nn.Module) -> None:
+    """Remove the heads that GoogLeNet and Inception v3 return in training mode beside their features."""
+    if getattr(module, "aux_logits", False) is True:
+        vars(module)["aux_logits"] = False
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if name in module._modules:
+                setattr(module, name, None)
+
+
+def require_trainable(student: Student, images: int) -> None:
+    """Try a student in training mode on as many images as a rank has per step, at most two.
+
+    The student does not change. Raises WrongUse if all its parameters are frozen, if its features have another shape
+    in training mode, or if it cannot train on one image, as with batch normalization.
+    """
+    if not any(parameter.requires_grad for parameter in student.network.parameters()):
+        raise WrongUse(
+            f"{student.name} has no parameter to train: all are frozen; set requires_grad of those to train"
+        )
+    count = min(images, 2)
+    try:
+        output = _output_in_training(student, count)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        hint = "; give a larger --batch-size, or fewer ranks" if count == 1 else ""
+        raise WrongUse(
+            f"{student.name} cannot be trained on {images} image{'s' if images > 1 else ''} per step and rank: "
+            f"{first_line(error)}{hint}"
+        ) from error
+    try:
+        checked_features(output, count, student.dim, student.name)
+    except PipelineError as error:
+        raise WrongUse(f"in training mode {error}") from error
+
+
+def _output_in_training(student: Student, count: int) -> object:
+    """Return the network's output for `count` images in training mode; its buffers and mode stay."""
+    network, side = student.network, student.image_size
+    examples = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    buffers = {key: buffer.clone() for key, buffer in network.named_buffers()}
+    was_training = network.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return torch.func.functional_call(network.train(), buffers, (examples,))
+    finally:
+        network.train(was_training)
 
 
 def _known_names() -> str:

@@ -54,13 +54,13 @@ def _from_swiglu(name: str) -> str | None:
     return name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
 
 
-def _with_dropout_gaps(name: str) -> str | None:
-    """Renumber AlexNet's linear layers to leave torchvision's gaps for dropout."""
+def _from_feats(name: str) -> str | None:
+    """Rename fc6 and fc7 of CompRess's AlexNet, feats.0 and feats.2, to torchvision's, which count dropout too."""
     layer, dot, tensor = name.rpartition(".")
-    if not layer.startswith("classifier."):
-        return name
-    numbers = {"classifier.0": "classifier.1", "classifier.2": "classifier.4"}
-    return f"{numbers[layer]}{dot}{tensor}" if layer in numbers else None
+    if layer.startswith("classifier."):
+        return None
+    numbers = {"feats.0": "classifier.1", "feats.2": "classifier.4"}
+    return f"{numbers.get(layer, layer)}{dot}{tensor}"
 
 
 MOCO = Layout(
@@ -108,10 +108,10 @@ DINOV2_SWIGLU = Layout(
 )
 
 
-COMPRESS_BARE_ALEXNET = Layout(
-    title="CompRess's student, numbered without dropout",
-    rename=_with_dropout_gaps,
-    unused=rf"(fc|classifier\.4){LINEAR}",
-    signature=r"classifier\.0\.",
+COMPRESS_ALEXNET = Layout(
+    title="CompRess's AlexNet, with fc6 and fc7 in feats",
+    rename=_from_feats,
+    unused=rf"fc{LINEAR}",
+    signature=r"feats\.",
     key="model",
 )

@@ -11,13 +11,12 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.architectures import open_network
-from pipeline.models.checkpoints import WeightsFile, join_names, load_problems
-from pipeline.models.state_dict_layout import Layout, closest_layout
+from pipeline.models.checkpoints import WeightsFile, join_names
+from pipeline.models.state_dict_layout import Layout, Reading, best_reading
 from pipeline.teachers.registry import TEACHERS, layouts_of
 
-# RegNet computes its widths with tensors, which have no values on the meta device; GoogLeNet and Inception warn when
-# they are built; SqueezeNet has no linear classifier.
-SKIPPED = ("regnet", "googlenet", "inception", "squeezenet")
+SKIPPED = ("squeezenet",)  # it has no linear classifier
+ON_CPU = ("regnet",)  # computes its widths with tensors, which have no values on the meta device
 KEYS_SHOWN = 5
 
 
@@ -33,12 +32,16 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A teacher the file can be loaded into. unused: names in the file that no feature needs."""
+    """A teacher the file can be loaded into.
+
+    unused: names in the file that no feature needs. prefix: removed from all names, if more than `module.`, or "".
+    """
 
     teacher: str
     architecture: str
     layout: str
     unused: tuple[str, ...]
+    prefix: str = ""
 
 
 def identify(file: WeightsFile, path: Path) -> list[Fit]:
@@ -54,16 +57,15 @@ def identify(file: WeightsFile, path: Path) -> list[Fit]:
         if marked and candidate.teacher.startswith("torchvision/"):
             break
         own = candidate.module.state_dict()
-        layout = closest_layout(candidate.layouts, file.state, own)
+        reading = best_reading(candidate.layouts, file.state, own)
+        layout, count = reading.layout, reading.count()
         if layout.key and layout.key != file.key:
             continue
-        problems = load_problems(own, layout.rename_all(file.state))
-        count = sum(map(len, problems.values()))
         if not count:
-            certain = layout.has_signature(file.state) or bool(layout.key)
-            (marked if certain else plain).append(_fit(candidate, layout, file))
+            certain = layout.has_signature(reading.state) or bool(layout.key)
+            (marked if certain else plain).append(_fit(candidate, reading, file))
         elif count < nearest[1]:
-            named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in problems.items())
+            named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in reading.problems.items())
             nearest = (candidate.teacher, count, named)
     if not marked and not plain:
         raise PipelineError(_unknown(file, path, nearest[0], nearest[2]))
@@ -89,8 +91,10 @@ def torchvision_candidates(values: int) -> Iterator[Candidate]:
         if name.startswith(SKIPPED):
             continue
         whole = next(iter(torchvision.models.get_model_weights(name))).meta["num_params"]
-        if 0.5 * whole < values < 1.1 * whole:
-            with torch.device("meta"):
+        least, most = (0.8, 1.05) if name.startswith(ON_CPU) else (0.5, 1.1)
+        # GoogLeNet's auxiliary heads are in its files but not counted
+        if least * whole < values < (2.1 if name == "googlenet" else most) * whole:
+            with torch.device("cpu" if name.startswith(ON_CPU) else "meta"):
                 network = open_network(f"torchvision/{name}")
             yield Candidate(
                 teacher=f"torchvision/{name}",
@@ -100,12 +104,13 @@ def torchvision_candidates(values: int) -> Iterator[Candidate]:
             )
 
 
-def _fit(candidate: Candidate, layout: Layout, file: WeightsFile) -> Fit:
+def _fit(candidate: Candidate, reading: Reading, file: WeightsFile) -> Fit:
     return Fit(
         teacher=candidate.teacher,
         architecture=candidate.architecture,
-        layout=layout.title,
-        unused=tuple(layout.unused_names(file.state)),
+        layout=reading.layout.title,
+        unused=tuple(reading.layout.unused_names(reading.state)),
+        prefix=file.prefix + reading.prefix if reading.prefix else "",
     )
 
 

@@ -11,7 +11,7 @@ from pipeline.models.architectures import torchvision_network
 from pipeline.models.state_dict_layout import Layout, own_names
 from pipeline.models.wide_resnet import WideResNet50
 from pipeline.teachers.checkpoint_layouts import (
-    COMPRESS_BARE_ALEXNET,
+    COMPRESS_ALEXNET,
     DINO,
     DINO_FULL,
     DINOV2,
@@ -174,6 +174,6 @@ PUBLISHED = {
         "mobilenet_v2", "MobileNetV2", 1280, (compress("fc", "classifier.1"),)
     ),
     "compress_alexnet": compress_student(
-        "alexnet", "AlexNet", 4096, (compress("fc", "classifier.6"), COMPRESS_BARE_ALEXNET), "fc7 after ReLU"
+        "alexnet", "AlexNet", 4096, (compress("fc", "classifier.6"), COMPRESS_ALEXNET), "fc7 after ReLU"
     ),
 }

@@ -49,7 +49,7 @@ def load_teacher(name: str, weights: Path | None = None, *, image_size: int | No
         weights = own()
     recipe = _find_recipe(name, weights, image_size)
     if weights is not None:
-        load_weights(recipe, weights, name)
+        recipe = load_weights(recipe, weights, name)
     return freeze(recipe, name, image_size)
 
 
@@ -82,6 +82,7 @@ def _find_recipe(name: str, weights: Path | None, image_size: int | None) -> Rec
             feature=network.feature,
             preprocessing=as_transform(network.settings, name),
             layouts=layouts_of(network),
+            code=network.code,
         )
     known = f"; known are {', '.join(TEACHERS)}, timm/NAME, torchvision/NAME and package.module:function"
     raise WrongUse(f"unknown teacher {name!r}{suggest(name, TEACHERS) or known}")

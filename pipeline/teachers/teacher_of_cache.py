@@ -6,7 +6,7 @@ from cache.errors import IdentityMismatch
 from cache.identity import identity_difference
 from cache.reader import Store
 from pipeline.errors import WrongUse
-from pipeline.models.backbone import Backbone
+from pipeline.models.backbone import Backbone, comparable
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
@@ -26,10 +26,10 @@ def open_teacher_of_cache(
         spec = BackboneSpec(kind="teacher", name=name, weights=weights, image_size=preprocessing.get("crop"))
     backbone = spec.load()
     # not made with --image-size, then, but with the backbone's own resize
-    if spec.image_size and backbone.preprocessing.identity() != preprocessing:
+    if spec.image_size and comparable(backbone.preprocessing.identity(), preprocessing) != preprocessing:
         spec = BackboneSpec(kind="teacher", name=spec.name, weights=weights)
         backbone = spec.load()
-    found = backbone.identity()
+    found = comparable(backbone.identity(), store.teacher)
     differences = identity_difference({field: store.teacher.get(field) for field in found}, found)
     if differences:
         raise IdentityMismatch(

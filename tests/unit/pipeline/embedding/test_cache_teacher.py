@@ -14,12 +14,15 @@ from cache.errors import IdentityMismatch, InUse, StoreError
 from cache.layout import Status
 from cache.lock import sole_writer
 from cache.reader import open_store
+from cache.writer import create_store
 from pipeline.embedding import cache_teacher, tasks
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset
+from pipeline.models.architectures import network_code
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.registry import load_teacher
+from tests.support import tiny_teacher
 from tests.support.mixed_images import BLACK, UNREADABLE
 from tests.support.tiny_store import contents, states
 
@@ -80,6 +83,7 @@ def test_the_identity_covers_all_that_decides_a_value(whole: Path) -> None:
     assert open_store(whole).teacher == {
         "architecture": "tests.support.tiny_teacher:wide",
         "weights": backbone.weights_sha256,
+        "code": network_code(backbone.module),
         "feature": "output",
         "dim": 131072,
         "preprocessing": {
@@ -102,7 +106,8 @@ def test_a_complete_store_is_left_untouched(
 ) -> None:
     before = states(whole)
     monkeypatch.setattr(cache_teacher, "open_client", None)
-    report = embed(teacher("wide"), dataset, whole, workers=1, batch_size=16, progress=True)
+    absent = "cuda"  # nothing is computed, so it does not matter
+    report = embed(teacher("wide"), dataset, whole, workers=1, batch_size=16, progress=True, device=absent)
     assert str(report) == "nothing to do, every chunk is there"
     assert capsys.readouterr().err == "train: 0 of 3 chunks to do\nval: 0 of 1 chunks to do\n"
     assert states(whole) == before
@@ -134,6 +139,23 @@ def test_only_the_named_split_is_computed(
     assert (report.rows, open_store(out).splits) == (5, ("val",))
     with pytest.raises(WrongUse, match="has no split 'vall'; did you mean 'val'"):
         embed(teacher("convolutional"), dataset, out, splits=["vall"], scheduler=scheduler)
+
+
+def test_a_store_from_before_code_was_recorded_goes_on_and_one_of_other_code_does_not(
+    whole: Path, dataset: Dataset, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = open_store(whole).teacher
+    create_store(tmp_path / "old.zarr", {key: value for key, value in identity.items() if key != "code"})
+    report = embed(
+        teacher("wide"), dataset, tmp_path / "old.zarr", splits=("val",), batch_size=16, scheduler=scheduler
+    )
+    assert report.chunks
+    shutil.copytree(whole, tmp_path / "new.zarr")
+    monkeypatch.setattr(
+        tiny_teacher.Wide, "forward", lambda self, images: images.flatten(1).repeat(1, 171)[:, : 1 << 17]
+    )
+    with pytest.raises(IdentityMismatch, match="code: expected"):
+        embed(teacher("wide"), dataset, tmp_path / "new.zarr", batch_size=16, scheduler=scheduler)
 
 
 def test_a_changed_image_fails_its_chunk_and_no_other(

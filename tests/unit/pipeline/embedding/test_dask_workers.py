@@ -8,12 +8,13 @@ import pytest
 from pipeline.embedding import dask_workers
 from pipeline.embedding.dask_workers import open_client, share_of_machine, visible_device
 from pipeline.embedding.tasks import chunk_count
+from pipeline.runtime.device import CPU
 
 
 def test_sigterm_interrupts_while_the_cluster_is_open(scheduler: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with (
-        open_client(workers=1, threads=1, device="cpu", scheduler=scheduler),
+        open_client(workers=1, threads=1, device=CPU, scheduler=scheduler),
         pytest.raises(KeyboardInterrupt),
     ):
         signal.raise_signal(signal.SIGTERM)
@@ -35,4 +36,4 @@ def test_threads_follow_from_the_whole_dataset(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     monkeypatch.setattr(dask_workers, "MOST_CPU_WORKERS", 2)
-    assert share_of_machine(workers, "cpu", chunks=chunk_count([160, 5], dim=131072)) == (count, threads)
+    assert share_of_machine(workers, CPU, chunks=chunk_count([160, 5], dim=131072)) == (count, threads)

@@ -1,5 +1,6 @@
 """Batches of an extraction, and the formats and precisions they run in."""
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from pipeline.embedding.extract import (
 )
 from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode
-from pipeline.images.preprocessing import IMAGENET
+from pipeline.images.preprocessing import IMAGENET, UserPreprocessing
 from pipeline.images.sources import open_sources
 from pipeline.models.backbone import Backbone
+from pipeline.runtime.device import CPU
 from pipeline.teachers.registry import load_teacher
 from tests.support.mixed_images import UNREADABLE
 
-SETTINGS = ExtractionSettings(device="cpu", precision="fp32", batch_size=4, threads=1)
+SETTINGS = ExtractionSettings(device=CPU, precision="fp32", batch_size=4, threads=1)
 
 
 def backbone(name: str) -> Backbone:
@@ -45,7 +47,7 @@ def backbone(name: str) -> Backbone:
 @pytest.mark.parametrize(("name", "last"), [("torchvision/planted", True), ("package.module:planted", False)])
 def test_channels_go_last_except_in_a_users_own_model(name: str, last: bool) -> None:
     moved, plain = backbone(name), backbone(name)
-    move_to_device(moved, "cpu")
+    move_to_device(moved, CPU)
     assert moved.module[0].weight.is_contiguous(memory_format=torch.channels_last) == last
     images = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(1))
     # sums of 27 and 32 products in float32, in another order
@@ -53,7 +55,7 @@ def test_channels_go_last_except_in_a_users_own_model(name: str, last: bool) -> 
 
 
 def settings(batch_size: int, precision: str = "fp32") -> ExtractionSettings:
-    return ExtractionSettings(device="cpu", precision=precision, batch_size=batch_size, threads=1)
+    return ExtractionSettings(device=CPU, precision=precision, batch_size=batch_size, threads=1)
 
 
 def test_batches_begin_at_the_first_row_and_pass_over_the_unreadable(images: Path) -> None:
@@ -132,3 +134,23 @@ def test_features_of_another_shape_are_refused_at_every_batch(
     message = f"mine:model returns {found} for a batch of 4 images; expected features of shape (4, {dim})"
     with pytest.raises(PipelineError, match=re.escape(message)):
         forward(wrong, torch.rand(4, 3, 9, 9), SETTINGS)
+
+
+def test_a_backbone_or_preprocessing_that_fails_on_a_batch_is_a_sentence(images: Path) -> None:
+    class Failing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise KeyError("missing")
+
+    failing = replace(backbone("mine:model"), module=Failing())
+    with pytest.raises(
+        PipelineError, match=r"mine:model failed on images of shape \(2, 3, 9, 9\): KeyError: 'missing'"
+    ):
+        forward(failing, torch.rand(2, 3, 9, 9), SETTINGS)
+    widths = itertools.cycle((8, 9))
+    preprocessing = UserPreprocessing(lambda image: torch.zeros(3, 8, next(widths)))
+    ragged = replace(backbone("mine:model"), preprocessing=preprocessing)
+    source = open_sources(images)["train"]
+    with pytest.raises(
+        PipelineError, match=r"returns images of different shapes, \(3, 8, 8\) and \(3, 8, 9\): resize"
+    ):
+        extract(ragged, source.read, range(8), SETTINGS)

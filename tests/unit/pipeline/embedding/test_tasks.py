@@ -9,6 +9,7 @@ from pipeline.embedding.extract import ExtractionSettings
 from pipeline.embedding.tasks import Chunk, Job, chunk_count, embed_chunk
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
+from pipeline.runtime.device import CPU
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
@@ -24,7 +25,7 @@ def test_what_changed_since_the_run_started_is_refused(
     dataset: Dataset, tmp_path: Path, weights: str | None, images_hash: str | None, message: str
 ) -> None:
     spec = BackboneSpec(kind="teacher", name="pixels", image_size=8).resolve()
-    settings = ExtractionSettings(device="cpu", precision="fp32", batch_size=16, threads=1)
+    settings = ExtractionSettings(device=CPU, precision="fp32", batch_size=16, threads=1)
     sha256 = weights or spec.load().weights_sha256
     job = Job(spec=spec, weights_sha256=sha256, store=tmp_path / "s.zarr", settings=settings)
     chunk = Chunk(

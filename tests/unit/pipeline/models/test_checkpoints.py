@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -26,8 +28,9 @@ from pipeline.models.checkpoints import (
     save_safetensors,
     weights_sha256,
 )
-from pipeline.models.student_file import save_student
+from pipeline.models.student_file import load_run_student, save_student
 from pipeline.models.students import build_student
+from tests.support import tiny_teacher
 
 
 def small_module(seed: int = 0) -> torch.nn.Module:
@@ -198,6 +201,66 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
     assert trap.exists()
 
 
+STATE = {"w": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("held", "key"),
+    [
+        ({"model_state_dict": STATE, "optimizer_state_dict": {"state": {}}}, "model_state_dict"),
+        ({"epoch": 3, "net": STATE}, "net"),
+        ({"anything": STATE, "step": np.int64(3), "best": np.float64(0.5)}, "anything"),
+        (
+            {"classy": {"base_model": {"trunk": STATE}}, "optimizer": {"0": {"exp_avg": torch.ones(2)}}},
+            "classy.base_model.trunk",
+        ),
+        ({"state_dict": STATE, "state_dict_ema": STATE}, "state_dict"),
+        ({"model": {"state_dict": STATE}}, "model.state_dict"),
+    ],
+)
+def test_a_state_dict_is_found_where_training_scripts_put_it(
+    tmp_path: Path, held: dict[str, object], key: str
+) -> None:
+    torch.save(held, tmp_path / "w.ckpt")
+    file = open_weights(tmp_path / "w.ckpt")
+    assert (file.key, list(file.state)) == (key, ["w"])
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (
+            {"ema": STATE, "online": STATE},
+            "holds several state dicts, under 'ema', 'online': write a file with the one",
+        ),
+        (
+            {"epoch": 3, "net": {**STATE, "x": 3}},
+            "'epoch': an int, 'net': a dict with 'x', which is no tensor",
+        ),
+        (torch.ones(2), "holds no state dict; .* found a Tensor"),
+    ],
+)
+def test_what_is_no_single_state_dict_is_described(tmp_path: Path, held: object, message: str) -> None:
+    torch.save(held, tmp_path / "w.pt")
+    with pytest.raises(PipelineError, match=message):
+        open_weights(tmp_path / "w.pt")
+
+
+def test_a_program_is_named_and_no_advice_is_to_run_it(tmp_path: Path) -> None:
+    path, module = tmp_path / "w.pt", small_module().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(module).save(path)
+    with pytest.raises(PipelineError, match=r"w\.pt is a TorchScript program, not a state dict") as script:
+        open_weights(path)
+    torch.save(module, path)
+    with pytest.raises(
+        PipelineError, match=r"a pickled torch\..*Sequential, which is not loaded; save"
+    ) as pickled:
+        open_weights(path)
+    assert not any("weights_only" in str(error.value) for error in (script, pickled))
+
+
 def test_another_class_is_named(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1), "path": tmp_path}, tmp_path / "w.pth")
     with pytest.raises(PipelineError, match=r"a pickled pathlib\.PosixPath, which is not loaded"):
@@ -256,6 +319,27 @@ def test_a_students_file_says_what_it_is(tmp_path: Path) -> None:
         "feature": "global average pool",
         "objective": "1q",
     }
+
+
+def test_a_students_own_code_is_recorded_and_a_change_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "tests.support.tiny_teacher:convolutional"
+    student = build_student(name, image_size=32, seed=1)
+    save_student(tmp_path, student, {})
+    assert load_safetensors(tmp_path / "student.safetensors")[1]["code"] == student.code
+    assert load_run_student(tmp_path).code == student.code
+    assert capsys.readouterr().err == ""
+    before, plain = load_run_student(tmp_path).identity(), tiny_teacher.convolutional
+
+    def edited() -> torch.nn.Module:
+        module = plain()
+        module[0].stride = (1, 1)
+        return module
+
+    monkeypatch.setattr(tiny_teacher, "convolutional", edited)
+    assert load_run_student(tmp_path).identity() != before
+    assert f"the code of {name} is not the code that" in capsys.readouterr().err
 
 
 def trained(

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.models.backbone import Recipe
-from pipeline.models.checkpoints import load_problems, open_weights
-from pipeline.models.state_dict_layout import closest_layout
-from pipeline.teachers.checkpoint_layouts import COMPRESS_BARE_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
+from pipeline.models.checkpoints import open_weights
+from pipeline.models.state_dict_layout import closest_layout, load_problems, unwrapped
+from pipeline.teachers.checkpoint_layouts import COMPRESS_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
 from pipeline.teachers.published import PUBLISHED
 from tests.support.published_files import CASES, Held, State
 
@@ -71,7 +71,7 @@ def test_a_networks_own_name_without_the_files_prefix_is_foreign(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("layout", "name"),
-    [(DINOV2_SWIGLU, "blocks.3.mlp.fc1.weight"), (COMPRESS_BARE_ALEXNET, "classifier.1.weight")],
+    [(DINOV2_SWIGLU, "blocks.3.mlp.fc1.weight"), (COMPRESS_ALEXNET, "classifier.1.weight")],
 )
 def test_no_two_names_become_one(layout, name: str) -> None:
     assert list(layout.rename_all({name: torch.zeros(1)})) == [f"{name} (no name of {layout.title})"]
@@ -110,3 +110,31 @@ def test_every_listed_width_is_the_networks() -> None:
     for name, entry in PUBLISHED.items():
         state = recipe_of(name).module.state_dict()
         assert len(next(state[key] for key in last if key in state)) == entry.dim, name
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["conv.weight", "fc.bias"], {"": ["conv.weight", "fc.bias"]}),
+        (["_orig_mod.conv.weight", "_orig_mod.fc.bias"], {"_orig_mod.": ["conv.weight", "fc.bias"]}),
+        (
+            ["model._orig_mod.module.conv.weight", "model._orig_mod.module.fc.bias"],
+            {"model._orig_mod.module.": ["conv.weight", "fc.bias"]},
+        ),
+        (["conv._orig_mod.weight", "fc.bias"], {"_orig_mod.": ["conv.weight", "fc.bias"]}),
+        (
+            ["_orig_mod.net.conv._orig_mod.weight", "_orig_mod.net.fc.bias"],
+            {"_orig_mod.net.": ["conv.weight", "fc.bias"]},
+        ),
+        (["_orig_mod.a.b", "a.b"], {"": ["_orig_mod.a.b", "a.b"]}),
+        (["a", "b.c"], {"": ["a", "b.c"]}),
+    ],
+)
+def test_wrapping_prefixes_are_removed_one_after_another(
+    names: list[str], expected: dict[str, list[str]]
+) -> None:
+    tensors = {name: torch.tensor(place) for place, name in enumerate(names)}
+    found = dict(unwrapped(tensors))
+    assert expected.items() <= {prefix: list(state) for prefix, state in found.items()}.items()
+    assert all(list(state.values()) == list(tensors.values()) for state in found.values())
+    assert list(found) == sorted(found, key=len)

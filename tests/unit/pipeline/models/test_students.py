@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from cache.layout import SplitShape
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.models.students import STUDENTS, Student, build_student
+from pipeline.models.checkpoints import weights_sha256
+from pipeline.models.students import STUDENTS, Student, build_student, require_trainable
 from pipeline.objectives.compress import Compress2q
 from pipeline.objectives.registry import build_objective
 from pipeline.settings.training import DistillConfig
+from pipeline.training.distill import distill
 from tests.support.tiny_store import written
+from tests.support.training_runs import settings
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -155,7 +158,7 @@ def test_a_wrong_name_is_a_sentence(name: str, message: str) -> None:
     [
         ("broken", "failed with RuntimeError: the moon is full"),
         ("nothing", "returned a str; expected an nn.Module"),
-        ("unpooled", r"returns a tensor of shape \(1, 8, 30, 30\)"),
+        ("unpooled", r"returns a tensor of shape \(2, 8, 30, 30\) for 2 images"),
     ],
 )
 def test_a_failing_function_is_a_sentence(function: str, message: str) -> None:
@@ -176,3 +179,78 @@ def test_a_users_network_is_checked_at_every_batch() -> None:
     message = r"mine:student returns a tensor of shape \(1, 3\) for a batch of 4 images; expected .* \(4, 3\)"
     with pytest.raises(PipelineError, match=message):
         student(torch.rand(4, 3, 8, 8))
+
+
+class Normalized(nn.Module):
+    """Features after batch normalization, which cannot train on one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(images.mean((2, 3)))
+
+
+class Moody(nn.Module):
+    """In training mode, return another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        feature = images.mean((2, 3)) * self.scale
+        return feature[:, :2] if self.training else feature
+
+
+def planted(network: nn.Module) -> Student:
+    return Student(network, name="mine:student", image_size=8, dim=3, feature="planted")
+
+
+def test_a_student_is_tried_in_training_mode_and_stays_as_it_was() -> None:
+    student = planted(Normalized())
+    before, random_state = weights_sha256(student.network), torch.get_rng_state()
+    for images in (2, 256):
+        require_trainable(student, images)
+    with pytest.raises(
+        WrongUse, match=r"cannot be trained on 1 image per step and rank: .*; give a larger --batch-size"
+    ):
+        require_trainable(student, 1)
+    assert weights_sha256(student.network) == before
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert student.training
+    student = build_student("resnet18", image_size=32, seed=0)
+    with pytest.raises(WrongUse, match="resnet18 cannot be trained on 1 image"):  # its last map is one pixel
+        require_trainable(student, 1)
+    require_trainable(build_student("resnet18", image_size=64, seed=0), 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Normalized().requires_grad_(False), "mine:student has no parameter to train: all are frozen"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "mine:student has no parameter to train"),
+        (
+            Moody(),
+            r"in training mode mine:student returns a tensor of shape \(2, 2\) .* expected .* \(2, 3\)",
+        ),
+    ],
+)
+def test_a_student_that_cannot_train_is_refused(network: nn.Module, message: str) -> None:
+    with pytest.raises(WrongUse, match=message):
+        require_trainable(planted(network), 4)
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 32), ("inception_v3", 75)])
+@pytest.mark.filterwarnings("error")
+def test_auxiliary_outputs_are_left_out(name: str, size: int) -> None:
+    student = build_student(f"torchvision/{name}", image_size=size, seed=0)
+    require_trainable(student, 2)
+    assert not any(key.lower().startswith("aux") for key in student.network.state_dict())
+
+
+def test_a_batch_of_one_leaves_no_run_folder(packed: Path, cached: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="cannot be trained on 1 image"):
+        distill(settings(packed, cached, tmp_path / "run", student="resnet18", batch_size=1))
+    assert not (tmp_path / "run" / "config.json").exists()

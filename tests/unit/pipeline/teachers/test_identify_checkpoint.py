@@ -16,6 +16,7 @@ from pipeline.models.students import build_student
 from pipeline.teachers import identify_checkpoint as module
 from pipeline.teachers.identify_checkpoint import Fit, identify
 from pipeline.teachers.published import PUBLISHED
+from pipeline.teachers.registry import load_teacher
 from tests.support.published_files import CASES, Held, State, bare, compress, with_classifier
 
 
@@ -54,10 +55,11 @@ def test_what_names_alone_cannot_tell_is_listed_whole(tmp_path: Path) -> None:
     assert all(fit.unused == ("fc.weight", "fc.bias") for fit in classified)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vit_b_16"])
+@pytest.mark.parametrize("name", ["vgg11", "vit_b_16", "googlenet", "regnet_y_400mf"])
 def test_torchvisions_other_networks_are_known(name: str, tmp_path: Path) -> None:
-    with torch.device("meta"):
-        state = torchvision.models.get_model(name, weights=None).state_dict()
+    settings = {"init_weights": True} if name == "googlenet" else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        state = torchvision.models.get_model(name, weights=None, **settings).state_dict()
     assert [fit.teacher for fit in fits(state, tmp_path)] == [f"torchvision/{name}"]
 
 
@@ -92,6 +94,22 @@ def test_the_command_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert cli.run_cli(["teachers", "--check", str(tmp_path / "absent.pth")]) == 1
     assert "absent.pth does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.net."])
+def test_what_is_advised_for_a_wrapped_file_works(
+    prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, state = tmp_path / "w.pth", torchvision.models.mnasnet0_5(weights=None).state_dict()
+    torch.save({"model_state_dict": {prefix + name: tensor for name, tensor in state.items()}}, path)
+    assert cli.run_cli(["teachers", "--check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.split() == ["prefix", f"'{prefix}',", "removed", "from", "every", "name"] for line in lines
+    )
+    (advice,) = (line.split("CACHE.zarr ")[1] for line in lines if "cache-teacher" in line)
+    assert advice == f"--teacher torchvision/mnasnet0_5 --weights {path}"
+    assert load_teacher("torchvision/mnasnet0_5", path, image_size=32).dim == 1280
 
 
 def test_a_student_of_this_project_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

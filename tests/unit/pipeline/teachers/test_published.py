@@ -21,7 +21,7 @@ from tests.support.published_files import (
     State,
     bare,
     compress,
-    compress_bare_alexnet,
+    compress_alexnet_feats,
     dino_full,
     dinov2,
     moco,
@@ -105,7 +105,7 @@ def test_a_published_resnet50_is_torchvisions(
     [
         ("resnet18", compress),
         ("mobilenet_v2", compress),
-        ("alexnet", compress_bare_alexnet),
+        ("alexnet", compress_alexnet_feats),
     ],
 )
 def test_a_student_of_compress_is_torchvisions(

@@ -1,3 +1,5 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +8,21 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torchvision import transforms
 
+from cache.identity import identity_difference
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.export.export import to_float16
 from pipeline.images.preprocessing import IMAGENET, Preprocessing, UserPreprocessing, from_mapping
+from pipeline.models.backbone import comparable
 from pipeline.models.checkpoints import load_safetensors, save_safetensors, weights_sha256
 from pipeline.models.student_file import load_run_student, save_student, student_recipe
 from pipeline.models.students import build_student
+from pipeline.runtime.code_identity import PYTHON, code_sha256
 from pipeline.teachers.registry import TEACHERS, load_teacher
+from tests.support import tiny_teacher
+from tests.support.tiny_teacher import brightness, convolutional
 
 PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -194,6 +202,83 @@ def test_a_file_that_is_not_what_its_published_name_says_is_refused(
         load_teacher("torchvision/resnet18", tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        ("_orig_mod.", "state_dict"),
+        ("module._orig_mod.", "model_state_dict"),
+        ("model._orig_mod.module.", "checkpoint.net"),
+        ("net.backbone.", ""),
+    ],
+)
+def test_weights_load_as_training_wrapped_them(
+    prefix: str, key: str, tmp_path: Path, resnet_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    held = {prefix + name: tensor for name, tensor in state.items()}
+    for part in reversed(key.split(".") if key else []):
+        held = {part: held, "best": np.float64(0.5), "optimizer": {"state": {"w": torch.zeros(2)}}}
+    torch.save(held, tmp_path / "w.pt")
+    found = load_teacher("torchvision/resnet18", tmp_path / "w.pt", image_size=32)
+    assert (
+        found.weights_sha256
+        == load_teacher("torchvision/resnet18", resnet_file, image_size=32).weights_sha256
+    )
+    note = f"note: {tmp_path / 'w.pt'}: removed the prefix '{prefix}' from its names\n"
+    assert capsys.readouterr().err == note
+
+
+def test_a_part_that_would_fit_is_named(tmp_path: Path, resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    both = {f"model.{which}.{name}": tensor for which in ("online", "ema") for name, tensor in state.items()}
+    torch.save({"state_dict": {**both, "model.head.weight": torch.zeros(2)}}, tmp_path / "w.pt")
+    with pytest.raises(
+        PipelineError,
+        match=r"the tensors under 'model\.online\.' or 'model\.ema\.' alone would fit: write a file",
+    ):
+        load_teacher("torchvision/resnet18", tmp_path / "w.pt", image_size=32)
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 96), ("test_vit", 128)])
+def test_a_timm_network_at_another_size_is_what_timm_makes_of_its_weights(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model(name).state_dict(), path)
+    overlay = {"file": str(path), "hf_hub_id": None}
+    expected = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=size, num_classes=0
+    ).eval()
+    teacher, own = load_teacher(f"timm/{name}", path, image_size=size), load_teacher(f"timm/{name}", path)
+    images = torch.rand(2, 3, size, size)
+    with torch.inference_mode():
+        assert torch.equal(teacher.module(images), expected(images))
+    assert teacher.feature == f"{own.feature}, position embeddings resampled by timm"
+    assert teacher.weights_sha256 != own.weights_sha256
+    with pytest.raises(PipelineError, match="do not fit its architecture"):
+        load_teacher("timm/vit_small_patch16_224", path, image_size=size)
+
+
+def test_a_transformer_student_is_opened_at_another_size(tmp_path: Path) -> None:
+    name = "timm/vit_tiny_patch16_224"
+    student = build_student(name, image_size=64, seed=1).eval()
+    save_student(tmp_path, student, {})
+    path = tmp_path / "plain.pth"
+    torch.save(student.network.state_dict(), path)
+    resampled = timm.layers.resample_abs_pos_embed(
+        student.network.pos_embed.detach(), new_size=[6, 6], num_prefix_tokens=1
+    )
+    expected = build_student(name, image_size=96, seed=2).eval()
+    expected.network.load_state_dict({**student.network.state_dict(), "pos_embed": resampled})
+    backbone = load_run_student(tmp_path, image_size=96)
+    images = torch.rand(2, 3, 96, 96)
+    with torch.inference_mode():
+        assert torch.equal(backbone.module(images), expected(images))
+    assert backbone.feature == "pooled feature, position embeddings resampled by timm"
+    assert load_run_student(tmp_path).feature == "pooled feature"
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) -> None:
     state = torch.load(resnet_file, weights_only=True)
     state["encoder.extra"] = state.pop("conv1.weight")
@@ -213,7 +298,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) ->
         ("torchvision/resnet18", "needs trained weights; download them"),
         ("timm/resnet18", "needs trained weights; download them"),
         ("tests.support.tiny_teacher:with_typo", "did you mean 'interpolation'"),
-        ("tests.support.tiny_teacher:with_lambda", "has no permanent name"),
+        (
+            "tests.support.tiny_teacher:with_hidden_settings",
+            "cannot be recorded in the cache: a builtins.generator",
+        ),
         ("tests.support.tiny_teacher:broken", "RuntimeError: the moon is full"),
         ("tests.support.tiny_teacher:nothing", "returned a str"),
         ("tests.support.tiny_teacher:unpooled", "pool and flatten"),
@@ -223,6 +311,31 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, resnet_file: Path) ->
 def test_a_wrong_teacher_is_a_sentence(name: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         load_teacher(name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mean": 0.5}, "mean is 0.5; expected three numbers"),
+        ({"mean": "abc"}, "mean is 'abc'; expected three numbers"),
+        ({"std": (0.5, None, 0.5)}, r"std is \(0.5, None, 0.5\); expected three numbers"),
+        ({"crop": "8"}, "crop is '8'; expected an integer"),
+        ({"resize": 8.5}, "resize is 8.5; expected an integer"),
+        ({"interpolation": 3}, "interpolation is 3; expected 'bilinear' or 'bicubic'"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "from 0 to 255, divide both by 255"),
+        ({"mean": (0.5, 0.5, 127.5)}, "cannot be those of pixels from 0 to 1"),
+        ({"std": (255.0,) * 3}, "cannot be those of pixels from 0 to 1"),
+        ({"mean": (-0.5,) * 3}, "cannot be those of pixels from 0 to 1"),
+    ],
+)
+def test_a_wrong_field_of_a_preprocessing_is_a_sentence(fields: dict[str, object], message: str) -> None:
+    right = {"resize": 8, "crop": 8, "mean": np.full(3, 0.5), "std": torch.ones(3)}
+    assert from_mapping(right, "x").identity()["mean"] == [0.5, 0.5, 0.5]
+    assert (
+        from_mapping({**right, "std": (1 / 255,) * 3}, "x").std[0] == 1 / 255
+    )  # for networks that take 0 to 255
+    with pytest.raises(WrongUse, match=message):
+        from_mapping({**right, **fields}, "x")
 
 
 def test_wrong_flags_are_sentences(tmp_path: Path, resnet_file: Path) -> None:
@@ -242,9 +355,53 @@ def test_a_function_gives_module_and_preprocessing() -> None:
     assert mapped.preprocessing.identity()["crop"] == 16
     assert mapped.weights_sha256 == bare.weights_sha256
     own = load_teacher("tests.support.tiny_teacher:with_callable")
-    assert own.preprocessing.identity() == {"callable": "tests.support.tiny_teacher.brightness"}
+    assert own.preprocessing.identity() == {
+        "callable": "tests.support.tiny_teacher.brightness",
+        "code": code_sha256(brightness),
+    }
     assert np.isnan(own.preprocessing.box(20, 10)).all()
     assert own.preprocessing.transform(Image.new("RGB", (9, 9), "white")).unique().tolist() == [1.0]
+
+
+def test_preprocessings_of_one_name_are_told_apart_by_what_they_do() -> None:
+    def composed(function: Callable) -> UserPreprocessing:
+        return UserPreprocessing(transforms.Compose([transforms.ToTensor(), transforms.Lambda(function)]))
+
+    plain, inverted = composed(lambda x: x), composed(lambda x: 1 - x)
+    assert plain.identity()["callable"] == inverted.identity()["callable"]
+    assert plain.identity() != inverted.identity()
+    assert (
+        " at 0x"
+        not in load_teacher("tests.support.tiny_teacher:with_lambda").preprocessing.identity()["callable"]
+    )
+
+
+def test_networks_of_one_name_are_told_apart_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cut(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:, :4].repeat(1, 2)
+
+    name = "tests.support.tiny_teacher:convolutional"
+    first, again = load_teacher(name).identity(), load_teacher(name).identity()
+    monkeypatch.setattr(tiny_teacher, "convolutional", lambda: Cut(*convolutional()))
+    assert first == again
+    assert identity_difference(first, load_teacher(name).identity()) == [
+        f"code: expected {json.dumps(first['code'])}, found {json.dumps(load_teacher(name).code)}"
+    ]
+
+
+def test_code_is_compared_where_it_can_be() -> None:
+    new = {
+        "weights": "w",
+        "code": f"{PYTHON}:new",
+        "preprocessing": {"callable": "f", "code": f"{PYTHON}:new"},
+    }
+    old = {"weights": "w", "preprocessing": {"callable": "f"}}
+    assert comparable(new, old) == old
+    foreign = {**new, "code": "2.7:abc"}
+    assert comparable(new, foreign) == foreign
+    other = {**new, "code": f"{PYTHON}:other"}
+    assert comparable(new, other) == new
 
 
 def test_a_functions_weights_may_come_from_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Warnings about embeddings that are nearly alike for all images, as after a wrong normalization."""
+
+import sys
+
+import numpy as np
+
+from cache.reader import Split
+from pipeline.models.backbone import Backbone, mean_cosine
+
+ALIKE = 0.999  # mean cosine
+ROWS_COMPARED = 256
+
+
+def warn_of_alike_features(backbone: Backbone) -> None:
+    """Print a warning to stderr if a backbone gives a black, a white and a noisy image nearly the same feature."""
+    if backbone.likeness > ALIKE:
+        print(
+            f"warning: {backbone.name} embeds a black, a white and a noisy image nearly alike (mean cosine "
+            f"{backbone.likeness:.5f}); check the mean and std of its preprocessing, which are for pixels from 0 to 1, "
+            "and its weights",
+            file=sys.stderr,
+        )
+
+
+def warn_of_alike_rows(split: Split) -> None:
+    """Print a warning to stderr if a sample of a split's rows is nearly alike; absent chunks are left out."""
+    rows = split.eligible()
+    sample = rows[np.linspace(0, max(0, len(rows) - 1), min(len(rows), ROWS_COMPARED)).astype(int)]
+    cosine = mean_cosine(split.gather(sample))
+    if cosine > ALIKE:
+        print(
+            f"warning: the rows of {split.name} are nearly alike (mean cosine {cosine:.5f} over {len(sample)} rows): "
+            "unless its images are, the network's preprocessing or weights are wrong",
+            file=sys.stderr,
+        )
