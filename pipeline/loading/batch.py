@@ -12,7 +12,7 @@ class Batch:
     images: one normalised float tensor (B, 3, H, W) per view. rows: int64 (B,). labels: int64 (B,), -1 for none.
     teacher: L2-normalised teacher embeddings (B, Dt): cached ones of these rows (float16), or those of these very crops
     from a live teacher (float32); None if the objective needs no teacher. teacher_norm: float32 (B,), the norms of a
-    live teacher's features before normalisation; None with a cache, which stores them by row.
+    live teacher's features before normalisation; None with a cache, which stores them by row. All on one device.
     """
 
     images: tuple[Tensor, ...]

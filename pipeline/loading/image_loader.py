@@ -4,7 +4,6 @@ The join happens in FFCV's pipeline: the row numbers of a batch index the mapped
 process, queue or extra copy between an image and its teacher embedding.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pipeline.ffcv_patches  # noqa: F401  before FFCV
 
 # isort: split
 
+import numba
 import numpy as np
 import torch
 from ffcv.loader import Loader
@@ -29,6 +29,9 @@ from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.ffcv_operations import ResumableOrder, pipelines
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, stream
+from pipeline.runtime.device import CPU
+from pipeline.loading.staging import PinnedStaging
+from pipeline.runtime.distributed import cores_of_rank
 
 BATCHES_AHEAD = 2
 
@@ -40,7 +43,8 @@ class ImageLoader:
 
     order: which rows, in which order. image_size: in pixels. crops: one per view, None for the center crop.
     teacher: the split of the cache whose view 0 is joined; it must have all of these rows. color_jitter: applied to
-    each view, seeded by (seed, epoch, batch, rank).
+    each view, seeded by (seed, epoch, batch, rank). workers: number of threads that decode, see
+    `decoding_threads`; no bit of a batch depends on it. device: of the batches.
     """
 
     def __init__(
@@ -53,22 +57,23 @@ class ImageLoader:
         seed: int = 0,
         teacher: Split | None = None,
         color_jitter: ColorJitter | None = None,
-        workers: int = 1,
-        device: torch.device | str = "cpu",
+        workers: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        self.beton, self.order, self.device = beton, order, torch.device(device)
+        self.beton, self.order, self.device = beton, order, device
         self.color_jitter, self.seed = color_jitter, seed
         self.joined = teacher is not None
         self.mean = torch.tensor(IMAGENET.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(IMAGENET.std, device=self.device).view(1, 3, 1, 1)
         self.table = imagenet_table()
+        self.staging = PinnedStaging(self.device, order.batch) if self.device.type == "cuda" else None
         self.resumable = ResumableOrder(order)
         self.generator = torch.Generator()  # of the color jitter; seeded anew for each batch
         threads = torch.get_num_threads()
         self.loader = Loader(
             str(beton),
             batch_size=order.batch,
-            num_workers=min(workers, len(os.sched_getaffinity(0))),  # FFCV raises for more
+            num_workers=decoding_threads(workers, self.device),
             os_cache=True,
             order=self.resumable,
             indices=(),  # only FFCV's own orders use them
@@ -107,24 +112,32 @@ class ImageLoader:
             batches.close()
 
     def batch(self, fields: tuple[torch.Tensor, ...]) -> Batch:
-        """Return FFCV's buffers as a Batch. Everything is copied, because FFCV reuses its buffers."""
-        rows, labels, *rest = fields
+        """Return FFCV's buffers as a Batch on the device. Everything is copied, because FFCV reuses its buffers."""
+        rows, labels, *rest = self.staging.to_device(fields) if self.staging else fields
         teacher = rest.pop().view(torch.float16) if self.joined else None
-        return Batch(
-            images=tuple(self.normalize(pixels) for pixels in rest),
-            rows=rows.clone(),
-            labels=labels.clone().to(self.device),
-            teacher=None if teacher is None else teacher.clone().to(self.device, non_blocking=True),
-        )
+        images = tuple(self.normalize(pixels) for pixels in rest)
+        if not self.staging:
+            rows, labels = rows.clone(), labels.clone()
+            teacher = None if teacher is None else teacher.clone()
+        return Batch(images=images, rows=rows, labels=labels, teacher=teacher)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return pixels uint8 (B, H, W, 3) as normalised float32 (B, 3, H, W) on the device."""
+        """Return pixels uint8 (B, H, W, 3) as normalised float32 (B, 3, H, W), a new tensor on the same device."""
         if self.device.type == "cpu" and not self.color_jitter:
             return look_up(pixels, self.table)
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        images = pixels.permute(0, 3, 1, 2).float().div_(255)
         if self.color_jitter:
             images = self.color_jitter(images, self.generator)
         return images.sub_(self.mean).div_(self.std)
+
+
+def decoding_threads(workers: int | None, device: torch.device) -> int:
+    """Return `workers`, or the default for None, but no more than numba's threads.
+
+    The default is this rank's share of the cores on CUDA, and 1 on the CPU, where the network needs the cores.
+    """
+    default = cores_of_rank() if device.type == "cuda" else 1
+    return min(workers or default, numba.config.NUMBA_NUM_THREADS)  # numba raises for more
 
 
 def imagenet_table() -> NDArray[np.float32]:

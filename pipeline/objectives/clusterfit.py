@@ -77,6 +77,6 @@ class ClusterFit(Objective):
             embedding = torch.empty(rows, dim)
             fetch(self.split, torch.arange(rows), self.rows, embedding)
             device = self.cluster_of_row.device
-            _, found = kmeans(embedding.numpy(), self.clusters, self.iterations, self.seed, device.type)
+            _, found = kmeans(embedding.numpy(), self.clusters, self.iterations, self.seed, device)
             self.cluster_of_row[self.rows.to(device)] = torch.from_numpy(found).to(self.cluster_of_row)
         broadcast(self.cluster_of_row)

@@ -1,9 +1,10 @@
 """Contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699), in its NCE form.
 
-Student and teacher are projected to 128-d. Each is contrasted with the other's memory, which holds one projection
-per row: the row's own is the positive, those of K other rows are the negatives. With z = cosine / tau, N rows and
-P = exp(z) / Z, the paper's critic is h = P / (P + K/N). Its authors fix Z at the first batch, as N times the mean
-of exp(z) over that batch's positives and negatives: N cancels, and h = sigmoid(z - log(K mean)).
+The raw embeddings of student and teacher are projected to 128-d. Each is contrasted with the other's memory, which
+holds one projection per row: the row's own is the positive, those of K other rows are the negatives. With
+z = cosine / tau, N rows and P = exp(z) / Z, the paper's critic is h = P / (P + K/N). Its authors fix Z at the first
+batch, as N times the mean of exp(z) over that batch's positives and negatives: N cancels, and
+h = sigmoid(z - log(K mean)).
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
+from pipeline.objectives.objective import Objective, TeacherNorms, l2_normalize
 from pipeline.runtime.distributed import all_gather
 
 NEGATIVES_STREAM = 1 << 21  # far from the epochs: the order of rows is drawn from (seed, epoch)
@@ -48,14 +49,17 @@ class CRD(Objective):
     """CRD's loss, summed over student and teacher.
 
     split: the teacher's cache. rows: int64 (N,), the training rows. negatives: K per image, at most N - 1.
-    tau, momentum (of the memories), dim: the authors' values.
+    tau, momentum (of the memories), dim: the authors' values. The teacher's raw embedding is its unit row times its
+    norm: a new linear layer would drown unit rows in its bias.
 
     All images of a step, on all ranks, share one draw of negatives, which depends on (seed, step) only: separate draws
     would gather (B, K, 128), a gigabyte at B = 256. No row is a negative of itself.
 
-    The state is the memories, (N, 128) float16 each, and log_mean (2,), of the student's side and the teacher's.
+    The state is the memories, (N, 128) float16 each, and log_mean (2,), of the student's side and the teacher's. Both
+    memories take in the projections that the loss was computed from.
     """
 
+    revision = 2  # 1 projected the teacher's unit rows
     student_memory: Tensor
     teacher_memory: Tensor
     log_mean: Tensor
@@ -75,6 +79,8 @@ class CRD(Objective):
     ) -> None:
         super().__init__()
         self.student_dim, self.teacher_dim, self.dim = student_dim, split.shape.dim, dim
+        self.norms = TeacherNorms(split)
+        self.projected: tuple[Tensor, Tensor] | None = None  # of the last batch
         self.rows = len(rows)
         self.negatives = min(negatives, self.rows - 1)
         self.tau, self.momentum, self.seed = tau, momentum, seed
@@ -97,6 +103,7 @@ class CRD(Objective):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         queries = l2_normalize(embeddings[0]), self.projected_teacher(batch)
+        self.projected = queries[0].detach(), queries[1].detach()
         places = self.places(batch.rows)
         drawn = self.draw(step)
         with torch.autocast(places.device.type, enabled=False):
@@ -111,16 +118,18 @@ class CRD(Objective):
 
     @torch.no_grad()
     def after_step(self, network: nn.Module, embeddings: Sequence[Tensor], batch: Batch, step: int) -> None:
+        assert self.projected is not None, "forward comes first"
         places = all_gather(self.places(batch.rows))
-        sides = l2_normalize(embeddings[0]), self.projected_teacher(batch)
-        for memory, projections in zip((self.student_memory, self.teacher_memory), sides, strict=True):
+        for memory, projections in zip(
+            (self.student_memory, self.teacher_memory), self.projected, strict=True
+        ):
             average = memory[places].float().lerp(all_gather(projections), 1 - self.momentum)
             memory[places] = l2_normalize(average).half()
 
     def projected_teacher(self, batch: Batch) -> Tensor:
         """Return the teacher's unit projections (B, 128), float32."""
         (head,) = self.projections
-        return l2_normalize(head.teacher(teacher_embedding(batch).float()))
+        return l2_normalize(head.teacher(self.norms.raw_embedding(batch)))
 
     def places(self, rows: Tensor) -> Tensor:
         """Return the places of rows (B,) in the memories."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cache.reader import Split
 from pipeline.loading.batch import Batch
 
 
@@ -20,11 +22,13 @@ class Objective(nn.Module):
     before `load_state_dict`. `state_dict` holds what an exact resume needs and nothing that can be recomputed.
     The optimizer gets the network's parameters only, so trainable layers belong in the head.
 
-    views: augmented crops per image. needs_teacher: whether batches hold the teacher's embeddings.
+    views: augmented crops per image. needs_teacher: whether batches hold the teacher's embeddings. revision: above 1
+    if an earlier version computed another loss under this name; its runs do not go on with this one.
     """
 
     views: int = 1
     needs_teacher: bool = True
+    revision: int = 1
 
     def head(self) -> nn.Module:
         """Return a new module to put on the backbone: trained with it, dropped at export."""
@@ -61,3 +65,20 @@ def teacher_embedding(batch: Batch) -> Tensor:
     """Return the teacher's unit rows (B, Dt), float16 or float32."""
     assert batch.teacher is not None, "this objective needs the teacher's embeddings"
     return batch.teacher
+
+
+class TeacherNorms(nn.Module):
+    """The lengths of the teacher's raw embeddings, float32 (N,) of the split's rows. It saves no state."""
+
+    norm: Tensor
+
+    def __init__(self, split: Split) -> None:
+        super().__init__()
+        self.register_buffer("norm", torch.from_numpy(split.norm[0].copy()), persistent=False)
+
+    def raw_embedding(self, batch: Batch) -> Tensor:
+        """Return the teacher's raw rows, float32 (B, Dt): unit rows times their norms, cached or of a live teacher."""
+        norm = batch.teacher_norm
+        if norm is None:
+            norm = self.norm[batch.rows.to(self.norm.device)]
+        return teacher_embedding(batch).float() * norm[:, None]

@@ -1,27 +1,31 @@
 """The objectives by name: description, paper, default settings, and how to build each from a run's settings."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cache.anchors import AnchorWindow, default_anchors
 from cache.reader import Split
 from pipeline.errors import WrongUse, suggest
-from pipeline.objectives.clusterfit import ClusterFit
-from pipeline.objectives.compress import Compress1q, Compress2q
-from pipeline.objectives.crd import CRD
+from pipeline.objectives.builders import (
+    build_1q,
+    build_2q,
+    build_cc,
+    build_crd,
+    build_regression_bn,
+    build_seed,
+)
 from pipeline.objectives.objective import Objective
-from pipeline.objectives.regression import Regression, RegressionBN
-from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
+from pipeline.objectives.regression import Regression
+from pipeline.objectives.seed import DEFAULT_ANCHORS
 from pipeline.objectives.simreg import SimReg
 from pipeline.objectives.supervised import Supervised, labeled_classes
 from pipeline.settings.training import DistillConfig
 
-PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 REDUCED = ("1q", "seed")  # their anchors are the teacher's alone, which can be held in bfloat16
+LEFT_TO_THE_OBJECTIVE = ("tau", "student_tau", "epochs", "wd", "optimizer", "schedule")
 COMPRESS = "Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020"
 
 
@@ -30,8 +34,11 @@ class ObjectiveEntry:
     """An objective: what `cli.py objectives` prints, its default settings, and the function that builds it.
 
     build: (config, student's dim, the cache's split, rows to train on) -> Objective.
-    tau, student_tau, lr, schedule: defaults of a run; a temperature is None where the objective has none.
+    tau, student_tau, epochs, batch_size, lr, wd, optimizer, schedule: defaults of a run; a temperature is None where
+    the objective has none. scales_lr: `lr` is for `batch_size` images, and scaled for another batch. mobilenet_lr: `lr`
+    of a MobileNetV2, where it differs.
     defaults: the paper's other settings, as text.
+    former: the defaults of earlier versions, where they differ, in which runs of those versions are recognized.
     """
 
     description: str
@@ -40,84 +47,21 @@ class ObjectiveEntry:
     defaults: str = ""
     tau: float | None = None
     student_tau: float | None = None
+    epochs: int = 130
+    batch_size: int = 256
     lr: float = 0.01
+    mobilenet_lr: float | None = None
+    scales_lr: bool = False
+    wd: float = 1e-4
+    optimizer: str = "sgd"
     schedule: str = "step"
+    former: Mapping[str, Any] = field(default_factory=dict)
 
-
-def _temperature(value: float | None) -> float:
-    assert value is not None  # `resolved` replaced None by the objective's default
-    return value
-
-
-def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CompRess-1q with anchors from the training rows."""
-    window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
-    return Compress1q(
-        split,
-        window,
-        student_dim=student_dim,
-        tau=_temperature(config.tau),
-        product_dtype=PRODUCT_DTYPES[config.loss_dtype],
-    )
-
-
-def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CompRess-2q."""
-    return Compress2q(
-        split,
-        student_dim=student_dim,
-        anchors=anchor_count(config.anchors, len(rows)),
-        head_dim=config.head_dim,
-        momentum=config.momentum,
-        tau=_temperature(config.tau),
-        live=config.live_teacher,
-    )
-
-
-def build_regression_bn(
-    config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
-) -> Objective:
-    """Build the BatchNorm regression baseline of CompRess. WrongUse for batches of one image."""
-    if config.batch_size < 2:
-        raise WrongUse("reg-bn needs at least 2 images per batch, for BatchNorm; give a larger --batch-size")
-    return RegressionBN(split, student_dim=student_dim)
-
-
-def build_seed(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build SEED with anchors from the training rows."""
-    anchors = anchor_count(config.anchors or str(min(DEFAULT_ANCHORS, len(rows))), len(rows))
-    window = AnchorWindow(rows, anchors, config.batch_size, config.seed)
-    return Seed(
-        split,
-        window,
-        student_dim=student_dim,
-        tau=_temperature(config.tau),
-        student_tau=_temperature(config.student_tau),
-        product_dtype=PRODUCT_DTYPES[config.loss_dtype],
-    )
-
-
-def build_crd(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CRD with negatives and memories of the training rows. WrongUse if there are no negatives."""
-    if min(config.negatives, len(rows) - 1) < 1:
-        raise WrongUse(
-            f"--negatives {config.negatives} with {len(rows):,} training rows: CRD needs at least 1 negative and 2 rows"
-        )
-    return CRD(
-        split,
-        rows,
-        student_dim=student_dim,
-        negatives=config.negatives,
-        tau=_temperature(config.tau),
-        seed=config.seed,
-    )
-
-
-def build_cc(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build ClusterFit on the training rows. WrongUse for fewer than one cluster."""
-    if config.clusters < 1:
-        raise WrongUse(f"--clusters {config.clusters}: expected a number above 0")
-    return ClusterFit(split, rows, student_dim=student_dim, clusters=config.clusters, seed=config.seed)
+    def learning_rate(self, student: str, batch_size: int) -> float:
+        """Return the default learning rate of a student at a batch size."""
+        is_mobilenet = "mobilenetv2" in student.replace("_", "").lower()
+        rate = self.mobilenet_lr if self.mobilenet_lr and is_mobilenet else self.lr
+        return rate * batch_size / self.batch_size if self.scales_lr else rate
 
 
 OBJECTIVES = {
@@ -174,13 +118,24 @@ OBJECTIVES = {
         paper="Tian, Krishnan, Isola, ICLR 2020",
         defaults="16,384 negatives, memory momentum 0.5",
         tau=0.07,
+        batch_size=64,
+        lr=0.05,
+        mobilenet_lr=0.01,
+        scales_lr=True,
+        wd=5e-4,
         build=build_crd,
+        former={"batch_size": 256, "lr": 0.01, "wd": 1e-4},
     ),
     "cc": ObjectiveEntry(
         description="ClusterFit: cross-entropy of the k-means clusters of the teacher's embeddings",
         paper="Yan et al., CVPR 2020",
         defaults="16,000 clusters",
+        epochs=100,
+        lr=0.1,
+        optimizer="nesterov",
+        schedule="step-30-60-80",
         build=build_cc,
+        former={"epochs": 130, "lr": 0.01, "optimizer": "sgd", "schedule": "step"},
     ),
 }
 
@@ -228,25 +183,9 @@ def resolved(config: DistillConfig) -> DistillConfig:
             raise WrongUse(
                 f"{flag} {given}: the objective {config.objective} has no such temperature; leave it out"
             )
+    batch_size = own.batch_size if config.batch_size is None else config.batch_size
+    defaults = {name: getattr(own, name) for name in LEFT_TO_THE_OBJECTIVE}
+    defaults |= {"batch_size": batch_size, "lr": own.learning_rate(config.student, batch_size)}
     return replace(
-        config,
-        tau=config.tau or own.tau,
-        student_tau=config.student_tau or own.student_tau,
-        lr=config.lr or own.lr,
-        schedule=config.schedule or own.schedule,
+        config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
     )
-
-
-def anchor_count(wanted: str | None, rows: int) -> int:
-    """Return the number of anchors: the default for None, every row for "all", else K. WrongUse if above the rows."""
-    if not wanted:
-        return default_anchors(rows)
-    if wanted == "all":
-        return rows
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise WrongUse(f"--anchors {wanted}: expected a number above 0, or all")
-    if int(wanted) > rows:
-        raise WrongUse(
-            f"--anchors {wanted}: there are only {rows:,} rows to draw them from; give --anchors all"
-        )
-    return int(wanted)

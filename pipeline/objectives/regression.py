@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
+from pipeline.objectives.objective import Objective, TeacherNorms, l2_normalize, teacher_embedding
 from pipeline.runtime.distributed import all_gather
 
 
@@ -43,13 +42,11 @@ class RegressionBN(Objective):
     split: the teacher's cache.
     """
 
-    norm: Tensor
-
     def __init__(self, split: Split, *, student_dim: int) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
-        self.register_buffer("norm", torch.from_numpy(split.norm[0].copy()), persistent=False)
+        self.norms = TeacherNorms(split)
 
     def describe(self) -> str:
         return "regression of batch-normalized embeddings"
@@ -58,11 +55,8 @@ class RegressionBN(Objective):
         return nn.Linear(self.student_dim, self.teacher_dim)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        norm = batch.teacher_norm
-        if norm is None:
-            norm = self.norm[batch.rows.to(self.norm.device)]
         student = all_gather(embeddings[0].float())
-        teacher = all_gather(teacher_embedding(batch).float() * norm[:, None])
+        teacher = all_gather(self.norms.raw_embedding(batch))
         return F.mse_loss(standardized(student), standardized(teacher))
 
 

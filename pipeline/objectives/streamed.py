@@ -10,6 +10,11 @@ w_j = exp(l_j - peak), Z = sum_j w_j, p_j = w_j / Z and the student's anchors a_
 
 so a pass keeps only Z and m, and the teacher's its entropy H. Where student and teacher share their anchors, the
 teacher's pass does not depend on the student: one pass serves every student of a batch.
+
+The gradient is a difference of two means. Where all anchors are nearly parallel the means nearly are, and rounding
+counts for more: in float32 the gradient's relative error is 4e-7 for anchors at a mean cosine of 0, 3e-5 at 0.9 and
+1e-4 at 0.99. Subtracting before averaging, sum_j (p_j(s) - p_j(t)) a_j, needs both Z beforehand: another pass over
+the anchors.
 """
 
 from collections.abc import Iterator
@@ -20,9 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Unit vectors bound a logit by 1/tau. Down to this temperature the weights, from exp(-50) to exp(50), and the
-# sums of millions of them lie well inside float32 without a peak; below it the running maximum is subtracted.
-SMALLEST_TAU_WITHOUT_PEAK = 0.02
+from pipeline.objectives.running_softmax import RunningSums, Softmax
+
 # Anchors per block. On a CPU, blocks to be converted are smaller, so that 2048-d ones stay in its last-level cache.
 CONVERTED_BLOCK, BLOCK = 2048, 8192
 
@@ -95,14 +99,14 @@ class SimilarityLoss:
             gradient = ((p.mean - teacher.mean) / (self.tau * len(query))).to(query.dtype)
         return _LossWithGradient.apply(query, loss, gradient)
 
-    def _softmax_over(self, query: Tensor, anchors: Tensor, tau: float, values: Tensor) -> "_Softmax":
+    def _softmax_over(self, query: Tensor, anchors: Tensor, tau: float, values: Tensor) -> Softmax:
         """Stream p = softmax(query . anchor / tau) over the anchors (K, D), averaging values (K, Dv) under it."""
         one_space = anchors.is_set_to(values)
         anchors, values = anchors[: self.filled], values[: self.filled]
         self_index = self.self_index
         if self_index is None:
             self_index = torch.full((len(query),), -1, device=query.device)
-        sums = _RunningSums(query, values.shape[1], tau, self.product_dtype, sum_logits=not one_space)
+        sums = RunningSums(query, values.shape[1], tau, self.product_dtype, sum_logits=not one_space)
         scaled_query = (query.to(sums.dtype) / tau).to(self.product_dtype)
         block = self._block_size(anchors)
         buffer = scaled_query.new_empty(len(query) * block)
@@ -126,88 +130,6 @@ class SimilarityLoss:
     def _block_size(self, anchors: Tensor) -> int:
         converts_on_cpu = anchors.device.type == "cpu" and anchors.dtype != self.product_dtype
         return min(self.block or (CONVERTED_BLOCK if converts_on_cpu else BLOCK), max(1, len(anchors)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Softmax:
-    """The result of a pass over the anchors for B queries; finite also for a query without anchors.
-
-    scaled_query: (B, D), query / tau. mean: (B, Dv), the values averaged under p. mean_logit: (B,), sum_j p_j l_j.
-    log_sum: (B,), log sum_j exp(l_j). has_anchors: bool (B,).
-    """
-
-    scaled_query: Tensor
-    mean: Tensor
-    mean_logit: Tensor
-    log_sum: Tensor
-    has_anchors: Tensor
-
-
-class _RunningSums:
-    """Sums over the anchors seen so far, for B queries.
-
-    partition: (B,), Z, the sum of the weights. values: (B, Dv), the weighted sum of the values. logits: (B,), the
-    weighted sum of the logits, if `sum_logits`. peak: (B, 1), subtracted from the logits before exp.
-    """
-
-    def __init__(
-        self, query: Tensor, dim: int, tau: float, product_dtype: torch.dtype, *, sum_logits: bool
-    ) -> None:
-        self.dtype = torch.promote_types(product_dtype, torch.float32)
-        # bfloat16 anchors may be centered, which makes them up to 2 long
-        longest = 1 if product_dtype == self.dtype else 2
-        self.needs_peak = tau < longest * SMALLEST_TAU_WITHOUT_PEAK
-        lowest = torch.finfo(self.dtype).min if self.needs_peak else 0.0
-        self.peak = query.new_full((len(query), 1), lowest, dtype=self.dtype)
-        self.partition = query.new_zeros(len(query), dtype=self.dtype)
-        self.values = query.new_zeros(len(query), dim, dtype=self.dtype)
-        self.logits = torch.zeros_like(self.partition) if sum_logits else None
-
-    def weigh(self, logits: Tensor, self_index: Tensor | None = None) -> Tensor:
-        """Overwrite logits (B, n) with their weights, and add them to the partition and the sum of logits.
-
-        self_index: int64 (B,), the column whose weight is 0; outside 0..n-1: none.
-        """
-        finite_logits = None if self.logits is None else logits.clone()
-        if self_index is not None:
-            _mask_column(logits, self_index)
-        if self.needs_peak:
-            self._raise_peak(logits.amax(1, keepdim=True))
-            logits.sub_(self.peak)
-        weights = logits.exp_()
-        self.partition += weights.sum(1)
-        if self.logits is not None and finite_logits is not None:
-            self.logits += finite_logits.mul_(weights).sum(1)
-        return weights
-
-    def _raise_peak(self, peak: Tensor) -> None:
-        peak = torch.maximum(self.peak, peak)
-        shrink = torch.exp(self.peak - peak)  # (B, 1)
-        self.partition *= shrink[:, 0]
-        self.values *= shrink
-        if self.logits is not None:
-            self.logits *= shrink[:, 0]
-        self.peak = peak
-
-    def add(self, weights: Tensor, values: Tensor) -> None:
-        """Add values (n, Dv) times their weights (B, n)."""
-        if values.dtype == self.dtype:
-            self.values.addmm_(weights, values)
-        else:
-            self.values += weights.to(values.dtype) @ values
-
-    def softmax(self, scaled_query: Tensor, has_anchors: Tensor) -> _Softmax:
-        """Normalize the sums, once all anchors have been seen."""
-        partition = self.partition.masked_fill(~has_anchors, 1)
-        mean = self.values / partition[:, None]
-        return _Softmax(
-            scaled_query=scaled_query,
-            mean=mean,
-            # in one space, the mean logit is the logit of the mean
-            mean_logit=(mean * scaled_query).sum(1) if self.logits is None else self.logits / partition,
-            log_sum=self.peak[:, 0] + partition.log(),
-            has_anchors=has_anchors,
-        )
 
 
 class _LossWithGradient(torch.autograd.Function):
@@ -244,10 +166,3 @@ def _blocks(
             for part, buffer in zip(parts, buffers, strict=True)
         ]
         yield start, parts[0], parts[-1]
-
-
-def _mask_column(logits: Tensor, column: Tensor) -> None:
-    """Set logits[i, column[i]] to -inf where that column exists, without synchronizing with the device."""
-    nearest = column.clamp(0, logits.shape[1] - 1)[:, None]
-    kept = logits.gather(1, nearest)
-    logits.scatter_(1, nearest, kept.masked_fill_(nearest == column[:, None], -torch.inf))

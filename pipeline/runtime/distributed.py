@@ -3,28 +3,58 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cache.errors import StoreError
 from pipeline.errors import PipelineError, WrongUse
 
-# The other ranks notice at once when a rank dies, since its connection closes, and after this long when it hangs. It
-# must cover --eval-every on a large dataset, where rank 0 evaluates for minutes while the others wait.
+# The other ranks notice at once when a rank dies, since its connection closes, and after this long when it hangs.
 TIMEOUT = timedelta(minutes=30)
+PATIENCE = timedelta(days=1)  # while one rank works and the others wait for its word, as to verify a cache
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Rank of this process and number of ranks."""
+    """Rank of this process, number of ranks, and rank among those of this machine, which selects the GPU.
+
+    words: the process group of `gather`, on the CPU and patient; None means the default group.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    words: Any = field(default=None, repr=False, compare=False)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in rank order. All ranks must call it, and wait up to a day for the last."""
+        values = [value] * self.size
+        if self.size > 1:
+            with explain_lost_rank():
+                dist.all_gather_object(values, value, group=self.words)
+        return values
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for all ranks at the end of the context; a PipelineError or StoreError of any rank is raised on all.
+
+        The context must not exchange anything between ranks.
+        """
+        error = None
+        try:
+            yield
+        except (PipelineError, StoreError) as raised:
+            error = raised
+        for each in self.gather(error):
+            if each is not None:
+                raise each
 
     def local_batch_size(self, batch_size: int) -> int:
         """Return one rank's part of a global batch. Raises WrongUse if the batch cannot be divided equally."""
@@ -35,31 +65,38 @@ class World:
         return batch_size // self.size
 
 
+ALONE = World()
+
+
 def use_all_cores() -> None:
     """Let torch use this rank's share of the cores, or OMP_NUM_THREADS: importing FFCV sets torch to one thread."""
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, cores))))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", cores_of_rank())))
 
 
-def resolve_device(name: str) -> str:
-    """Return "cpu" or "cuda"; "auto" means CUDA if available. Raises WrongUse for CUDA without a device."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise WrongUse(f"unknown device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise WrongUse("--device cuda: PyTorch finds no CUDA device; use --device cpu")
-    return name
+def cores_of_rank() -> int:
+    """Return this rank's share of the cores that this process may use, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def init_distributed(device: str) -> World:
-    """Join the process group described by torchrun's environment variables: NCCL on CUDA, gloo on the CPU."""
+def init_distributed(device: torch.device) -> World:
+    """Join the process group described by torchrun's environment variables: NCCL on GPUs, gloo on the CPU."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return World()
-    if not dist.is_initialized():
-        with explain_lost_rank():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
+        return ALONE
+    with explain_lost_rank():
+        if not dist.is_initialized():
+            _join(device)
+        words = dist.new_group(backend="gloo", timeout=PATIENCE)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local_rank, words=words)
+
+
+def _join(device: torch.device) -> None:
+    if device.type == "cpu":
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+        return
+    # first: NCCL, and whatever names no device, would otherwise use the machine's first GPU on every rank
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
 
 
 def shutdown_distributed() -> None:
@@ -74,8 +111,13 @@ def is_distributed() -> bool:
 
 
 def is_main_process() -> bool:
-    """Return whether this is rank 0, which writes the run folder and shows progress."""
-    return not is_distributed() or dist.get_rank() == 0
+    """Return whether this is rank 0, which writes the run folder and shows progress.
+
+    It may be called before `init_distributed`.
+    """
+    if is_distributed():
+        return dist.get_rank() == 0
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -94,7 +136,7 @@ def explain_lost_rank() -> Iterator[None]:
         ) from error
 
 
-def any_rank(flag: bool, device: str) -> bool:
+def any_rank(flag: bool, device: torch.device) -> bool:
     """Return whether `flag` is true on any rank, so that all ranks take the same branch in the same step."""
     if not is_distributed():
         return flag

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
 
 MAX_RESOLUTION = 16_384  # pixels: a square image of this side fits into the largest page of FFCV
+PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")  # of `eval` on a packed dataset
 EXPORT_FORMATS = ("safetensors", "onnx")
 DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
 
@@ -33,6 +34,19 @@ class PackConfig(CommandSettings):
         "smart",
         "storage format: raw pixels, JPEG, or smart: raw for small images only",
         choices=("smart", "raw", "jpg"),
+    )
+    image_column: str | None = setting(
+        None, "parquet: column of images. Default: image, or the only one that holds images"
+    )
+    label_column: str | None = setting(
+        None, "parquet: column of labels. Default: label, or the only one described as class labels"
+    )
+    val_split: str | None = setting(
+        None, "folder or parquet split to take as val, such as test. Default: val or validation"
+    )
+    relabel: bool = setting(
+        False,
+        "give an existing dataset of the same images their current labels; caches made from it stay valid",
     )
     workers: int | None = setting(None, "number of processes that read and decode. Default: one per core")
 

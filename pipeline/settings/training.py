@@ -5,10 +5,16 @@ from pathlib import Path
 
 from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
 
+OPTIMIZERS = ("sgd", "nesterov", "adamw")
+SCHEDULES = ("step", "step-30-60-80", "cosine")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(CommandSettings):
-    """Settings that `distill` and `pretrain` share: the student and its optimization."""
+    """Settings that `distill` and `pretrain` share: the student and its optimization.
+
+    Those of optimization are None where the command leaves them to the objective, until `resolved` fills them in.
+    """
 
     student: str = setting(
         "resnet18",
@@ -17,16 +23,27 @@ class TrainConfig(CommandSettings):
         repeatable=True,
     )
     image_size: int = setting(224, "input size of the student, in pixels", minimum=1)
-    epochs: int = setting(130, "number of epochs; 0 writes the untrained student")
-    batch_size: int = setting(256, "images per step over all ranks", minimum=1)
-    lr: float | None = setting(None, "peak learning rate. Default: the objective's, see `objectives`")
-    wd: float = setting(1e-4, "weight decay")
-    optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
-    schedule: str | None = setting(
+    epochs: int = setting(
         None,
-        "learning rate schedule; step: x 0.2 at 70 and 93 percent, as in the paper; cosine: decay to zero. "
-        "Default: the objective's, see `objectives`",
-        choices=("step", "cosine"),
+        "number of epochs; 0 writes the untrained student. Default: the objective's, see `objectives`",
+        keeps_zero=True,
+    )
+    batch_size: int = setting(
+        None, "images per step over all ranks. Default: the objective's", minimum=1, keeps_zero=True
+    )
+    lr: float = setting(None, "peak learning rate. Default: the objective's")
+    wd: float = setting(None, "weight decay. Default: the objective's", keeps_zero=True)
+    optimizer: str = setting(
+        None,
+        "SGD with momentum 0.9; nesterov: SGD with Nesterov momentum and no weight decay of batch norm; or AdamW. "
+        "Default: the objective's",
+        choices=OPTIMIZERS,
+    )
+    schedule: str = setting(
+        None,
+        "learning rate schedule; step: x 0.2 at 70 and 93 percent, as in the paper; step-30-60-80: x 0.1 at 30, 60 "
+        "and 80 percent; cosine: decay to zero. Default: the objective's",
+        choices=SCHEDULES,
     )
     warmup: float = setting(0.0, "epochs of linear learning rate warm-up")
     subset: float = setting(1.0, "fraction of the rows to train on and take anchors from, drawn by the seed")
@@ -34,7 +51,13 @@ class TrainConfig(CommandSettings):
         0, "random seed for initial weights, image order, crops and anchors", maximum=MAX_SEED
     )
     amp_dtype: str = setting("bf16", "autocast precision; parameters stay fp32", choices=PRECISIONS)
-    workers: int = setting(1, "threads per rank that decode images", minimum=1)
+    workers: int | None = setting(
+        None,
+        "threads per rank that decode images; results do not depend on it. Default: on CUDA, the cores divided by the "
+        "ranks on this machine; on the CPU, 1",
+        minimum=1,
+        keeps_zero=True,
+    )
     device: str = setting("auto", "cpu, cuda, or auto")
     compile: bool = setting(False, "compile the student with torch.compile")
     eval_every: int | None = setting(None, "epochs between evaluations by nearest neighbours. Default: never")
@@ -94,11 +117,19 @@ class PretrainConfig(TrainConfig):
     dataset: Path = argument("dataset folder written by `pack`")
     run: Path = argument("run folder to write or resume")
     epochs: int = setting(100, "number of epochs; 0 writes the untrained student")
+    batch_size: int = setting(256, "images per step over all ranks", minimum=1)
     lr: float = setting(0.06, "peak learning rate")
+    wd: float = setting(1e-4, "weight decay")
+    optimizer: str = setting(
+        "sgd",
+        "SGD with momentum 0.9; nesterov: SGD with Nesterov momentum and no weight decay of batch norm; or AdamW",
+        choices=OPTIMIZERS,
+    )
     schedule: str = setting(
         "cosine",
-        "learning rate schedule; cosine: decay to zero; step: x 0.2 at 70 and 93 percent",
-        choices=("cosine", "step"),
+        "learning rate schedule; cosine: decay to zero; step: x 0.2 at 70 and 93 percent; step-30-60-80: x 0.1 at "
+        "30, 60 and 80 percent",
+        choices=SCHEDULES,
     )
     tau: float = setting(0.1, "temperature of NT-Xent", minimum=0.001)
     crop_scale: tuple[float, float] = setting(

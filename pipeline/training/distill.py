@@ -1,20 +1,32 @@
 """Stage two: train a student from a cache."""
 
+from typing import Any
+
+import torch
+
 from cache.reader import Split, Store, open_store
 from cache.rows import compact
 from pipeline.errors import WrongUse
 from pipeline.images.beton_check import require_same_images
 from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.images.subset import subset
-from pipeline.models.students import build_student
+from pipeline.models.students import build_student, require_trainable
 from pipeline.objectives.objective import Objective
-from pipeline.objectives.registry import build_objectives, resolved
-from pipeline.runtime.distributed import init_distributed, is_main_process, resolve_device, use_all_cores
+from pipeline.objectives.registry import build_objectives
+from pipeline.runtime.device import resolve_device
+from pipeline.runtime.distributed import ALONE, World, init_distributed, is_main_process, use_all_cores
 from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
 from pipeline.training.loop import Training
+from pipeline.training.recorded_run import (
+    are_finished,
+    dataset_identity,
+    require_same_revision,
+    require_writable_runs,
+    resolved_for_run,
+)
 from pipeline.training.student_run import student_runs
 from pipeline.training.trainable_rows import (
     describe_excluded,
@@ -32,20 +44,36 @@ def distill(*configs: DistillConfig) -> None:
     Several configs, which differ in `student` and `run` only, share one pass over the images: one loader and one set of
     anchors. Each run ends with exactly the weights that it would have alone.
     """
-    configs = tuple(map(resolved, configs))
+    configs = tuple(map(resolved_for_run, configs))
     config = configs[0]
+    dataset, store = open_dataset(config.dataset), open_store(config.cache)
+    train, folders = dataset.split("train"), [each.run for each in configs]
+    uses_labels = config.objective == "supervised"
+    made_of: dict[str, Any] = {
+        "dataset": train.identity if uses_labels else dataset_identity(train, folders),
+        "cache": store.id,
+        "teacher": {**store.origin, **store.teacher},
+    }
+    if are_finished("distill", configs, made_of):
+        return
+    require_writable_runs(folders)
     device = resolve_device(config.device)
     world = init_distributed(device)
     use_all_cores()
-    dataset, store = open_dataset(config.dataset), open_store(config.cache)
-    split = open_split(store.split("train"), dataset.split("train"), partial=config.partial)
+    split = open_split(store.split("train"), train, world, partial=config.partial)
     if is_main_process():
         warn_of_preprocessing(store.teacher, store.origin)
-    folders = [each.run for each in configs]
     chunks = training_chunks(split, folders, world, device) if config.partial else written_chunks(split)
     chosen = subset(trainable_rows(split, chunks), config.subset, config.seed)
     students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
+    for student in students:
+        require_trainable(student, world.local_batch_size(config.batch_size))
     objectives = build_objectives(config, [student.dim for student in students], split, chosen)
+    revision = objectives[0].revision
+    for folder in folders:
+        require_same_revision(folder, config.objective, revision)
+    made_of |= {"chunks": chunks} if config.partial else {}
+    made_of |= {"objective_revision": revision} if revision > 1 else {}
     rows = compact(chosen)
     del chosen  # twice as large, and this frame lives until training ends
     Training(
@@ -55,18 +83,13 @@ def distill(*configs: DistillConfig) -> None:
         runs=student_runs(configs, students, objectives, world, device),
         teacher=split,
         live=live_teacher(config, store, objectives[0], device),
-        made_of={
-            "dataset": dataset.splits["train"].identity,
-            "cache": store.id,
-            "teacher": {**store.origin, **store.teacher},
-            **({"chunks": chunks} if config.partial else {}),
-        },
+        made_of=made_of,
         excluded=describe_excluded(split, chunks),
     ).run()
 
 
 def live_teacher(
-    config: DistillConfig, store: Store, objective: Objective, device: str
+    config: DistillConfig, store: Store, objective: Objective, device: torch.device
 ) -> LiveTeacher | None:
     """Return the teacher of --live-teacher, or None without it. WrongUse for flags that contradict each other."""
     if not config.live_teacher:
@@ -78,11 +101,16 @@ def live_teacher(
     return open_live_teacher(config, store, device)
 
 
-def open_split(split: Split, dataset: DatasetSplit, *, partial: bool = False) -> Split:
-    """Return the cache's split, after checking that it is of these images, intact and, unless partial, complete."""
+def open_split(split: Split, dataset: DatasetSplit, world: World = ALONE, *, partial: bool = False) -> Split:
+    """Return the cache's split, after checking that it is of these images, intact and, unless partial, complete.
+
+    One rank of each machine reads the files, since machines may have copies of their own, and all wait for it.
+    """
     require_same_images(split, dataset)
     if not partial:
         require_complete(split)
-    split.verify()
+    with world.together():
+        if world.local_rank == 0:
+            split.verify()
     split.warm()
     return split

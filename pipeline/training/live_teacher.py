@@ -12,7 +12,7 @@ from cache.reader import Store
 from pipeline.errors import WrongUse
 from pipeline.images.preprocessing import IMAGENET, Preprocessing
 from pipeline.loading.batch import Batch
-from pipeline.models.architectures import checked_features
+from pipeline.models.architectures import checked_features, guarded_call
 from pipeline.models.backbone import Backbone
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
@@ -26,7 +26,7 @@ class LiveTeacher:
     teacher's mean and std.
     """
 
-    def __init__(self, backbone: Backbone, *, precision: str, device: str) -> None:
+    def __init__(self, backbone: Backbone, *, precision: str, device: torch.device) -> None:
         assert isinstance(backbone.preprocessing, Preprocessing), backbone.preprocessing
         self.name, self.dim, self.preprocessing = backbone.name, backbone.dim, backbone.preprocessing
         self.module = backbone.module.to(device).to(memory_format=torch.channels_last)
@@ -44,8 +44,8 @@ class LiveTeacher:
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings, float32 (B, Dt), of images (B, 3, H, W) normalized by ImageNet's mean and std."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.module(self.preprocess(images))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = guarded_call(self.module, self.preprocess(images), self.name)
         return checked_features(output, len(images), self.dim, self.name).float()
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class LiveTeacher:
         return (pixels - self.mean) / self.std
 
 
-def open_live_teacher(config: DistillConfig, cache: Store, device: str) -> LiveTeacher:
+def open_live_teacher(config: DistillConfig, cache: Store, device: torch.device) -> LiveTeacher:
     """Open the teacher that computed a cache.
 
     Raises WrongUse if neither the cache nor --teacher names it, or if its preprocessing is the user's own function,

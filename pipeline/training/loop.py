@@ -21,6 +21,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.optimizer import learning_rate
 from pipeline.results.run_record import open_run
+from pipeline.runtime.device import gpu_record
 from pipeline.runtime.distributed import (
     any_rank,
     explain_lost_rank,
@@ -30,8 +31,11 @@ from pipeline.runtime.distributed import (
 from pipeline.runtime.out_of_memory import release_free_memory
 from pipeline.runtime.signals import StopRequest
 from pipeline.settings.field import as_json, defaults
+from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.knn_monitor import KnnMonitor
 from pipeline.training.live_teacher import LiveTeacher
+from pipeline.training.recorded_run import is_trained
+from pipeline.training.start_checks import require_compiler, require_labels, require_trainable_head
 from pipeline.training.student_run import StudentRun
 
 LOG_EVERY = 10
@@ -72,7 +76,19 @@ class Training:
                 f"{len(self.rows)} rows do not fill one batch of {self.config.batch_size}: "
                 "give a smaller --batch-size"
             )
+        self.check_needs()
         self.failures: list[PipelineError] = []
+
+    def check_needs(self) -> None:
+        """Raise PipelineError or WrongUse for what would stop a run only after it has begun."""
+        if not self.steps:
+            return
+        if self.config.eval_every:
+            require_labels(self.dataset, self.rows)
+        if self.config.compile:
+            require_compiler(self.device)
+        for run in self.runs:
+            require_trainable_head(run)
 
     def fit(self) -> None:
         """Train every run to its last step.
@@ -83,14 +99,14 @@ class Training:
         step = min(run.step for run in self.runs)
         monitor = self.open_monitor()
         with StopRequest() as stop:
+            # of no steps, or interrupted between its last checkpoint and its student
+            self.for_each([run for run in self.runs if run.step == self.steps], StudentRun.save)
             for batch in self.batches(step):
                 active = [run for run in self.runs if run.step == step]
                 for run in active:
-                    run.train_step(batch, self.rate(step))
+                    run.train_step(batch, self.rate(step, run.config))
                 step += 1
                 self.after_step(step, active, monitor, stop)
-        if not self.config.epochs:
-            self.for_each(self.runs, StudentRun.save)
         if self.failures:
             raise PipelineError("; ".join(map(str, self.failures)))
 
@@ -101,12 +117,9 @@ class Training:
             for batch in self.loader.epoch(epoch, skip if epoch == first else 0):
                 yield self.live.add_embeddings(batch) if self.live else batch
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        config = self.config
+    def rate(self, step: int, config: DistillConfig | PretrainConfig) -> float:
+        """Return the learning rate of a step of a run, which may depend on its student."""
         warmup = round(config.warmup * len(self.loader))
-        assert config.lr is not None  # `resolved` replaced None by the objective's default
-        assert config.schedule is not None
         return learning_rate(step, peak=config.lr, steps=self.steps, warmup=warmup, schedule=config.schedule)
 
     def after_step(
@@ -157,10 +170,10 @@ class Training:
         )
 
     def open_monitor(self) -> KnnMonitor | None:
-        """Return the k-NN monitor of --eval-every. Only the main process evaluates."""
-        if not self.config.eval_every or not is_main_process():
+        """Return this rank's part of the k-NN monitor of --eval-every, or None without it."""
+        if not self.config.eval_every:
             return None
-        return KnnMonitor(self.dataset, self.rows, self.config, self.device)
+        return KnnMonitor(self.dataset, self.rows, self.config, self.world, self.device)
 
     def run(self) -> None:
         """Train into each run folder, from its last checkpoint on, and leave the process group.
@@ -170,12 +183,12 @@ class Training:
         with contextlib.ExitStack() as held:
             held.callback(shutdown_distributed)
             held.enter_context(explain_lost_rank())
-            if is_main_process():
-                for run in self.runs:
-                    self.lock_folder(run, held)
-                for run in self.runs:
-                    config = run.config
-                    open_run(run.folder, self.command, as_json(config), self.made_of, defaults(type(config)))
+            with self.world.together():
+                if is_main_process():
+                    for run in self.runs:
+                        self.lock_folder(run, held)
+                    for run in self.runs:
+                        self.open_folder(run)
             self.fit_unfinished()
 
     def lock_folder(self, run: StudentRun, held: contextlib.ExitStack) -> None:
@@ -185,21 +198,28 @@ class Training:
         except InUse:
             raise
         except StoreError:
-            run.resume()
-            if not run.is_finished(self.steps):
+            if not run.is_finished:
                 raise
         else:
             remove_leftovers_within(run.folder)
 
+    def open_folder(self, run: StudentRun) -> None:
+        """Write a run's record, or check that the folder's is the same; where nothing was trained it may be another."""
+        settings, usual = as_json(run.config), defaults(type(run.config))
+        untrained, gpu = not is_trained(run.folder), gpu_record(self.device)
+        open_run(run.folder, self.command, settings, self.made_of, usual, replaceable=untrained, gpu=gpu)
+
     def fit_unfinished(self) -> None:
-        """Resume every run, and train those that are not finished."""
-        for run in self.runs:
-            run.resume()
-            if run.is_finished(self.steps):
+        """Resume every run, and train those that are not finished, as the first rank finds them."""
+        finished = self.world.gather([run.is_finished for run in self.runs])[0]
+        for run, is_finished in zip(self.runs, finished, strict=True):
+            if is_finished:
                 self.announce(f"{run.folder} is finished: {self.steps} steps")
-        self.runs = [run for run in self.runs if not run.is_finished(self.steps)]
+        self.runs = [run for run, is_finished in zip(self.runs, finished, strict=True) if not is_finished]
         if not self.runs:
             return
+        for run in self.runs:
+            run.resume()
         self.announce(self.summary())
         several = len(self.runs) > 1
         with contextlib.ExitStack() as opened:
@@ -221,7 +241,7 @@ class Training:
         return (
             f"{self.command}: {students} at {config.image_size} px on {len(self.rows):,} rows{excluded}, "
             f"{self.objective.describe()}{live}; {config.epochs} epochs of {len(self.loader)} batches of "
-            f"{config.batch_size}{ranks}, {config.amp_dtype} on {self.device}{start}"
+            f"{config.batch_size}{ranks}, {config.amp_dtype} on {self.device.type}{start}"
         )
 
     def announce(self, line: str) -> None:

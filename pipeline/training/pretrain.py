@@ -6,12 +6,14 @@ from cache.rows import compact
 from pipeline.images.dataset import open_dataset
 from pipeline.images.subset import subset
 from pipeline.loading.color_jitter import ColorJitter
-from pipeline.models.students import build_student
+from pipeline.models.students import build_student, require_trainable
 from pipeline.objectives.simclr import SimCLR
-from pipeline.runtime.distributed import init_distributed, resolve_device, use_all_cores
+from pipeline.runtime.device import resolve_device
+from pipeline.runtime.distributed import init_distributed, use_all_cores
 from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.settings.training import PretrainConfig
 from pipeline.training.loop import Training
+from pipeline.training.recorded_run import are_finished, dataset_identity, require_writable_runs
 from pipeline.training.student_run import student_runs
 
 
@@ -22,13 +24,19 @@ def pretrain(*configs: PretrainConfig) -> None:
     Several configs, which differ in `student` and `run` only, share one pass over the images.
     """
     config = configs[0]
+    dataset = open_dataset(config.dataset)
+    split = dataset.split("train")
+    made_of = {"dataset": dataset_identity(split, [each.run for each in configs])}
+    if are_finished("pretrain", configs, made_of):
+        return
+    require_writable_runs([each.run for each in configs])
     device = resolve_device(config.device)
     world = init_distributed(device)
     use_all_cores()
-    dataset = open_dataset(config.dataset)
-    split = dataset.split("train")
     unreadable = int((~split.readable).sum())
     students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
+    for student in students:
+        require_trainable(student, SimCLR.views * world.local_batch_size(config.batch_size))
     objectives = [SimCLR(student.dim, tau=config.tau) for student in students]
     Training(
         command="pretrain",
@@ -36,6 +44,6 @@ def pretrain(*configs: PretrainConfig) -> None:
         rows=compact(subset(np.flatnonzero(split.readable), config.subset, config.seed)),
         runs=student_runs(configs, students, objectives, world, device),
         color_jitter=ColorJitter(strength=config.jitter, grayscale=config.grayscale),
-        made_of={"dataset": split.identity},
+        made_of=made_of,
         excluded=f"{unreadable:,} unreadable" if unreadable else "",
     ).run()

@@ -1,5 +1,6 @@
 """One student in the training loop: its network, objective and optimizer, its training step, and its run folder."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,22 @@ from cache.sigbus import require_intact_files
 from pipeline.errors import PipelineError
 from pipeline.loading.batch import Batch
 from pipeline.loading.random_crop import stream
+from pipeline.models.backbone import comparable
 from pipeline.models.checkpoints import first_line, load_optimizer, load_resume, load_strictly, save_resume
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.student_file import save_student
 from pipeline.models.students import Student
 from pipeline.objectives.objective import Objective
+from pipeline.runtime.device import gpu_record
 from pipeline.runtime.distributed import World, any_rank, is_main_process
 from pipeline.runtime.provenance import versions
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.health import TrainingHealth, non_finite_weights
 from pipeline.training.knn_monitor import KnnMonitor
+from pipeline.training.recorded_run import RESUME_FILE, steps_of_complete
 from pipeline.training.run_log import RunLog
 
 DROPOUT_STREAM = 1 << 20  # far from the streams of views, which are numbered from 0
-STUDENT_FILE = "student.safetensors"
-RESUME_FILE = "resume.pt"
 RESUME_STATE = ("step", "network", "optimizer", "objective", "conditions")
 
 
@@ -43,7 +45,7 @@ class StudentRun:
     student: Student
     objective: Objective
     world: World
-    device: str
+    device: torch.device
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.config.seed)
@@ -60,9 +62,10 @@ class StudentRun:
     def folder(self) -> Path:
         return self.config.run
 
-    def is_finished(self, steps: int) -> bool:
-        """Return whether all steps are done and the student is written."""
-        return self.step == steps and (self.folder / STUDENT_FILE).exists()
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done and the student is written."""
+        return steps_of_complete(self.folder) is not None
 
     def start(self, steps: int, name: str) -> None:
         """Prepare for training up to `steps`; `name` labels the progress bar."""
@@ -75,7 +78,7 @@ class StudentRun:
         """Return the network in DistributedDataParallel if there are several ranks, compiled if --compile."""
         model: nn.Module = self.network
         if self.world.size > 1:
-            devices = [self.world.local_rank] if self.device == "cuda" else None
+            devices = None if self.device.type == "cpu" else [self.device]
             model = DistributedDataParallel(model, device_ids=devices)
         if self.config.compile:
             model.compile()
@@ -101,7 +104,7 @@ class StudentRun:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of --amp-dtype. Parameters and losses stay float32."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.amp_dtype == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp_dtype == "bf16")
 
     def log_progress(self) -> None:
         """Log the loss, and warn if the features have collapsed. PipelineError for anything not finite."""
@@ -114,9 +117,10 @@ class StudentRun:
             self.log.print(warning)
 
     def evaluate(self, monitor: KnnMonitor) -> None:
-        """Log the student's current k-NN accuracy."""
+        """Log the student's current k-NN accuracy, to which every rank contributes."""
+        accuracy = monitor.evaluate(self.student)
         if self.log:
-            self.log.write(self.step, **monitor.evaluate(self.student))
+            self.log.write(self.step, **accuracy)
 
     def require_finite(self, *, weights: bool = False) -> None:
         """Raise PipelineError on every rank if a loss or features since the last call are not finite on any rank.
@@ -136,13 +140,15 @@ class StudentRun:
         )
 
     def save(self) -> None:
-        """Write the student, and the checkpoint of an exact resume, if all is finite."""
+        """Write the checkpoint of an exact resume, then the student, if all is finite.
+
+        The student of the last step says that a run is finished, so it comes last.
+        """
         self.require_finite(weights=True)
         require_intact_files()
         self.saved_step = self.step
         if not is_main_process():
             return
-        save_student(self.folder, self.student, {"step": str(self.step), "steps": str(self.steps)})
         save_resume(
             self.folder / RESUME_FILE,
             {
@@ -153,21 +159,38 @@ class StudentRun:
                 "conditions": self.conditions(),
             },
         )
+        save_student(self.folder, self.student, {"step": str(self.step), "steps": str(self.steps)})
 
     def resume(self) -> None:
         """Load the folder's last checkpoint, if there is one.
 
-        Raises PipelineError, unless --inexact, if the results could differ from those of an uninterrupted run.
+        Raises PipelineError, unless --inexact, if the results could differ from those of an uninterrupted run, and if
+        the ranks do not find the same checkpoint.
         """
         file = self.folder / RESUME_FILE
-        if not file.exists():
-            return
+        conditions = self.world.gather(self.conditions())[0]  # those that the first rank saved
+        digest = ""
+        with self.world.together():
+            if file.exists():
+                self.load(file, conditions)
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        found = self.world.gather((self.step, digest))
+        if len(set(found)) > 1:
+            steps = ", ".join(str(step) for step, _ in found)
+            raise PipelineError(
+                f"the ranks found different checkpoints in {self.folder}, of steps {steps}: all machines must share the "
+                "run folder; put it on a file system that they share, or start again in a new one"
+            )
+
+    def load(self, file: Path, conditions: dict[str, Any]) -> None:
+        """Load a checkpoint that was saved under these conditions, or under any with --inexact."""
         state = load_resume(file)
         if missing := [name for name in RESUME_STATE if name not in state]:
             raise PipelineError(
                 f"{file} is not a checkpoint of a run: {', '.join(missing)} missing; remove it to start again"
             )
-        differences = identity_difference(state["conditions"], self.conditions())
+        conditions = comparable(conditions, state["conditions"])
+        differences = identity_difference(state["conditions"], conditions)
         if differences and not self.config.inexact:
             raise PipelineError(
                 f"resuming would not be exact ({'; '.join(differences)}): restore these, or give --inexact"
@@ -185,12 +208,14 @@ class StudentRun:
             ) from error
 
     def conditions(self) -> dict[str, Any]:
-        """Return what else the results depend on, besides the settings."""
+        """Return what else the results depend on, besides the settings: on a GPU its model, not the CPU's threads."""
+        threads = {"torch_threads": torch.get_num_threads()}
         return {
             "world_size": self.world.size,
-            "device": self.device,
-            "torch_threads": torch.get_num_threads(),
+            "device": self.device.type,
+            **(gpu_record(self.device) or threads),
             "versions": versions(),
+            **({"code": self.student.code} if self.student.code else {}),
         }
 
     def close(self) -> None:
@@ -203,7 +228,7 @@ def student_runs(
     students: Sequence[Student],
     objectives: Sequence[Objective],
     world: World,
-    device: str,
+    device: torch.device,
 ) -> list[StudentRun]:
     """Return a StudentRun for each config, with its student and objective."""
     return [

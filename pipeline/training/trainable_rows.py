@@ -34,7 +34,7 @@ def written_chunks(split: Split) -> list[int]:
     return [index for index in range(split.shape.chunks) if index not in absent]
 
 
-def training_chunks(split: Split, runs: Sequence[Path], world: World, device: str) -> list[int]:
+def training_chunks(split: Split, runs: Sequence[Path], world: World, device: torch.device) -> list[int]:
     """Return the chunks that `distill --partial` trains on: those recorded by a run to resume, or all that are written.
 
     The ranks agree on the chunks that all of them see, as each opened the cache on its own, maybe while it grew.

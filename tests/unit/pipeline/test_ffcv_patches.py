@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import ffcv_patches
 from pipeline.errors import PipelineError
 from pipeline.ffcv_patches import VERSION, MappedReader, open_for_whole_writes, require_version
 from pipeline.images.dataset import open_dataset
+from pipeline.loading.image_loader import ImageLoader
+from pipeline.loading.order import Order
 
 LIMIT = 100  # bytes of a file; of a write across it the system accepts a part, and refuses the next write
 
@@ -20,22 +23,27 @@ LIMIT = 100  # bytes of a file; of a write across it the system accepts a part, 
 def test_every_patch_is_in_place_after_the_import() -> None:
     from ffcv import memory_allocator
     from ffcv.loader import loader
+    from ffcv.pipeline import graph
 
     assert loader.Reader is MappedReader
     assert loader.OSCacheManager is ffcv_patches.MappedImages
     assert loader.EpochIterator is ffcv_patches.ErrorReportingIterator
+    assert graph.allocate_query is ffcv_patches.unpinned
     assert memory_allocator.open is open_for_whole_writes
 
 
-def test_ffcv_compiles_no_dictionary_when_it_is_imported() -> None:
+def test_ffcv_compiles_no_dictionary_and_uses_no_gpu_when_it_is_imported() -> None:
     code = (
         "import numba.typed\n"
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
         "import pipeline.ffcv_patches\n"
         "from ffcv.fields.rgb_image import IMAGE_MODES\n"
-        "print(type(IMAGE_MODES).__name__, numba.typed.Dict is dict)\n"
+        "from ffcv.loader.epoch_iterator import IS_CUDA\n"
+        "print(type(IMAGE_MODES).__name__, numba.typed.Dict is dict, IS_CUDA)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["dict", "False"]
+    assert found.stdout.split() == ["dict", "False", "False"]
 
 
 def test_another_version_of_ffcv_is_refused() -> None:
@@ -44,6 +52,15 @@ def test_another_version_of_ffcv_is_refused() -> None:
         PipelineError, match=rf"expected FFCV {VERSION}, found 1\.1\.0: install ffcv=={VERSION}, as"
     ):
         require_version("1.1.0")
+
+
+def test_a_loader_pins_nothing_where_there_is_a_gpu(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Size] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
+    beton = open_dataset(packed).split("train").beton
+    loader = ImageLoader(beton, Order(rows=np.arange(160), batch=32), image_size=24)
+    assert sum(1 for _ in loader.epoch(0)) == 5
+    assert not pinned
 
 
 def test_the_tables_are_those_that_ffcv_reads(packed: Path) -> None:

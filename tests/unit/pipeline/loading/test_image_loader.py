@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cache.reader import Split, open_store
 from pipeline.errors import PipelineError
@@ -18,10 +19,12 @@ from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
 from pipeline.loading.color_jitter import ColorJitter
-from pipeline.loading.image_loader import ImageLoader, imagenet_table, look_up
+from pipeline.loading.image_loader import ImageLoader, decoding_threads, imagenet_table, look_up
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
+from pipeline.loading.staging import PinnedStaging
 from pipeline.settings.commands import PackConfig
+from tests.support.late_streams import LateCopies
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,9 @@ def loader(split: DatasetSplit, teacher: Split) -> ImageLoader:
     return open_loader(split, teacher, workers=1)
 
 
-def open_loader(split: DatasetSplit, teacher: Split, workers: int) -> ImageLoader:
+def open_loader(
+    split: DatasetSplit, teacher: Split, workers: int | None = None, device: str = "cpu"
+) -> ImageLoader:
     order = Order(rows=np.arange(split.rows), batch=32, seed=3)
     return ImageLoader(
         split.beton,
@@ -50,6 +55,7 @@ def open_loader(split: DatasetSplit, teacher: Split, workers: int) -> ImageLoade
         teacher=teacher,
         color_jitter=ColorJitter(),
         workers=workers,
+        device=torch.device(device),
     )
 
 
@@ -111,6 +117,57 @@ def test_two_workers_give_the_same_pixels_as_one(
 ) -> None:
     two = open_loader(split, teacher, workers=2)
     assert all(same(a, b) for a, b in zip(loader.epoch(0), two.epoch(0), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "expected"),
+    [(None, "cpu", 1), (None, "cuda", 8), (3, "cuda", 3), (3, "cpu", 3), (99, "cuda", 32)],
+)
+def test_ranks_on_cuda_share_the_cores_for_decoding(
+    workers: int | None, device: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(32)))
+    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 32)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert decoding_threads(workers, torch.device(device)) == expected
+
+
+def test_there_is_a_decoding_thread_with_fewer_cores_than_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert decoding_threads(None, torch.device("cuda")) == 1
+
+
+def test_a_device_that_copies_late_gets_the_same_batches(
+    loader: ImageLoader, split: DatasetSplit, teacher: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies, late = LateCopies(), open_loader(split, teacher)
+    copies.install(monkeypatch)
+    with copies:
+        late.staging = PinnedStaging(torch.device("cpu"), 32)
+        monkeypatch.setattr(late, "normalize", lambda pixels: pixels)
+        found = list(late.epoch(0))
+        copies.user.finish(len(copies.user.work))
+    monkeypatch.setattr(loader, "normalize", torch.clone)
+    assert all(same(a, b) for a, b in zip(found, loader.epoch(0), strict=True))
+
+
+def test_a_batch_on_cuda_is_whole_and_channels_last(
+    split: DatasetSplit, teacher: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LateCopies().install(monkeypatch)
+    monkeypatch.setattr("pipeline.loading.image_loader.imagenet_table", lambda: None)  # of the CPU
+    with FakeTensorMode():
+        numbers, pixels = torch.empty(32, dtype=torch.int64), torch.empty(32, 24, 24, 3, dtype=torch.uint8)
+        embeddings = torch.empty(32, teacher.shape.dim, dtype=torch.uint16)
+        loader = open_loader(split, teacher, device="cuda")
+        batch = loader.batch((numbers, numbers, pixels, pixels, embeddings))
+        tensors = (*batch.images, batch.rows, batch.labels, batch.teacher)
+        found = [(tensor.device.type, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+        views = [("cuda", torch.float32, (32, 3, 24, 24))] * 2
+        integers = [("cuda", torch.int64, (32,))] * 2
+        assert found == [*views, *integers, ("cuda", torch.float16, (32, teacher.shape.dim))]
+        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.images)
 
 
 def test_the_center_view_is_the_image_itself(split: DatasetSplit) -> None:

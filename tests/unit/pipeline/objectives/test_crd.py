@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def features_of(batch: Batch) -> Tensor:
     return batch.teacher[:, :STUDENT_DIM].float()
 
 
+def raw_teacher(split: Split, batch: Batch) -> Tensor:
+    """Return the teacher's embeddings before they were normalized."""
+    assert batch.teacher is not None
+    return batch.teacher.float() * torch.from_numpy(split.norm[0][batch.rows.numpy()])[:, None]
+
+
 def started(objective: CRD) -> nn.Module:
     torch.manual_seed(0)
     head = objective.head()
@@ -77,11 +84,12 @@ def test_nce_of_a_far_positive_is_finite() -> None:
     assert positive.grad.tolist() == pytest.approx([-0.5, 0])
 
 
-def naive_loss(objective: CRD, head: nn.Module, features: Tensor, batch: Batch, step: int) -> float:
-    """Compute the equations of Tian et al. with exp, Z and N, one row at a time in float64."""
-    assert batch.teacher is not None
+def naive_loss(
+    objective: CRD, head: nn.Module, features: Tensor, raw: Tensor, batch: Batch, step: int
+) -> float:
+    """Compute the equations of Tian et al. with exp, Z and N, one row at a time in float64. raw: the teacher's."""
     student = F.normalize(head.student(features).double(), dim=1)
-    teacher = F.normalize(head.teacher(batch.teacher.float()).double(), dim=1)
+    teacher = F.normalize(head.teacher(raw).double(), dim=1)
     drawn = objective.draw(step).tolist()
     count, total = objective.rows, 0.0
     for side, (queries, memory) in enumerate(
@@ -109,7 +117,8 @@ def test_the_loss_is_the_naive_one_at_every_step(split: Split, negatives: int) -
         with torch.no_grad():
             loss = objective((head(features),), batch, step)
             # float32 logits of at most 1/tau = 5, in sums of about twenty
-            assert loss.item() == pytest.approx(naive_loss(objective, head, features, batch, step), rel=1e-5)
+            naive = naive_loss(objective, head, features, raw_teacher(split, batch), batch, step)
+            assert loss.item() == pytest.approx(naive, rel=1e-5)
             objective.after_step(head, (head(features),), batch, step)
 
 
@@ -165,13 +174,17 @@ def test_the_mean_is_fixed_at_the_first_batch(split: Split) -> None:
 
 
 def test_memories_follow_their_rows_at_half_speed_and_no_others(split: Split) -> None:
+    """Both sides are those of the loss, although the step has changed the projections since."""
     objective = crd(split)
     head = started(objective)
     batch = batch_at(objective, split, 2)
     embedding = head(features_of(batch)).detach()
-    assert batch.teacher is not None
-    projected = head.teacher(batch.teacher.float()).detach()
+    projected = head.teacher(raw_teacher(split, batch)).detach()
     before = objective.student_memory.clone(), objective.teacher_memory.clone()
+    objective((embedding,), batch, 2)
+    with torch.no_grad():
+        head.teacher.weight.neg_()
+        head.student.weight.neg_()
     objective.after_step(head, (embedding,), batch, 2)
     places = objective.places(batch.rows)
     others = torch.ones(objective.rows, dtype=torch.bool)
@@ -269,6 +282,16 @@ def test_under_autocast_the_loss_is_nearly_the_same(split: Split) -> None:
         lowered = objective((head(features_of(batch)),), batch, 0)
     assert lowered.dtype == torch.float32
     assert lowered.item() == pytest.approx(plain.item(), rel=0.02)  # bfloat16 projections
+
+
+def test_a_live_teacher_brings_its_own_norms(split: Split) -> None:
+    objective = crd(split)
+    head, batch = started(objective), batch_at(objective, split, 0)
+    norms = torch.arange(1, BATCH + 1)
+    live = replace(batch, teacher_norm=norms)
+    assert batch.teacher is not None
+    expected = F.normalize(head.teacher(batch.teacher.float() * norms[:, None]), dim=1)
+    torch.testing.assert_close(objective.projected_teacher(live), expected)
 
 
 def test_description(split: Split) -> None:

@@ -236,6 +236,20 @@ def error_per_query(gradient: Tensor, exact: Tensor) -> float:
     return len(exact) ** 0.5 * (gradient - exact).norm().item()
 
 
+@pytest.mark.parametrize(("cosine", "limit"), [(0.0, 2e-6), (0.9, 1e-4), (0.99, 4e-4)])
+def test_rounding_counts_for_more_where_anchors_are_nearly_parallel(cosine: float, limit: float) -> None:
+    """The gradient is a difference of two means, which share the anchors' common direction."""
+    common = l2_normalize(1, 256, 0)
+
+    def near_it(rows: int, seed: int) -> Tensor:
+        return F.normalize(cosine**0.5 * common + (1 - cosine) ** 0.5 * l2_normalize(rows, 256, seed), dim=1)
+
+    exact = near_it(32, 1), l2_normalize(32, 64, 2), near_it(8192, 3), l2_normalize(8192, 64, 4)
+    _, expected = reference(*exact, tau=0.04)
+    _, gradient = loss_and_gradient(*(rows.float() for rows in exact), tau=0.04)
+    assert ((gradient - expected).norm() / expected.norm()).item() < limit
+
+
 def test_float16_anchors_are_converted_a_block_at_a_time() -> None:
     query, teacher, anchors = (tensor.float() for tensor in realistic(0.3))
     half = anchors.half()

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.runtime import distributed
+from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import any_rank, explain_lost_rank, init_distributed, shutdown_distributed
 
 fork = multiprocessing.get_context("fork")
@@ -33,8 +34,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def other_rank(fate: int) -> None:
     """Joins, agrees once, and meets its fate."""
     os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
-    init_distributed("cpu")
-    any_rank(False, "cpu")
+    init_distributed(CPU)
+    any_rank(False, CPU)
     os.kill(os.getpid(), fate)
 
 
@@ -47,12 +48,12 @@ def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
     other.start()
     began = time.monotonic()
     try:
-        init_distributed("cpu")
+        init_distributed(CPU)
         with explain_lost_rank():
-            assert not any_rank(False, "cpu")
+            assert not any_rank(False, CPU)
             sentence = r"another rank died or did not respond for .* minutes .* the same command goes on"
             with pytest.raises(PipelineError, match=sentence), explain_lost_rank():
-                any_rank(False, "cpu")
+                any_rank(False, CPU)
     finally:
         other.kill()
         other.join()

@@ -22,7 +22,8 @@ from pipeline.settings.many_students import configs_of, folder_name
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.distill import distill
 from pipeline.training.pretrain import pretrain
-from pipeline.training.student_run import RESUME_FILE, StudentRun
+from pipeline.training.recorded_run import RESUME_FILE
+from pipeline.training.student_run import StudentRun
 from tests.support.training_runs import STUDENT, Crash, assert_same_run, losses, settings, weights
 
 PLAIN = "tests.support.tiny_student:plain"
@@ -82,6 +83,35 @@ def assert_goes_on(
     assert [torch.load(run.run / RESUME_FILE)["step"] for run in runs] == steps
     distill(*runs)
     assert_as_alone(runs, alone)
+
+
+def test_each_student_has_the_learning_rate_of_its_own_run(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CRD's default is another for a MobileNetV2."""
+    rates: dict[str, set[float]] = {}
+
+    def spy(self: StudentRun, batch: object, rate: float) -> None:
+        rates.setdefault(self.config.run.name, set()).add(rate)
+        self.step += 1
+
+    monkeypatch.setattr(StudentRun, "train_step", spy)
+    monkeypatch.setattr(StudentRun, "log_progress", lambda self: None)
+    monkeypatch.setattr(StudentRun, "save", lambda self: None)
+    one = settings(
+        packed,
+        cached,
+        tmp_path / "r",
+        objective="crd",
+        image_size=32,
+        epochs=1,
+        batch_size=64,
+        lr=None,
+        anchors=None,
+    )
+    runs = [replace(one, student=name, run=tmp_path / name) for name in ("resnet18", "mobilenet_v2")]
+    distill(*runs)
+    assert {name: max(each) for name, each in rates.items()} == {"resnet18": 0.05, "mobilenet_v2": 0.01}
 
 
 @pytest.mark.parametrize("objective", ["1q", "2q", "cc"])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.training.distill import distill
 from pipeline.training.health import TrainingHealth, list_rows, mean_cosine, non_finite_weights
-from pipeline.training.student_run import RESUME_FILE, StudentRun
+from pipeline.training.recorded_run import RESUME_FILE
+from pipeline.training.student_run import StudentRun
 from tests.support.training_runs import settings, weights
 
 ROWS = torch.tensor([7, 3, 9])

@@ -25,6 +25,7 @@ from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.models.checkpoints import load_resume, save_safetensors
 from pipeline.objectives.regression import RegressionBN
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import CacheTeacherConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import load_teacher
@@ -59,7 +60,7 @@ def live(packed: Path, taught: Path, run: Path, **changes: Any) -> DistillConfig
 
 
 def opened(config: DistillConfig) -> LiveTeacher:
-    return open_live_teacher(config, open_store(config.cache), "cpu")
+    return open_live_teacher(config, open_store(config.cache), CPU)
 
 
 def test_on_the_whole_image_the_live_teacher_gives_the_cached_embeddings(packed: Path, taught: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_crop_is_resized_as_pil_does_and_normalized_for_the_teacher(interpolat
         resize=size, crop=size, interpolation=interpolation, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0)
     )
     backbone = replace(load_teacher(TEACHER), preprocessing=own)
-    teacher = LiveTeacher(backbone, precision="fp32", device="cpu")
+    teacher = LiveTeacher(backbone, precision="fp32", device=CPU)
     plain = pil.to_tensor(Image.fromarray(pixels))
     seen = teacher.preprocess(pil.normalize(plain, IMAGENET.mean, IMAGENET.std)[None])
     # at most one of PIL's 8-bit levels, divided by the smallest std
@@ -100,7 +101,7 @@ def test_a_crop_is_resized_as_pil_does_and_normalized_for_the_teacher(interpolat
 
 def test_overshooting_pixels_are_clipped() -> None:
     own = Preprocessing(resize=40, crop=40, interpolation="bicubic", mean=(0.0,) * 3, std=(1.0,) * 3)
-    teacher = LiveTeacher(replace(load_teacher(TEACHER), preprocessing=own), precision="fp32", device="cpu")
+    teacher = LiveTeacher(replace(load_teacher(TEACHER), preprocessing=own), precision="fp32", device=CPU)
     board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(12, 12).expand(3, -1, -1)
     seen = teacher.preprocess(pil.normalize(board, IMAGENET.mean, IMAGENET.std)[None])
     assert (seen.min(), seen.max()) == (0, 1)
@@ -110,7 +111,7 @@ def test_overshooting_pixels_are_clipped() -> None:
 def test_it_has_the_precision_of_the_cache_and_stays_frozen(precision: str) -> None:
     backbone = load_teacher(TEACHER)
     before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
-    teacher = LiveTeacher(backbone, precision=precision, device="cpu")
+    teacher = LiveTeacher(backbone, precision=precision, device=CPU)
     pixels = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     images = pil.normalize(pixels, IMAGENET.mean, IMAGENET.std)
     with torch.autocast("cpu", torch.bfloat16):  # the student's precision does not matter
@@ -195,15 +196,15 @@ def test_the_cache_names_its_teacher_where_it_can(packed: Path, taught: Path, tm
     config = live(packed, taught, tmp_path / "run")
     store = open_store(taught)
     assert opened(config).name == TEACHER
-    assert open_live_teacher(config, replace(store, origin={}), "cpu").name == TEACHER
+    assert open_live_teacher(config, replace(store, origin={}), CPU).name == TEACHER
     known = {**load_teacher("pixels", image_size=8).identity(), "precision": "bf16"}
     pixels = replace(store, teacher=known, origin={"name": "pixels"})
-    found = open_live_teacher(config, pixels, "cpu")
+    found = open_live_teacher(config, pixels, CPU)
     assert (found.name, found.preprocessing.crop, found.precision) == ("pixels", 8, "bf16")
     unnamed = replace(pixels, origin={})
-    assert open_live_teacher(replace(config, teacher="pixels"), unnamed, "cpu").name == "pixels"
+    assert open_live_teacher(replace(config, teacher="pixels"), unnamed, CPU).name == "pixels"
     with pytest.raises(WrongUse, match=r"architecture, pixels: give --teacher NAME, and --weights FILE"):
-        open_live_teacher(config, unnamed, "cpu")
+        open_live_teacher(config, unnamed, CPU)
 
 
 def test_a_library_model_is_named_by_its_architecture_and_needs_its_weights(
@@ -215,16 +216,16 @@ def test_a_library_model_is_named_by_its_architecture_and_needs_its_weights(
     teacher = load_teacher(name, file, image_size=32).identity()
     store = replace(open_store(taught), teacher={**teacher, "precision": "fp32"}, origin={})
     config = live(packed, taught, tmp_path / "run", weights=file)
-    assert open_live_teacher(config, store, "cpu").name == name
+    assert open_live_teacher(config, store, CPU).name == name
     with pytest.raises(WrongUse, match=f"architecture, {name}: give --teacher"):
-        open_live_teacher(replace(config, weights=None), store, "cpu")
+        open_live_teacher(replace(config, weights=None), store, CPU)
 
 
 def test_a_teacher_with_a_function_for_preprocessing_cannot_be_live(packed: Path, cached: Path) -> None:
     store = open_store(cached)
     own = load_teacher("tests.support.tiny_teacher:with_callable")
     with pytest.raises(WrongUse, match="its own preprocessing function, which cannot take a student's crops"):
-        open_live_teacher(live(Path(), cached, Path("run")), replace(store, teacher=own.identity()), "cpu")
+        open_live_teacher(live(Path(), cached, Path("run")), replace(store, teacher=own.identity()), CPU)
 
 
 @pytest.mark.parametrize("changes", [{"teacher": "demo"}, {"weights": Path("moco.pth")}])

@@ -15,6 +15,7 @@ from cache.writer import ChunkRows, create_split, create_store, normalize, write
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.results.run_record import read_config
+from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World
 from pipeline.training.distill import distill
 from pipeline.training.student_run import StudentRun
@@ -25,7 +26,7 @@ from pipeline.training.trainable_rows import (
     written_chunks,
 )
 from tests.support.tiny_store import create, write
-from tests.support.training_runs import assert_same_run, settings
+from tests.support.training_runs import assert_same_run, distill_until_crash, settings
 from tests.support.two_ranks import on_two_ranks
 
 CHUNK, UNREADABLE, ZERO = 64, 5, 140
@@ -107,9 +108,11 @@ def test_a_run_keeps_its_rows_while_the_cache_grows(packed: Path, growing: Path,
     assert json.loads((tmp_path / "later" / "config.json").read_text())["made_of"]["chunks"] == [0, 1, 2]
 
 
-def test_a_run_whose_chunk_is_gone_does_not_resume(packed: Path, growing: Path, tmp_path: Path) -> None:
-    config = settings(packed, growing, tmp_path / "run", epochs=0, anchors=None, partial=True)
-    distill(config)
+def test_a_run_whose_chunk_is_gone_does_not_resume(
+    packed: Path, growing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(packed, growing, tmp_path / "run", batch_size=20, anchors=None, partial=True)
+    distill_until_crash(config, monkeypatch)
     (growing / "train" / "embedding" / "c" / "0" / "2" / "0").unlink()
     with pytest.raises(IncompleteStore, match=r"began with chunks of .* that are missing \(2\)"):
         distill(config)
@@ -131,7 +134,7 @@ def test_a_complete_cache_has_no_excluded_rows(cached: Path) -> None:
 
 def agreed_chunks(rank: int, stores: list[Path], run: Path) -> list[int]:
     split = open_store(stores[rank]).split("train")
-    return training_chunks(split, [run], World(rank=rank, size=2), "cpu")
+    return training_chunks(split, [run], World(rank=rank, size=2), CPU)
 
 
 def test_ranks_agree_on_what_all_of_them_see(tmp_path: Path) -> None:

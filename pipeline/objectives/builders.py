@@ -1,0 +1,109 @@
+"""How each objective is built from a run's settings, the student's dim, the cache's split and the training rows."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.anchors import AnchorWindow, default_anchors
+from cache.reader import Split
+from pipeline.errors import WrongUse
+from pipeline.objectives.clusterfit import ClusterFit
+from pipeline.objectives.compress import Compress1q, Compress2q
+from pipeline.objectives.crd import CRD
+from pipeline.objectives.objective import Objective
+from pipeline.objectives.regression import RegressionBN
+from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
+from pipeline.settings.training import DistillConfig
+
+PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def _temperature(value: float | None) -> float:
+    assert value is not None  # `resolved` replaced None by the objective's default
+    return value
+
+
+def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
+    """Build CompRess-1q with anchors from the training rows."""
+    window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
+    return Compress1q(
+        split,
+        window,
+        student_dim=student_dim,
+        tau=_temperature(config.tau),
+        product_dtype=PRODUCT_DTYPES[config.loss_dtype],
+    )
+
+
+def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
+    """Build CompRess-2q."""
+    return Compress2q(
+        split,
+        student_dim=student_dim,
+        anchors=anchor_count(config.anchors, len(rows)),
+        head_dim=config.head_dim,
+        momentum=config.momentum,
+        tau=_temperature(config.tau),
+        live=config.live_teacher,
+    )
+
+
+def build_regression_bn(
+    config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
+) -> Objective:
+    """Build the BatchNorm regression baseline of CompRess. WrongUse for batches of one image."""
+    if config.batch_size < 2:
+        raise WrongUse("reg-bn needs at least 2 images per batch, for BatchNorm; give a larger --batch-size")
+    return RegressionBN(split, student_dim=student_dim)
+
+
+def build_seed(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
+    """Build SEED with anchors from the training rows."""
+    anchors = anchor_count(config.anchors or str(min(DEFAULT_ANCHORS, len(rows))), len(rows))
+    window = AnchorWindow(rows, anchors, config.batch_size, config.seed)
+    return Seed(
+        split,
+        window,
+        student_dim=student_dim,
+        tau=_temperature(config.tau),
+        student_tau=_temperature(config.student_tau),
+        product_dtype=PRODUCT_DTYPES[config.loss_dtype],
+    )
+
+
+def build_crd(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
+    """Build CRD with negatives and memories of the training rows. WrongUse if there are no negatives."""
+    if min(config.negatives, len(rows) - 1) < 1:
+        raise WrongUse(
+            f"--negatives {config.negatives} with {len(rows):,} training rows: CRD needs at least 1 negative and 2 rows"
+        )
+    return CRD(
+        split,
+        rows,
+        student_dim=student_dim,
+        negatives=config.negatives,
+        tau=_temperature(config.tau),
+        seed=config.seed,
+    )
+
+
+def build_cc(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
+    """Build ClusterFit on the training rows. WrongUse for fewer than one cluster."""
+    if config.clusters < 1:
+        raise WrongUse(f"--clusters {config.clusters}: expected a number above 0")
+    return ClusterFit(split, rows, student_dim=student_dim, clusters=config.clusters, seed=config.seed)
+
+
+def anchor_count(wanted: str | None, rows: int) -> int:
+    """Return the number of anchors: the default for None, every row for "all", else K. WrongUse if above the rows."""
+    if not wanted:
+        return default_anchors(rows)
+    if wanted == "all":
+        return rows
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise WrongUse(f"--anchors {wanted}: expected a number above 0, or all")
+    if int(wanted) > rows:
+        raise WrongUse(
+            f"--anchors {wanted}: there are only {rows:,} rows to draw them from; give --anchors all"
+        )
+    return int(wanted)
