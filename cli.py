@@ -13,12 +13,15 @@ import click
 from cache.errors import StoreError
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.runtime.signals import terminated_as_interrupted
+from pipeline.runtime.terminal import print_any_text
 from pipeline.settings import commands, training
 from pipeline.settings.field import options
+from pipeline.settings.local_path import local_path
 from pipeline.settings.many_students import configs_of
 from pipeline.settings.toml_file import from_toml, without_none
 
 INTERRUPTED = 130
+RESUMED = ("pack", "pretrain", "cache-teacher", "repair", "distill", "eval", "sweep")
 
 
 class Commands(click.Group):
@@ -33,6 +36,15 @@ class Commands(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+
+class LocalPath(click.ParamType):
+    """A path on this machine; ~ is the home folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return local_path(str(value))
 
 
 class CommaList(click.ParamType):
@@ -57,7 +69,7 @@ def main() -> None:
     python cli.py distill data/dataset caches/demo.zarr runs/r18 --student resnet18
     python cli.py eval caches/demo.zarr runs/r18 --dataset data/dataset
 
-    A command that was interrupted resumes when it is run again.
+    A stage that was interrupted resumes when it is run again.
     """
 
 
@@ -71,7 +83,7 @@ def command(
             body(*configs_of(config, merged(config, values)))
 
         file_help = "TOML file with settings; flags take precedence"
-        file_option = click.Option(["--config"], type=Path, metavar="FILE.toml", help=file_help)
+        file_option = click.Option(["--config"], type=LocalPath(), metavar="FILE.toml", help=file_help)
         parameters = [*(parameter(config, field) for field in options(config)), file_option]
         made = click.Command(name, callback=run, params=parameters, help=body.__doc__)
         group.add_command(made)
@@ -96,7 +108,7 @@ def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
     hint, required = typing.get_type_hints(config)[field.name], field.default is dataclasses.MISSING
     if field.metadata.get("argument"):
         nargs = -1 if typing.get_origin(hint) is tuple else 1
-        return click.Argument([field.name], type=Path, nargs=nargs, required=required)
+        return click.Argument([field.name], type=LocalPath(), nargs=nargs, required=required)
     flag = f"--{field.name.replace('_', '-')}"
     shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True, "required": required}
     if not required:
@@ -114,7 +126,7 @@ def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
         return {"metavar": f"[{'|'.join(field.metadata['choices'])}]"}
     hint = without_none(hint)
     if typing.get_origin(hint) is not tuple:
-        return {"type": hint}
+        return {"type": LocalPath() if hint is Path else hint}
     is_range = typing.get_args(hint)[0] is float
     return {"type": (float, float), "metavar": "LOW HIGH"} if is_range else {"type": CommaList()}
 
@@ -123,11 +135,14 @@ def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
 def demo_data(config: commands.DemoDataConfig) -> None:
     """Write the images of the demo, public-domain clip art.
 
-    2,125 drawings in 32 classes come from Debian's package openclipart-png, or from the same file on Debian's server if
-    that is not installed.
+    2,450 drawings in 16 classes, and 2,929 without a label to train on, come from Debian's package openclipart-png, or
+    from the same file on Debian's server if that is not installed.
     """
     from pipeline.images.demo_data import demo_data
+    from pipeline.runtime.outputs import require_writable_folder
 
+    if not config.out.exists():
+        require_writable_folder(config.out)
     demo_data(config.out, train=config.train, val=config.val)
 
 
@@ -170,7 +185,7 @@ def cache() -> None:
 
 
 @cache.command("info")
-@click.argument("store", type=Path)
+@click.argument("store", type=LocalPath())
 def cache_info(store: Path) -> None:
     """Show a store's teacher, dataset, size and completeness."""
     from pipeline.report.stores import print_store
@@ -279,7 +294,10 @@ def plan(config: commands.PlanConfig) -> None:
 
 @main.command("teachers")
 @click.option(
-    "--check", type=Path, metavar="FILE", help="weights file to identify: its layout and the teachers it fits"
+    "--check",
+    type=LocalPath(),
+    metavar="FILE",
+    help="weights file to identify: its layout and the teachers it fits",
 )
 def teachers(check: Path | None) -> None:
     """List the registered teachers, or identify a weights file.
@@ -312,6 +330,7 @@ def run_cli(arguments: list[str] | None = None) -> int:
 
     An error is printed as one sentence. Without `arguments`, those of the process are used.
     """
+    print_any_text()
     try:
         with terminated_as_interrupted():
             main(arguments, standalone_mode=False)
@@ -324,7 +343,8 @@ def run_cli(arguments: list[str] | None = None) -> int:
         click.echo(f"error: {error}", err=True)
         return 2 if isinstance(error, WrongUse) else 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; the same command goes on from here", err=True)
+        goes_on = resumes(sys.argv[1:] if arguments is None else arguments)
+        click.echo(f"\ninterrupted{'; the same command goes on from here' if goes_on else ''}", err=True)
         if arguments is None:
             # Not sys.exit: destructors of objects that were being built would print errors, and a library's exit
             # handler may wait for a lock that the interrupted code had taken.
@@ -332,7 +352,18 @@ def run_cli(arguments: list[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(INTERRUPTED)
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+        return 1
     return 0
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Whether an interrupted command goes on when it is run again; one that writes a file at its end starts over."""
+    name = "".join(arguments[1:2] if arguments[:1] == ["cache"] else arguments[:1])
+    return name in RESUMED or (name == "embed" and any(Path(text).suffix == ".zarr" for text in arguments))
 
 
 if __name__ == "__main__":

@@ -16,53 +16,29 @@ from pipeline.images.clip_art import Drawing, clip_art_folder, drawings_below, r
 from pipeline.images.scan import map_rows
 from pipeline.images.sources import FolderSource
 
-# Class -> folders of the package, each with its subfolders that no other class lists. Left out are folders that say
-# little about their content (desktop icons, "unsorted") and large series of much the same (1,378 stars, 237 playing
-# cards, the flags of other continents), which would outnumber the rest.
-CLASSES = {
-    "arrows": ("shapes/arrows",),
-    "birds": ("animals/birds",),
-    "boats": ("transportation/boating",),
-    "body-parts": ("people/bodypart",),
-    "bugs": ("animals/bugs",),
-    "buildings": ("buildings",),
-    "clocks": ("signs_and_symbols/clocks",),
-    "clothing": ("people/clothing",),
-    "desserts": ("food/desserts",),
-    "dinosaurs": ("animals/dinosaurs",),
-    "drinks": ("food/beverages",),
-    "electronics": ("electronics", "computer/hardware", "computer/connectors"),
-    "fish": ("animals/fish",),
-    "flags": ("signs_and_symbols/flags/africa", "signs_and_symbols/flags/asia"),
-    "fruit": ("food/fruit", "food/vegetables"),
-    "holidays": ("recreation/holiday", "recreation/party"),
-    "mammals": ("animals/mammals",),
-    "maps": ("geography",),
-    "meals": ("food",),
-    "music": ("recreation/music",),
-    "office": ("office", "education", "buildings/furniture"),
-    "people": ("people",),
-    "planets": ("geography/astronomy", "science/astronomy"),
-    "plants": ("plants",),
-    "road-signs": ("transportation/roadsigns",),
-    "smilies": ("people/smilies",),
-    "sports": ("recreation/sports",),
-    "tools": ("tools",),
-    "toys": ("recreation/toys", "tools/toys"),
-    "vehicles": ("transportation",),
-    "weapons": ("tools/weapons",),
-    "weather": ("signs_and_symbols/weather",),
-}
-FOLDERS = {folder: name for name, folders in CLASSES.items() for folder in folders}
-VAL_SHARE = 4  # one drawing in four
+# A class is a folder at the top of the package. These hold drawings of anything (icons, "unsorted"), or so many of one
+# series that they would outnumber their class (playing cards, flags): the student learns from them without a label.
+WITHOUT_LABEL = (
+    "buttons/", "computer/", "logos/", "shapes/", "special/", "unsorted/",
+    "recreation/games/", "signs_and_symbols/flags/",
+)  # fmt: skip
+LEFT_OUT = (
+    "shapes/stars/",  # 1,378 drawings made by a program
+    # "Linked Image Not Found" is written across these in the package
+    "animals/birds/duck_yellow_ii_kurt_cagl_.png",
+    "animals/birds/penguin/tux_didier_fabert_01.png",
+    "people/stylized_yoga_person_ger_",
+)
+VAL_SHARE = 4  # one labelled drawing in four
 RECORD = "demo.json"  # the requested counts, in the written folder
 
 
 def demo_data(out: Path, *, train: int | None = None, val: int | None = None) -> Path:
     """Write OUT/train/CLASS/NAME.png and OUT/val/CLASS/NAME.png, drawings of at most 256 px on white; returns OUT.
 
-    Identical drawings are written once, and all drawings of a series (numbered, or recolored) go to one split. train,
-    val: number of images, balanced over classes; None: all. An existing folder with the same counts is left as it is.
+    Drawings without a label are in OUT/train itself. Identical drawings are written once, and all drawings of a series
+    (numbered, or recolored) go to one split. train, val: number of images, balanced over classes, those without a label
+    being one more; None: all. An existing folder with the same counts is left as it is.
 
     Raises WrongUse if OUT exists with other content or there are fewer images, PipelineError if the package is missing
     and cannot be downloaded.
@@ -94,17 +70,13 @@ def demo_data(out: Path, *, train: int | None = None, val: int | None = None) ->
 
 
 def class_of(path: str) -> str:
-    """Return the class of a drawing from its path in the package, or ""."""
-    parts = path.split("/")[:-1]
-    for depth in range(len(parts), 0, -1):
-        if name := FOLDERS.get("/".join(parts[:depth])):
-            return name
-    return ""
+    """Return the class of a drawing from its path in the package; "" for none."""
+    return "" if path.startswith(WITHOUT_LABEL) else path.partition("/")[0]
 
 
 def distinct_drawings(folder: Path) -> dict[str, Drawing]:
-    """Return path in the package -> reduced drawing for all classes; of identical drawings only the first by path."""
-    paths = [path for path in drawings_below(folder) if class_of(path)]
+    """Return path in the package -> reduced drawing; of identical drawings only the first by path."""
+    paths = [path for path in drawings_below(folder) if not path.startswith(LEFT_OUT)]
     source = FolderSource(
         data=folder, folder=".", names=paths, labels=np.full(len(paths), -1, np.int64), classes=()
     )
@@ -123,11 +95,13 @@ def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
 
     About a quarter of each class is val. Drawings of a class are a series if their names differ only in numbers or
     their hashes are equal; a series goes to one split as a whole, in the order of the sha256 of its first name.
+    Drawings without a label are in train, unless their hash is that of one in val.
     """
     splits: dict[str, list[str]] = {"train": [], "val": []}
     classes = defaultdict(list)
     for path in sorted(thumbs):
         classes[class_of(path)].append(path)
+    unlabelled = classes.pop("", [])
     for paths in classes.values():
         left = len(paths) // VAL_SHARE
         for series in sorted(joined((path, {_stem(path), thumbs[path]}) for path in paths), key=_drawn):
@@ -136,6 +110,8 @@ def split_by_series(thumbs: Mapping[str, int]) -> dict[str, list[str]]:
                 left -= len(series)
             else:
                 splits["train"] += series
+    in_val = {thumbs[path] for path in splits["val"]}
+    splits["train"] += [path for path in unlabelled if thumbs[path] not in in_val]
     return {split: sorted(paths) for split, paths in splits.items()}
 
 

@@ -15,7 +15,7 @@ DATASET, CACHE, RECIPE = (
     "caches/clip-art-demo.zarr",
     "recipes/demo/distill.toml",
 )
-ONE_STEP = 64.5 / 1614  # a --subset of one batch, so that the first step is logged
+ONE_STEP = 64.5 / 4772  # a --subset of one batch, so that the first step is logged
 ROUNDS = 5
 IMPORTS = (
     "torch",

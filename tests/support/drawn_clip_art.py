@@ -14,7 +14,7 @@ from pipeline.images.debian_package import DebianPackage
 
 SHAPES = {
     "people/smilies": ("ellipse", "yellow"),
-    "signs_and_symbols/flags/asia": ("rectangle", "red"),
+    "tools": ("rectangle", "red"),
     "plants": ("polygon", "green"),
 }
 

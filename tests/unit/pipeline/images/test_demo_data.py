@@ -6,13 +6,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images import demo_data as module
-from pipeline.images.demo_data import CLASSES, class_of, demo_data, distinct_drawings, joined, split_by_series
+from pipeline.images.demo_data import class_of, demo_data, distinct_drawings, joined, split_by_series
 from pipeline.images.sources import open_sources
 from tests.support import drawn_clip_art
 
 EACH = 12
-NAMES = {"flags", "plants", "smilies"}
+NAMES = {"people", "plants", "tools"}
 
 
 @pytest.fixture
@@ -80,22 +79,51 @@ def test_groups_join_by_way_of_others() -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("food/fruit/a.png", "fruit"),
-        ("food/dairy/a.png", "meals"),
-        ("people/clothing/hats/a.png", "clothing"),
+        ("food/fruit/a.png", "food"),
         ("people/a.png", "people"),
-        ("animals/a.png", ""),
-        ("foods/a.png", ""),
-        ("a.png", ""),
+        ("recreation/a.png", "recreation"),
+        ("recreation/games/cards/a.png", ""),
+        ("signs_and_symbols/flags/asia/a.png", ""),
+        ("unsorted/a.png", ""),
     ],
 )
-def test_the_nearest_folder_that_a_class_names_decides(path: str, name: str) -> None:
+def test_the_top_folder_is_the_class_where_it_means_something(path: str, name: str) -> None:
     assert class_of(path) == name
 
 
-def test_no_folder_is_of_two_classes() -> None:
-    assert len(module.FOLDERS) == sum(map(len, CLASSES.values()))
-    assert list(CLASSES) == sorted(CLASSES)
+def test_drawings_without_a_label_are_in_train_alone(tmp_path: Path, drawings: Path) -> None:
+    first = sorted((drawings / "plants").glob("*.png"))
+    (drawings / "unsorted").mkdir()
+    for number in range(3):  # other pages than those of plants, as identical drawings count once
+        drawn = Image.open(first[number]).convert("RGBA")
+        drawn.putpixel((40, 60), (250, 0, 250, 255))
+        drawn.save(drawings / "unsorted" / f"{'xyz'[number]}.png")
+    out = demo_data(tmp_path / "demo")
+    train = open_sources(out)["train"]
+    unlabelled = [name for name, label in zip(train.names, train.labels, strict=True) if label == -1]
+    assert unlabelled
+    assert all(name.startswith("unsorted-") for name in unlabelled)
+    assert counts(out) == {
+        "train": len(unlabelled),
+        **{f"{split}/{name}": n for split, n in (("train", 9), ("val", 3)) for name in NAMES},
+    }
+
+
+def test_what_a_drawing_in_val_is_like_is_not_in_train() -> None:
+    food = {f"food/{name}.png": number for number, name in enumerate("abcdefgh")}
+    splits = split_by_series(food)
+    like_val = {f"unsorted/{number}.png": food[path] for number, path in enumerate(splits["val"])}
+    assert split_by_series({**food, **like_val, "unsorted/new.png": 99}) == {
+        "train": [*splits["train"], "unsorted/new.png"],
+        "val": splits["val"],
+    }
+
+
+@pytest.mark.parametrize("path", ["shapes/stars/star_01.png", "people/stylized_yoga_person_ger_03.png"])
+def test_stars_and_broken_drawings_are_left_out(drawings: Path, path: str) -> None:
+    (drawings / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 20), "red").save(drawings / path)
+    assert path not in distinct_drawings(drawings)
 
 
 def test_what_is_there_already_is_left_alone(tmp_path: Path, drawings: Path) -> None:
