@@ -7,12 +7,15 @@
   8 s to fill them for ImageNet.
 - `loader.EpochIterator` -> `ErrorReportingIterator`: FFCV loses an error in its thread and then waits forever for the
   next batch.
+- `graph.allocate_query` -> `unpinned`: FFCV pins its buffers wherever there is a GPU, even for --device cpu; its scratch
+  alone takes 0.8 GB of a loader of 256 images of 512 px. Batches go to a GPU through pipeline/loading/staging.py.
+- `epoch_iterator.IS_CUDA` is false: with nothing to copy to a GPU, FFCV's streams and events would only occupy the first.
 - `memory_allocator.open` -> `open_for_whole_writes`: when a nearly full disk accepts only a part of a write, FFCV loses
   the rest.
 
 These patches depend on FFCV's internals, so any other version than VERSION is refused. To upgrade FFCV, compare its
-`loader/loader.py`, `loader/epoch_iterator.py`, `reader.py` and `memory_allocator.py` with this file, raise VERSION, and
-run the tests of this file, pipeline/loading and pipeline/images.
+`loader/loader.py`, `loader/epoch_iterator.py`, `pipeline/allocation_query.py`, `reader.py` and `memory_allocator.py` with
+this file, raise VERSION, and run the tests of this file, pipeline/loading and pipeline/images.
 """
 
 import importlib.metadata
@@ -24,6 +27,7 @@ from typing import Any
 
 import numba.typed
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache.sigbus import unwatch, watch
@@ -51,8 +55,10 @@ finally:
 # isort: split
 
 from ffcv import memory_allocator
-from ffcv.loader import loader
+from ffcv.loader import epoch_iterator, loader
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline import graph
+from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.reader import Reader
 from ffcv.types import ALLOC_TABLE_TYPE, HeaderType
 
@@ -127,6 +133,13 @@ class ErrorReportingIterator(EpochIterator):
             self.output_queue.put(None)  # the end of the epoch
 
 
+def unpinned(query: AllocationQuery, batch: int, slots: int) -> NDArray[Any]:
+    """Return FFCV's buffer (slots, batch, ...) for an operation that asks for an array, in ordinary memory."""
+    dtype = torch.from_numpy(np.empty(0, query.dtype)).dtype
+    # from torch, as FFCV does: its memory is aligned
+    return torch.empty(slots, batch, *query.shape, dtype=dtype).numpy()
+
+
 class WholeWrites(io.FileIO):
     """A file whose every write is complete or raises."""
 
@@ -144,4 +157,5 @@ def open_for_whole_writes(path: str, mode: str, buffering: int) -> WholeWrites:
 
 loader.Reader, loader.OSCacheManager = MappedReader, MappedImages
 loader.EpochIterator = ErrorReportingIterator
+graph.allocate_query, epoch_iterator.IS_CUDA = unpinned, False
 memory_allocator.open = open_for_whole_writes

@@ -26,7 +26,8 @@ from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images
 from pipeline.planning.network_cost import NetworkCosts, build_head, teacher_shape
-from pipeline.runtime.distributed import resolve_device, use_all_cores
+from pipeline.runtime.device import resolve_device
+from pipeline.runtime.distributed import use_all_cores
 from pipeline.settings.commands import PlanConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import untrained_teacher
@@ -40,7 +41,7 @@ LOADER_EPOCH = 16  # batches
 def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: NetworkCosts) -> Rates:
     """Measure the rates of this machine. Raises WrongUse for --gpus without a GPU here."""
     device = resolve_device("auto")
-    if config.gpus and device == "cpu":
+    if config.gpus and device.type == "cpu":
         raise WrongUse("--gpus: this machine has none to measure; give --rate, a GPU's images/s on ResNet-50")
     workers, threads = share_of_machine(None, device, chunks=chunk_count(images.rows.values(), teacher.dim))
     whole, passes = measure_teacher(config, images, workers=workers, threads=threads, device=device)
@@ -48,7 +49,7 @@ def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: 
     step = measure_student(config, teacher.dim, costs, device)
     loading = measure_loader(config, images, costs.share)
     cores = len(os.sched_getaffinity(0))
-    is_cpu = device == "cpu"
+    is_cpu = device.type == "cpu"
     return Rates(
         teacher=passes * scale,
         # decoding accounts for the difference to forward passes alone
@@ -71,7 +72,7 @@ class TeacherJob:
 
 
 def measure_teacher(
-    config: PlanConfig, images: Images, *, workers: int, threads: int, device: str
+    config: PlanConfig, images: Images, *, workers: int, threads: int, device: torch.device
 ) -> tuple[float, float]:
     """Return the images/s of all `cache-teacher` workers together, with decoding, and of their forward passes alone."""
     settings = ExtractionSettings(
@@ -131,27 +132,27 @@ def initialize(module: nn.Module) -> None:
             reset()
 
 
-def measure_student(config: PlanConfig, teacher_dim: int, costs: NetworkCosts, device: str) -> float:
+def measure_student(config: PlanConfig, teacher_dim: int, costs: NetworkCosts, device: torch.device) -> float:
     """Return the seconds of a training step on one rank's share: network, optimizer, key encoder and loss."""
     use_all_cores()
     student = build_student(config.student, image_size=config.image_size, seed=0)
     network = nn.Sequential(student, build_head(config, student.dim, teacher_dim))
     network.to(device).to(memory_format=torch.channels_last).train()
-    settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, lr=1e-3)
+    settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, wd=1e-4)
     optimizer = build_optimizer(settings, network)
     size = config.image_size
     images = torch.randn(costs.share, 3, size, size, device=device).to(memory_format=torch.channels_last)
     bf16 = config.amp_dtype == "bf16"
 
     def train(count: int) -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             embedding: Tensor = network(images[:count])
         optimizer.zero_grad()
         embedding.float().square().mean().backward()
         optimizer.step()
 
     def embed(count: int) -> None:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             network(images[:count])
 
     seconds = costs.share / images_per_second(train, costs.share, device)
@@ -161,7 +162,7 @@ def measure_student(config: PlanConfig, teacher_dim: int, costs: NetworkCosts, d
     return seconds + measure_loss(costs, (own, teacher_dim), device)
 
 
-def measure_loss(costs: NetworkCosts, dims: tuple[int, int], device: str) -> float:
+def measure_loss(costs: NetworkCosts, dims: tuple[int, int], device: torch.device) -> float:
     """Return the seconds of the loss of one share against all anchors. dims: the student's and the teacher's."""
     count = min(costs.anchors, MOST_ANCHORS)
     query, teacher = (
@@ -199,14 +200,14 @@ def measure_loader(config: PlanConfig, images: Images, share: int) -> float:
     return (time.perf_counter() - began) / len(loader)
 
 
-def images_per_second(run: Callable[[int], object], largest: int, device: str) -> float:
+def images_per_second(run: Callable[[int], object], largest: int, device: torch.device) -> float:
     """Return the rate of run(count), with as many images per call as take about SECONDS, at most `largest`."""
 
     def timed(count: int) -> float:
         began = time.perf_counter()
         run(count)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - began
 
     count = min(SMALLEST_BATCH, largest)

@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError, WrongUse
 from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
-from pipeline.objectives.registry import anchor_count
+from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.streamed import BLOCK, CONVERTED_BLOCK
 from pipeline.planning.inputs import Images
 from pipeline.settings.commands import PlanConfig
@@ -77,7 +77,7 @@ def network_costs(config: PlanConfig, images: Images, teacher: Backbone) -> Netw
     student = build_student(config.student, image_size=config.image_size, seed=0)
     network, dim = nn.Sequential(student, build_head(config, student.dim, teacher.dim)), student.dim
     shape, bf16 = (share, 3, config.image_size, config.image_size), config.amp_dtype == "bf16"
-    settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer)
+    settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, wd=1e-4)
     forward = forward_cost(network, shape, bf16=bf16)
     has_keys = config.objective == "2q"
     teacher_input = teacher_shape(teacher, config.teacher_batch_size)

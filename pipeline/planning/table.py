@@ -15,8 +15,9 @@ from pipeline.planning.given_rates import given_rates, has_rates
 from pipeline.planning.inputs import planned_images
 from pipeline.planning.network_cost import network_costs, planned_teacher
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.results.markdown_file import write_into
+from pipeline.results.markdown_file import require_markers, write_into
 from pipeline.results.plain_text import human_bytes
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import PlanConfig
 
 UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
@@ -26,6 +27,8 @@ Rows = list[tuple[str, ...]]
 
 def report_plan(config: PlanConfig) -> None:
     """Run the `plan` command."""
+    if config.out:
+        require_markers(config.out, config.name)
     plan = compute_plan(config)
     if config.out:
         write_into(config.out, config.name, markdown(config, plan))
@@ -56,7 +59,7 @@ def compute_plan(config: PlanConfig) -> Plan:
 
         rates = measure_rates(config, images, teacher, costs)
     chunks = chunk_count(images.rows.values(), teacher.dim)
-    processes = config.gpus or share_of_machine(None, "cpu", chunks=chunks)[0]
+    processes = config.gpus or share_of_machine(None, CPU, chunks=chunks)[0]
     return make_plan(config, images, teacher, costs, rates, processes)
 
 

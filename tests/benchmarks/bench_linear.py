@@ -20,6 +20,7 @@ from pipeline.images.preprocessing import IMAGENET
 from pipeline.images.sources import open_sources
 from pipeline.models.backbone import Recipe, freeze
 from pipeline.models.students import build_student
+from pipeline.runtime.device import CPU
 from tests.benchmarks.fashion_mnist import CLASSES, fashion_mnist
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
@@ -80,7 +81,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 def embedded(folder: Path) -> tuple[LabeledFeatures, LabeledFeatures]:
     """Return train and val with the precision of a store."""
     sources = open_sources(fashion_mnist(folder / "images", **COUNTS))
-    settings = ExtractionSettings(device="cpu", precision="bf16", batch_size=128, threads=2)
+    settings = ExtractionSettings(device=CPU, precision="bf16", batch_size=128, threads=2)
     name, found = "torchvision/resnet34", []
     network = build_student(name, image_size=32, seed=0).network
     recipe = Recipe(module=network, architecture=name, feature="pooled", preprocessing=IMAGENET.at(32))

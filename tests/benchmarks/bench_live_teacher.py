@@ -8,6 +8,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.runtime.device import CPU
 from pipeline.teachers.registry import load_teacher
 from pipeline.training.live_teacher import LiveTeacher
 from tests.benchmarks.figure import Figure, interleaved, ratio
@@ -23,7 +24,7 @@ def measure(folder: Path) -> Iterator[Figure]:
     """Time epochs of 128 photographs at 224 px: a ResNet-18 from a ResNet-50 in fp32 with random weights."""
     training = photograph_training(folder, images=IMAGES, batch=BATCH)
     backbone = load_teacher("tests.benchmarks.bench_live_teacher:resnet50")
-    live = LiveTeacher(backbone, precision="fp32", device="cpu")
+    live = LiveTeacher(backbone, precision="fp32", device=CPU)
     images = training.a_batch().images[0]
     seconds = interleaved(
         {

@@ -21,6 +21,7 @@ from pipeline.embedding.dask_workers import open_client
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.pack import pack
 from pipeline.images.preprocessing import IMAGENET
+from pipeline.runtime.device import CPU
 from pipeline.settings.commands import PackConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 from tests.benchmarks.figure import Figure, ratio
@@ -48,7 +49,7 @@ CASES = (
 
 def measure(folder: Path) -> Iterator[Figure]:
     """Time both with two workers on two cores, without their start."""
-    with open_client(workers=WORKERS, threads=1, device="cpu", scheduler=None) as client:
+    with open_client(workers=WORKERS, threads=1, device=CPU, scheduler=None) as client:
         for case in CASES:
             place = folder / case.arch
             for number, split in enumerate(("train", "val")):

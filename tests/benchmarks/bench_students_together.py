@@ -16,12 +16,14 @@ from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
 from pipeline.settings.commands import PackConfig
 from pipeline.settings.many_students import folder_name
 from pipeline.settings.training import DistillConfig
 from pipeline.training.loop import Training
-from pipeline.training.student_run import STUDENT_FILE, StudentRun
+from pipeline.training.recorded_run import STUDENT_FILE
+from pipeline.training.student_run import StudentRun
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photographs import write_photographs
 from tests.benchmarks.written_store import written_store
@@ -70,7 +72,7 @@ class Passes:
         network = build_student(student, image_size=SIZE, seed=0)
         window = AnchorWindow(self.teacher.eligible(), ANCHORS, BATCH, seed=0)
         objective = Compress1q(self.teacher, window, student_dim=network.dim, tau=TAU)
-        return StudentRun(config=config, student=network, objective=objective, world=World(), device="cpu")
+        return StudentRun(config=config, student=network, objective=objective, world=World(), device=CPU)
 
     def training(self, runs: list[StudentRun]) -> Training:
         return Training(

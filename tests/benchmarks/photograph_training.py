@@ -13,6 +13,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
 from pipeline.settings.commands import PackConfig
 from pipeline.settings.training import DistillConfig
@@ -77,6 +78,6 @@ def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographT
     student = build_student(config.student, image_size=SIZE, seed=0)
     window = AnchorWindow(teacher.eligible(), ANCHORS, batch, seed=0)
     objective = Compress1q(teacher, window, student_dim=student.dim)
-    run = StudentRun(config=config, student=student, objective=objective, world=World(), device="cpu")
+    run = StudentRun(config=config, student=student, objective=objective, world=World(), device=CPU)
     run.model = run.wrap_model()
     return PhotographTraining(run=run, joined=joined, plain=plain)

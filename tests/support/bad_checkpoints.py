@@ -8,6 +8,7 @@ import torch
 
 from tests.support.bad_cases import CACHE, DISTILL, of
 from tests.support.bad_files import (
+    begun,
     edited,
     file,
     folder,
@@ -136,34 +137,37 @@ RUNS = [
     *of(
         DISTILL.replace(" r ", " run "),
         a_record_of_noise=RUN_FAULTS["a_record_of_noise"],
-        a_checkpoint_of_noise=(run(holding("resume.pt", noise(99))), "resume.pt"),
+        a_checkpoint_of_noise=(begun(holding("resume.pt", noise(99))), "resume.pt"),
         a_checkpoint_of_something_else=(
-            run(lambda place: torch.save({"step": 1}, place / "resume.pt")),
+            begun(lambda place: torch.save({"step": 1}, place / "resume.pt")),
             "is not a checkpoint of a run",
         ),
-        a_checkpoint_of_a_list=(run(lambda place: torch.save([1], place / "resume.pt")), "no training state"),
+        a_checkpoint_of_a_list=(
+            begun(lambda place: torch.save([1], place / "resume.pt")),
+            "no training state",
+        ),
         an_optimiser_of_nothing=(
-            run(state_with("optimizer", lambda old: {})),
+            begun(state_with("optimizer", lambda old: {})),
             "does not fit this run ('param_groups')",
         ),
         an_optimiser_of_fewer=(
-            run(state_with("optimizer", fewer_parameters)),
+            begun(state_with("optimizer", fewer_parameters)),
             "does not fit this run (loaded state",
         ),
         an_optimiser_of_other_shapes=(
-            run(state_with("optimizer", other_momentum)),
+            begun(state_with("optimizer", other_momentum)),
             "does not fit this run (the optimizer's momentum_buffer of a parameter: expected (",
         ),
         another_optimiser=(
-            run(state_with("optimizer", adamw)),
+            begun(state_with("optimizer", adamw)),
             "does not fit this run (the state of another optimizer)",
         ),
-        a_network_of_words=(run(state_with("network", lambda old: "x")), "does not fit this run"),
+        a_network_of_words=(begun(state_with("network", lambda old: "x")), "does not fit this run"),
         an_objective_of_another=(
-            run(state_with("objective", lambda old: {"x": torch.ones(1)})),
+            begun(state_with("objective", lambda old: {"x": torch.ones(1)})),
             "does not fit this run",
         ),
-        a_step_of_words=(run(state_with("step", lambda old: "x")), "does not fit this run"),
+        a_step_of_words=(begun(state_with("step", lambda old: "x")), "does not fit this run"),
     ),
     *of(
         DISTILL.replace(" r ", " run ") + " --seed 1",

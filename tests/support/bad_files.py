@@ -111,6 +111,16 @@ def run(damage: Callable[[Path], object]) -> Make:
     return make
 
 
+def begun(damage: Callable[[Path], object]) -> Make:
+    """Copy the run as it is before its student is written, and damage it: unlike a finished one, it has to go on."""
+
+    def change(place: Path) -> None:
+        (place / "student.safetensors").unlink()
+        damage(place)
+
+    return run(change)
+
+
 def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
     """Change a JSON file in place, or replace its content by what `change` returns."""
 

@@ -20,9 +20,9 @@ from tests.support.bad_files import (
     without,
 )
 
-WORDS = {
+LISTS = {
     "image": images(),
-    "label": pa.array(["a", "b"]),
+    "label": pa.array([["a"], ["b"]]),
 }
 
 FOLDERS = of(
@@ -42,11 +42,11 @@ FOLDERS = of(
     parquet_parts_missing=(parquet("images/train-00000-of-00002.parquet", image=images()), "found 1"),
     no_parquet=(file("images/train.parquet", "x" * 100), "as parquet"),
     empty_parquet_file=(file("images/train.parquet"), "as parquet"),
-    parquet_without_images=(parquet("images/train.parquet", photo=images()), "expected a column image"),
+    parquet_without_images=(parquet("images/train.parquet", photo=["a.png"]), "expected a column image"),
     parquet_of_words=(parquet("images/train.parquet", image=["a.png"]), "expected a column image"),
     parquet_of_text=(parquet("images/train.parquet", image=images(kind=pa.string())), "as binary"),
     parquet_without_rows=(parquet("images/train.parquet", image=images(0)), "no rows"),
-    labels_of_words=(parquet("images/train.parquet", **WORDS), "expected whole numbers"),
+    labels_of_lists=(parquet("images/train.parquet", **LISTS), "expected whole numbers"),
     label_below_none=(parquet("images/train.parquet", image=images(), label=[0, -7]), "a label is -7"),
     label_beyond_reason=(parquet("images/train.parquet", image=images(), label=[0, 10**12]), "classes.txt"),
     label_without_a_name=(

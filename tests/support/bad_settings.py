@@ -28,7 +28,7 @@ SETTINGS = of(
     endless=(file("s.toml", "lr = inf"), "s.toml: lr: expected a finite number, found inf"),
     another_optimizer=(
         file("s.toml", 'optimizer = "adam"'),
-        "--optimizer: expected sgd or adamw, found 'adam'; did you mean 'adamw'?",
+        "--optimizer: expected sgd, nesterov or adamw, found 'adam'; did you mean 'adamw'?",
     ),
     another_precision=(
         file("s.toml", 'amp_dtype = "fp16"'),
@@ -36,7 +36,7 @@ SETTINGS = of(
     ),
     another_schedule=(
         file("s.toml", 'schedule = "linear"'),
-        "--schedule: expected step or cosine, found 'linear'",
+        "--schedule: expected step, step-30-60-80 or cosine, found 'linear'",
     ),
     below_zero=(file("s.toml", "epochs = -1"), "--epochs: expected a number of at least 0, found -1"),
     one_end_of_a_range=(
@@ -98,7 +98,7 @@ FLAGS = with_flags(
         "--negatives 0 with 6 training rows: CRD needs at least 1 negative and 2 rows",
     ),
     ("--objective cc --clusters 0", "--clusters 0: expected a number above 0"),
-    ("--optimizer adam", "--optimizer: expected sgd or adamw, found 'adam'; did you mean 'adamw'?"),
+    ("--optimizer adam", "--optimizer: expected sgd, nesterov or adamw, found 'adam'; did you mean 'adamw'?"),
     ("--amp-dtype fp16", "--amp-dtype: expected fp32 or bf16, found 'fp16'; did you mean 'bf16'?"),
     ("--device tpu", "unknown device 'tpu': expected auto, cpu or cuda"),
     ("--weights w.pth", "--teacher and --weights belong to --live-teacher: give it too, or leave them out"),
@@ -147,7 +147,7 @@ OTHER_FLAGS = [
         "pretrain {dataset} r --student tests.golden.make:student --device cpu",
         ("--tau 0", "--tau: expected a number of at least 0.001, found 0.0"),
         ("--grayscale 2", "--grayscale: expected a number from 0 to 1, found 2.0"),
-        ("--schedule own", "--schedule: expected cosine or step, found 'own'"),
+        ("--schedule own", "--schedule: expected step, step-30-60-80 or cosine, found 'own'"),
     ),
     *with_flags(
         "embed {dataset} o.npy",

@@ -95,8 +95,8 @@ def compress(state: State) -> Held:
     return {"opt": Namespace(arch="resnet18", tau=0.04), "model": model, "optimizer": {}, "epoch": 130}
 
 
-def compress_bare_alexnet(state: State) -> Held:
-    places = {"classifier.1": "classifier.0", "classifier.4": "classifier.2"}
+def compress_alexnet_feats(state: State) -> Held:
+    places = {"classifier.1": "feats.0", "classifier.4": "feats.2"}
     moved = {name: name.rpartition(".") for name in state}
     return compress(
         {f"{places.get(layer, layer)}.{kind}": state[name] for name, (layer, _, kind) in moved.items()}
@@ -111,6 +111,6 @@ FILES: dict[str, tuple[Callable[[State], Held], ...]] = {
     **{name: (dinov2,) for name in PUBLISHED if name.startswith("dinov2_")},
     "dinov2_vitg14": (dinov2_giant,),
     **{name: (compress,) for name in PUBLISHED if name.startswith("compress_")},
-    "compress_alexnet": (compress, compress_bare_alexnet),
+    "compress_alexnet": (compress, compress_alexnet_feats),
 }
 CASES = [(name, file) for name, files in FILES.items() for file in files]

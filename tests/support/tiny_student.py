@@ -20,6 +20,11 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
+def normalized() -> nn.Module:
+    """Return a student whose BatchNorm sees one value per image and channel."""
+    return nn.Sequential(plain(), nn.BatchNorm1d(32))
+
+
 def constant() -> nn.Module:
     """Return a student with the same features for every image until it is trained."""
     layer = nn.Conv2d(3, 8, 3, stride=2)

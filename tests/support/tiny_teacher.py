@@ -75,6 +75,11 @@ def with_lambda() -> tuple[nn.Module, object]:
     return convolutional(), lambda image: brightness(image)
 
 
+def with_hidden_settings() -> tuple[nn.Module, object]:
+    sizes = (size for size in (8,))
+    return convolutional(), lambda image: brightness(image.resize((next(sizes), 8)))
+
+
 def with_typo() -> tuple[nn.Module, dict]:
     return convolutional(), {**PLAIN, "interpolate": "bicubic"}
 

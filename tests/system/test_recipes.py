@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import cli
-from pipeline.evaluate.run import PROTOCOLS, VOC_PROTOCOLS
+from pipeline.evaluate.run import VOC_PROTOCOLS
 from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
 from pipeline.settings import commands as configs
+from pipeline.settings.commands import PROTOCOLS
 from pipeline.settings.toml_file import from_toml, from_values
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.sweeps.recipe import read_recipe
@@ -141,10 +142,14 @@ def test_the_settings_that_the_paper_states() -> None:
     assert {name for name, config in runs.items() if config.momentum == 0} == {MOMENTUM}
     heads = {name: config.head_dim for name, config in runs.items() if config.head_dim}
     assert heads == {"simclr-resnet50-2q": TEACHERS[paper.SIMCLR].dim}
-    for config in runs.values():
+    others = {"cc": (100, 256, 0.1, 1e-4, "step-30-60-80"), "crd": (130, 64, 0.05, 5e-4, "step")}
+    for name, config in runs.items():
         if config.objective != "supervised":
-            expected = (100 if config.objective == "cc" else 130, 256, 0.01, 1e-4, "step")
+            expected = others.get(config.objective, (130, 256, 0.01, 1e-4, "step"))
+            if name == "moco-mobilenet_v2-crd":
+                expected = (130, 64, 0.01, 5e-4, "step")
             assert (config.epochs, config.batch_size, config.lr, config.wd, config.schedule) == expected
+            assert config.optimizer == ("nesterov" if config.objective == "cc" else "sgd")
 
 
 @pytest.mark.parametrize("name", SWEEPS)

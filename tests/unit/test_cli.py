@@ -104,6 +104,40 @@ def test_as_a_process_it_exits_with_the_code_and_no_traceback(tmp_path: Path) ->
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["pack", "d", "o"], True),
+        (["cache", "repair", "c.zarr", "--dataset", "d"], True),
+        (["embed", "d", "o.zarr", "--teacher", "demo"], True),
+        (["embed", "d", "o.npy", "--teacher", "demo"], False),
+        (["export", "run", "o.onnx"], False),
+        (["cache", "verify", "c.zarr"], False),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on(
+    arguments: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    assert cli.run_cli(arguments) == 130
+    said = capsys.readouterr().err.strip()
+    assert said == ("interrupted; the same command goes on from here" if goes_on else "interrupted")
+
+
+def test_an_error_of_the_file_system_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        Path("/proc/self/nothing").write_text("")
+
+    monkeypatch.setattr(cli, "main", refuse)
+    assert cli.run_cli(["students"]) == 1
+    assert capsys.readouterr().err.startswith("error: cannot use /proc/self/nothing: ")
+
+
 def test_a_mistyped_student_names_the_nearest(
     packed: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
