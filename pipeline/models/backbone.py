@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.images.preprocessing import Transform
 from pipeline.models.architectures import example_features
-from pipeline.models.checkpoints import WeightsFile, load_strictly, open_weights, weights_sha256
+from pipeline.models.checkpoints import load_strictly, weights_sha256
 from pipeline.models.resampled_positions import RESAMPLED, resample_positions
 from pipeline.models.state_dict_layout import Layout, best_reading, fitting_parts, own_names
+from pipeline.models.weights_file import WeightsFile, open_weights
 from pipeline.runtime.code_identity import is_same_python
 from pipeline.runtime.distributed import is_main_process
 

@@ -1,9 +1,8 @@
-"""Weights files and training checkpoints: safetensors with metadata, and exact resume state.
+"""Files of this project's own: safetensors with metadata, and the exact state to resume training from.
 
 Files are written atomically; a full disk raises StoreError.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -11,12 +10,10 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -27,25 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.state_dict_layout import load_problems
 
 METADATA_KEY = "anchorage"
-STATE_DICT_KEYS = (
-    "state_dict",
-    "model",
-    "teacher",
-    "model_state_dict",
-    "model_state",
-    "network",
-    "net",
-    "module",
-)
-DEEPEST = 4  # levels of nesting at which a state dict is looked for
 NAMES_SHOWN = 20
-# numbers of training scripts: a best accuracy, say
-NUMPY_SCALARS = [
-    (np.float64().__reduce__()[0], "numpy._core.multiarray.scalar"),
-    (np.float64().__reduce__()[0], "numpy.core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
-]
 
 
 def save_safetensors(
@@ -109,95 +88,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
                 raise ValueError(f"the optimizer's {name} of a parameter: expected {expected}, found {found}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightsFile:
-    """The tensors of a weights file by name.
-
-    key: the key they were stored under, dotted if nested, or "". prefix: removed from every name, or "". metadata: of
-    a safetensors file.
-    """
-
-    state: dict[str, Tensor]
-    key: str
-    prefix: str
-    metadata: dict[str, str]
-
-
-def open_weights(path: Path) -> WeightsFile:
-    """Open a .safetensors file, or a pickle with a state dict at the top level or nested in a checkpoint.
-
-    Of several state dicts, the first of STATE_DICT_KEYS is meant. A `module.` prefix common to all names is removed.
-    Pickles are loaded with weights_only; the only classes allowed are argparse.Namespace, in which training scripts
-    save their options, and NumPy's numbers. Raises PipelineError.
-    """
-    safe = path.suffix == ".safetensors"
-    allowed = (argparse.Namespace, *NUMPY_SCALARS)
-    held, metadata = load_safetensors(path) if safe else (_load_pickle(path, *allowed), {})
-    key, state = _state_dict_in(held, path)
-    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
-    named = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return WeightsFile(state=named, key=key, prefix=prefix, metadata=metadata)
-
-
-def _state_dict_in(held: Any, path: Path) -> tuple[str, Mapping[str, Tensor]]:
-    """Return a checkpoint's state dict and the key it is under. Raises PipelineError unless there is exactly one."""
-    if isinstance(held, Mapping) and all(isinstance(tensor, Tensor) for tensor in held.values()):
-        return "", held
-    found = dict(_nested_state_dicts(held))
-    known = [key for key in STATE_DICT_KEYS if key in found] or list(found)
-    if known and (len(found) == 1 or known[0] in STATE_DICT_KEYS):
-        return known[0], found[known[0]]
-    if found:
-        raise PipelineError(
-            f"{path} holds several state dicts, under {join_names([repr(key) for key in found])}: write a file with "
-            "the one to use"
-        )
-    content = [f"{key!r}: {_kind(value)}" for key, value in held.items()] if isinstance(held, Mapping) else []
-    raise PipelineError(
-        f"{path} holds no state dict; expected named tensors, at the top level or nested in dicts, and found "
-        f"{join_names(content) or _kind(held)}"
-    )
-
-
-def _nested_state_dicts(
-    held: Any, within: str = "", depth: int = 0
-) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield the dicts in a checkpoint that hold only named tensors, with their keys, except the optimizer's."""
-    if not isinstance(held, Mapping) or depth > DEEPEST:
-        return
-    for key, value in held.items():
-        if isinstance(key, str) and isinstance(value, Mapping) and value and "optim" not in key:
-            name = f"{within}{key}"
-            if all(isinstance(each, str) and isinstance(tensor, Tensor) for each, tensor in value.items()):
-                yield name, value
-            else:
-                yield from _nested_state_dicts(value, f"{name}.", depth + 1)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Mapping):
-        other = next((key for key, item in value.items() if not isinstance(item, Tensor)), None)
-        return f"a dict with {other!r}, which is no tensor" if other is not None else "an empty dict"
-    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a weights file; see open_weights."""
-    return open_weights(path).state
-
-
-def check_sha256(path: Path) -> None:
-    """Check a file against the hash in its name, as in resnet50-11ad3fa6.pth. Raises PipelineError on a mismatch."""
-    wanted = path.stem.rpartition("-")[2]
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(wanted):
-        raise PipelineError(
-            f"{path} is not the published file: by its name its sha256 begins with {wanted}, but it begins "
-            f"with {found[: len(wanted)]}; download it again, or rename it if these are your own weights"
-        )
-
-
 def weights_sha256(module: nn.Module) -> str:
     """Return the sha256 over name, dtype, shape and little-endian bytes of each tensor of the state dict, by name.
 
@@ -220,13 +110,17 @@ def save_resume(path: Path, state: Mapping[str, Any]) -> None:
 
 def load_resume(path: Path) -> dict[str, Any]:
     """Read what save_resume wrote, on the CPU. Raises PipelineError if the file is missing or damaged."""
-    state = _load_pickle(path)
+    state = load_pickle(path)
     if not isinstance(state, dict):
         raise PipelineError(f"{path} holds no training state; remove it to start from the beginning")
     return state
 
 
-def _load_pickle(path: Path, *allowed: Any) -> Any:
+def load_pickle(path: Path, *allowed: Any) -> Any:
+    """Read a file saved by PyTorch, on the CPU. allowed: classes that it may hold besides tensors and plain values.
+
+    Raises PipelineError.
+    """
     if program := _program_in(path):
         raise PipelineError(
             f"{path} is a {program}, not a state dict: load it with the version of PyTorch that wrote it, and save its "

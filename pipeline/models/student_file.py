@@ -9,11 +9,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.preprocessing import IMAGENET
 from pipeline.models.backbone import Backbone, Recipe, freeze
-from pipeline.models.checkpoints import (
-    load_safetensors,
-    load_strictly,
-    save_safetensors,
-)
+from pipeline.models.checkpoints import load_safetensors, load_strictly, save_safetensors
 from pipeline.models.resampled_positions import RESAMPLED, resample_positions
 from pipeline.models.state_dict_layout import load_problems
 from pipeline.models.students import Student, build_student

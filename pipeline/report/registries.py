@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from pipeline.models.checkpoints import join_names, open_weights
+from pipeline.models.checkpoints import join_names
 from pipeline.models.students import STUDENTS
+from pipeline.models.weights_file import open_weights
 from pipeline.objectives.registry import OBJECTIVES, ObjectiveEntry
 from pipeline.teachers.identify_checkpoint import identify
 from pipeline.teachers.registry import TEACHERS

@@ -3,21 +3,13 @@
 A name or a repr does not decide it: `T.Lambda(f)` has the same repr for every f, and a function can be edited.
 """
 
-import dis
 import functools
 import hashlib
-import logging
-import random
-import re
-import site
 import sys
-import sysconfig
-import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -26,64 +18,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
+from pipeline.runtime.python_objects import (
+    BUILTIN,
+    BY_REPR,
+    BY_TYPE,
+    NOT_CODE,
+    PLAIN,
+    SCALARS,
+    cell_content,
+    globals_of,
+    is_library,
+    qualified_name,
+    slots_of,
+)
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-OWN_PACKAGES = ("cache", "pipeline")
-PLAIN = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    type(Ellipsis),
-    type(NotImplemented),
-    range,
-    slice,
-)
-SCALARS = (int, float, complex, str, bytes)
-BY_REPR = (re.Pattern, torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, PurePath)
-# they hold no setting, or a state that is random on purpose
-BY_TYPE = (
-    logging.Logger,
-    random.Random,
-    np.random.Generator,
-    np.random.RandomState,
-    np.random.BitGenerator,
-    torch.Generator,
-    type(threading.Lock()),
-    type(threading.RLock()),
-)
-BUILTIN = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.MethodWrapperType,
-    types.GetSetDescriptorType,
-    types.MemberDescriptorType,
-    types.ClassMethodDescriptorType,
-)
-# of a class: text, caches, and what follows from its other attributes
-NOT_CODE = {
-    "__doc__",
-    "__module__",
-    "__dict__",
-    "__weakref__",
-    "__annotations__",
-    "__annotate__",
-    "__annotations_cache__",
-    "__firstlineno__",
-    "__static_attributes__",
-    "__abstractmethods__",
-    "_abc_impl",
-    "__orig_bases__",
-    "__parameters__",
-    "__match_args__",
-    "__dataclass_fields__",
-    "__dataclass_params__",
-    "__slots__",
-}
 
 
 def code_sha256(value: object, *, weights: Iterable[Tensor] = (), strict: bool = True) -> str:
@@ -106,24 +55,6 @@ def is_same_python(code: object) -> bool:
     return isinstance(code, str) and code.partition(":")[0] == PYTHON
 
 
-@functools.cache
-def _library_folders() -> tuple[Path, ...]:
-    paths = sysconfig.get_paths()
-    folders = [paths["stdlib"], paths["purelib"], paths["platlib"], *site.getsitepackages()]
-    return tuple(Path(folder).resolve() for folder in [*folders, site.getusersitepackages()])
-
-
-@functools.cache
-def _is_library(module: str | None) -> bool:
-    """Return whether a module is installed, and not a user's own file or defined without one."""
-    package = str(module).partition(".")[0]
-    if package in OWN_PACKAGES or package in sys.builtin_module_names or package in sys.stdlib_module_names:
-        return True
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in (str(module), package))
-    file = next(filter(None, files), None)
-    return file is not None and any(Path(file).resolve().is_relative_to(each) for each in _library_folders())
-
-
 class _Walk:
     """A walk over a graph of Python objects, which feeds a hash; objects refer to each other by numbers."""
 
@@ -140,11 +71,11 @@ class _Walk:
     def add(self, value: Any) -> None:
         """Feed the hash with a value, or with the number of an object that waits to be described."""
         if isinstance(value, Enum):
-            self.note("enum", _name(type(value)), value.name)
+            self.note("enum", qualified_name(type(value)), value.name)
         elif type(value) in PLAIN or isinstance(value, BY_REPR):
             self.note(type(value).__name__, repr(value))
         elif isinstance(value, BY_TYPE):
-            self.note("type", _name(type(value)))
+            self.note("type", qualified_name(type(value)))
         elif isinstance(value, tuple):  # not by number: the interpreter may share equal constants or not
             self._add_all(type(value).__name__, value)
         elif isinstance(value, set | frozenset):
@@ -190,15 +121,15 @@ class _Walk:
             self.add(value)
 
     def _add_function(self, function: types.FunctionType) -> None:
-        self.note("function", _name(function))
-        cells = [_content(cell) for cell in function.__closure__ or ()]
-        if _is_library(function.__module__):
+        self.note("function", qualified_name(function))
+        cells = [cell_content(cell) for cell in function.__closure__ or ()]
+        if is_library(function.__module__):
             self._add_all("closure", cells)
             return
         self._add_code(function.__code__, function.__doc__)
         self._add_all("closure", [*function.__code__.co_freevars, *cells])
         self._add_all("defaults", [function.__defaults__, function.__kwdefaults__, vars(function)])
-        for name, value in _globals_of(function.__code__, function.__globals__).items():
+        for name, value in globals_of(function.__code__, function.__globals__).items():
             self.note("global", name)
             self.add(value)
 
@@ -208,14 +139,14 @@ class _Walk:
         self._add_all("code", [code.co_code, code.co_exceptiontable, *counts, *code.co_names, *constants])
 
     def _add_builtin(self, function: Any) -> None:
-        self.note("builtin", _name(function))
+        self.note("builtin", qualified_name(function))
         owner = getattr(function, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType):
             self.add(owner)
 
     def _add_class(self, kind: type) -> None:
-        self.note("class", _name(kind))
-        if _is_library(kind.__module__):
+        self.note("class", qualified_name(kind))
+        if is_library(kind.__module__):
             return
         for name, value in sorted(vars(kind).items()):
             if name not in NOT_CODE:
@@ -259,7 +190,7 @@ class _Walk:
         self.add(type(value))
         if isinstance(value, SCALARS):
             self.note(repr(value))
-        slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+        slots = [name for kind in type(value).__mro__ for name in slots_of(kind) if hasattr(value, name)]
         if hasattr(value, "__dict__") or slots:
             self._add_all("state", [vars(value) if hasattr(value, "__dict__") else {}, *slots])
             self._add_all("slots", [getattr(value, name) for name in slots])
@@ -273,40 +204,8 @@ class _Walk:
             self.note("hidden")
             if self.strict:
                 raise PipelineError(
-                    f"a {_name(type(value))} does not show its settings, so a change would go unnoticed; use plain "
-                    "values, functions, and objects with attributes"
+                    f"a {qualified_name(type(value))} does not show its settings, so a change would go unnoticed; "
+                    "use plain values, functions, and objects with attributes"
                 ) from error
         else:
             self.add(parts)
-
-
-def _name(value: Any) -> str:
-    return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-
-
-def _content(cell: Any) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = vars(kind).get("__slots__", ())
-    named = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in named if name not in ("__dict__", "__weakref__"))
-
-
-def _globals_of(code: types.CodeType, scope: Mapping[str, Any]) -> dict[str, object]:
-    """Return the global values that code and the functions within it read, and attributes it reads of own modules."""
-    found: dict[str, object] = {}
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in scope:
-            value = found[step.argval] = scope[step.argval]
-            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-                used = [name for name in code.co_names if name in vars(value)]
-                found |= {f"{step.argval}.{name}": vars(value)[name] for name in used}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found |= _globals_of(constant, scope)
-    return found

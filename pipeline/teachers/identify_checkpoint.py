@@ -11,8 +11,9 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.architectures import open_network
-from pipeline.models.checkpoints import WeightsFile, join_names
+from pipeline.models.checkpoints import join_names
 from pipeline.models.state_dict_layout import Layout, Reading, best_reading
+from pipeline.models.weights_file import WeightsFile
 from pipeline.teachers.registry import TEACHERS, layouts_of
 
 SKIPPED = ("squeezenet",)  # it has no linear classifier

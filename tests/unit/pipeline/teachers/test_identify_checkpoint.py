@@ -10,9 +10,9 @@ import torchvision
 
 import cli
 from pipeline.errors import PipelineError
-from pipeline.models.checkpoints import open_weights
 from pipeline.models.student_file import save_student
 from pipeline.models.students import build_student
+from pipeline.models.weights_file import open_weights
 from pipeline.teachers import identify_checkpoint as module
 from pipeline.teachers.identify_checkpoint import Fit, identify
 from pipeline.teachers.published import PUBLISHED

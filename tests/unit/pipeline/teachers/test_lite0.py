@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.checkpoints import load_state
+from pipeline.models.weights_file import load_state
 from pipeline.teachers.lite0 import FILE, LITE0, packaged_weights
 from pipeline.teachers.registry import TEACHERS, load_teacher
 
