@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.chunkfile import MappedFile, available_memory, check_file, check_size, populate, read_chunk
+from cache.chunkfile import available_memory, check_file, populate, read_chunk
 from cache.columns import Column, chunk_columns, row_columns
 from cache.errors import IncompleteStore, NotAStore
 from cache.gather import gather_rows
@@ -19,7 +18,7 @@ from cache.layout import ChunkKey, Status
 from cache.metadata import read_split, read_store, split_names
 from cache.rows import checked_rows
 from cache.sigbus import require_intact_maps
-from cache.unmapped_rows import UNMAPPED, gather_or_read, maps_left, require_rows_read
+from cache.unmapped_rows import UNMAPPED, gather_or_read, map_files, require_rows_read
 from cache.verify_once import verify
 
 
@@ -41,10 +40,8 @@ class Store:
     def split(self, name: str) -> "Split":
         """Open a split.
 
-        Raises:
-            NotAStore: the store has no such split.
-            FormatMismatch: its arrays are laid out differently.
-            CorruptStore: a chunk file has the wrong size.
+        Raises NotAStore for a split that is not there, FormatMismatch if its arrays are laid out differently, and
+        CorruptStore if a chunk file has the wrong size.
         """
         if name not in self.splits:
             known = ", ".join(self.splits) or "none yet"
@@ -62,9 +59,7 @@ class Store:
 def open_store(path: Path) -> Store:
     """Open the store at `path`, complete or not.
 
-    Raises:
-        NotAStore: there is no store.
-        FormatMismatch: it has another format.
+    Raises NotAStore if there is no store, FormatMismatch if it has another format.
     """
     found = read_store(path)
     return Store(
@@ -89,15 +84,12 @@ class Split:
         columns = (*chunk_columns(self.shape), *row_columns(self.shape))
         self._columns = {column.name: column for column in columns}
         self._labels: NDArray[np.int64] | None = None
-        self._unmapped: dict[ChunkKey, Path] = {}
-        self._maps = self._mapped_chunks()
-        present = self._present
-        self.absent = [key for key in self.shape.chunk_keys if key not in present]
+        embedding = self._columns["embedding"]
+        files = {key: self._folder / embedding.file_name(key) for key in self.shape.chunk_keys}
+        self._maps, self._unmapped = map_files(files, embedding.file_bytes)
+        self._present = self._maps.keys() | self._unmapped.keys()
+        self.absent = [key for key in self.shape.chunk_keys if key not in self._present]
         self.check_sizes()
-
-    @property
-    def _present(self) -> set[ChunkKey]:
-        return self._maps.keys() | self._unmapped.keys()
 
     @property
     def complete(self) -> bool:
@@ -187,16 +179,14 @@ class Split:
         """
         addresses, chunk_rows = self.addresses[view], self.shape.chunk_rows
         if self._unmapped:
-            gather_or_read(addresses, self._files_read[view], rows, chunk_rows, out)
+            gather_or_read(addresses, self._files_by_view[view], rows, chunk_rows, out)
         else:
             gather_rows(addresses, rows, chunk_rows, out)
 
     @cached_property
-    def _files_read(self) -> list[dict[int, Path]]:
-        files: list[dict[int, Path]] = [{} for _ in range(self.shape.views)]
-        for key, file in self._unmapped.items():
-            files[key.view][key.index] = file
-        return files
+    def _files_by_view(self) -> list[dict[int, Path]]:
+        files, views = self._unmapped.items(), range(self.shape.views)
+        return [{key.index: file for key, file in files if key.view == view} for view in views]
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
         """Check the crc32c of every chunk file, unless it was checked before and the files are unchanged since.
@@ -221,20 +211,6 @@ class Split:
         thread = threading.Thread(target=populate, args=(maps,), daemon=True)
         thread.start()
         return thread
-
-    def _mapped_chunks(self) -> dict[ChunkKey, MappedFile]:
-        """Map the present chunks, as many as this process may; the others are recorded in `_unmapped`."""
-        embedding, left = self._columns["embedding"], maps_left()
-        maps: dict[ChunkKey, MappedFile] = {}
-        for key in self.shape.chunk_keys:
-            file = self._folder / embedding.file_name(key)
-            with suppress(FileNotFoundError):
-                if len(maps) < left:
-                    maps[key] = MappedFile(file, embedding.file_bytes)
-                else:
-                    check_size(file, file.stat().st_size, embedding.file_bytes)
-                    self._unmapped[key] = file
-        return maps
 
     def _chunks_of(self, column: Column) -> list[ChunkKey]:
         if column.views is None:

@@ -7,12 +7,14 @@ Chunks beyond it are read from their files, with three system calls per row: slo
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunkfile import REMEDY
+from cache.chunkfile import REMEDY, MappedFile, check_size
 from cache.errors import CorruptStore
 from cache.gather import gather_rows
 
@@ -20,6 +22,8 @@ LIMIT = Path("/proc/sys/vm/max_map_count")
 MAPS = Path("/proc/self/maps")
 RESERVED = 16_384  # maps for libraries, threads and allocators, which crash the process when they get none
 UNMAPPED = 1  # stands for an address; the first page of memory is never mapped
+
+Key = TypeVar("Key")
 
 _unread: list[Path] = []
 
@@ -33,6 +37,24 @@ def maps_left() -> int:
     except (OSError, ValueError):
         return sys.maxsize
     return max(0, limit - used - RESERVED)
+
+
+def map_files(files: Mapping[Key, Path], size: int) -> tuple[dict[Key, MappedFile], dict[Key, Path]]:
+    """Map the existing ones of `files`, of `size` bytes each, as many as this process may; return maps and the rest.
+
+    Raises CorruptStore for a file of another size.
+    """
+    left = maps_left()
+    maps: dict[Key, MappedFile] = {}
+    rest: dict[Key, Path] = {}
+    for key, file in files.items():
+        with suppress(FileNotFoundError):
+            if len(maps) < left:
+                maps[key] = MappedFile(file, size)
+            else:
+                check_size(file, file.stat().st_size, size)
+                rest[key] = file
+    return maps, rest
 
 
 def gather_or_read(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import reader
 from cache import unmapped_rows as unmapped
 from cache.errors import CorruptStore
 from cache.layout import ChunkKey, SplitShape, Status
@@ -38,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(store: Path, monkeypatch: pytest.MonkeyPatch, maps: int) -> Split:
-    monkeypatch.setattr(reader, "maps_left", lambda: maps)
+    monkeypatch.setattr(unmapped, "maps_left", lambda: maps)
     return open_store(store).split("train")
 
 
