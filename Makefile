@@ -19,9 +19,8 @@ TEACHER   ?= demo
 WEIGHTS   ?=
 STUDENT   ?= resnet18
 OBJECTIVE ?= 1q
-# Names for files: timm/NAME and package.module:function without the signs that a path or a shell would interpret.
-space     := $(subst ,, )
-plain      = $(subst $(space),-,$(subst :,-,$(subst /,-,$(1))))
+# Names for files: with a dash for each sign that a path or a shell would interpret.
+plain      = $(shell printf %s "$(1)" | tr -c 'A-Za-z0-9._-' -)
 NAME      := $(call plain,$(shell basename "$(DATA)"))
 DATASET   ?= data/$(NAME)-dataset
 CACHE     ?= caches/$(NAME)-$(call plain,$(TEACHER)).zarr

@@ -180,5 +180,6 @@ def _raise_failures(report: EmbedReport, total: int) -> None:
     more = f"; and {len(named) - FAILURES_SHOWN} more" if len(named) > FAILURES_SHOWN else ""
     raise PipelineError(
         f"{report.chunks} of {total} chunks were computed; {'; '.join(named[:FAILURES_SHOWN])}{more}. "
-        "Once the cause is fixed, the same command computes only the missing ones"
+        "Once the cause is fixed, the same command computes only the missing ones; a change of your own network or "
+        "preprocessing needs a new cache"
     )

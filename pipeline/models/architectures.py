@@ -168,11 +168,12 @@ def guarded_call(module: nn.Module, images: Tensor, name: str) -> object:
 
 
 def checked_features(output: object, images: int, dim: int, name: str) -> Tensor:
-    """Return a network's output if it is a tensor (images, dim): one that fits otherwise would be broadcast.
+    """Return a network's output if it is a float tensor (images, dim): one of another shape might be broadcast.
 
     Raises PipelineError for anything else.
     """
-    if not isinstance(output, Tensor) or output.shape != (images, dim):
+    fits = isinstance(output, Tensor) and output.shape == (images, dim) and output.is_floating_point()
+    if not isinstance(output, Tensor) or not fits:
         raise PipelineError(
             f"{name} returns {describe(output)} for a batch of {images} images; "
             f"expected features of shape ({images}, {dim})"
@@ -183,5 +184,6 @@ def checked_features(output: object, images: int, dim: int, name: str) -> Tensor
 def describe(value: object) -> str:
     """Describe a value for an error message: its type, and the shape of a tensor."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        dtype = "" if value.is_floating_point() else f" and {value.dtype}"
+        return f"a tensor of shape {tuple(value.shape)}{dtype}"
     return f"a {type(value).__name__}"

@@ -29,5 +29,8 @@ def resample_positions(
     convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if convert is None or load_problems(trained, tensors):
         return None
-    resampled = dict(convert(dict(tensors), module))
+    try:
+        resampled = dict(convert(dict(tensors), module))
+    except RuntimeError:  # an image smaller than a patch has no positions
+        return None
     return None if load_problems(module.state_dict(), resampled) else resampled

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.models.architectures import Network, checked_features, feature_width, open_network
+from pipeline.models.architectures import Network, checked_features, feature_width, guarded_call, open_network
 from pipeline.models.checkpoints import first_line
 from pipeline.runtime.out_of_memory import is_out_of_memory
 
@@ -61,7 +61,9 @@ class Student(nn.Module):
         self.code = code
 
     def forward(self, images: Tensor) -> Tensor:
-        return checked_features(self.network(images), len(images), self.dim, self.name)
+        is_guarded = self.code and not torch.compiler.is_compiling()  # a user's own may fail in any way
+        output = guarded_call(self.network, images, self.name) if is_guarded else self.network(images)
+        return checked_features(output, len(images), self.dim, self.name)
 
 
 def build_student(name: str, *, image_size: int, seed: int) -> Student:
@@ -143,9 +145,11 @@ def require_trainable(student: Student, images: int) -> None:
             f"{first_line(error)}{hint}"
         ) from error
     try:
-        checked_features(output, count, student.dim, student.name)
+        features = checked_features(output, count, student.dim, student.name)
     except PipelineError as error:
         raise WrongUse(f"in training mode {error}") from error
+    if not features.requires_grad:
+        raise WrongUse(f"{student.name} passes on no gradient: its forward must not use no_grad or detach")
 
 
 def _output_in_training(student: Student, count: int) -> object:
@@ -155,7 +159,7 @@ def _output_in_training(student: Student, count: int) -> object:
     buffers = {key: buffer.clone() for key, buffer in network.named_buffers()}
     was_training = network.training
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             return torch.func.functional_call(network.train(), buffers, (examples,))
     finally:
         network.train(was_training)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import DatasetSplit
+from pipeline.images.dataset_json import DESCRIPTION
 from pipeline.models.checkpoints import load_safetensors
 from pipeline.objectives.registry import entry_of, resolved
 from pipeline.results.run_record import read_config, record_differences
@@ -17,6 +18,7 @@ from pipeline.settings.training import DistillConfig, PretrainConfig
 
 STUDENT_FILE = "student.safetensors"
 RESUME_FILE = "resume.pt"
+TENSORBOARD = "tensorboard"
 NOT_ASKED_OF_THE_FINISHED = (
     "chunks",
     "objective_revision",
@@ -101,10 +103,26 @@ def finished_steps(
 
 
 def require_writable_runs(runs: Sequence[Path]) -> None:
-    """Raise WrongUse if a new run folder cannot be written. Of one with a record, its settings are compared first."""
+    """Raise WrongUse if a new run folder cannot be written, or is a store, a dataset or a folder of other folders.
+
+    Of one with a record, its settings are compared first.
+    """
     for run in runs:
         if not has_record(run):
             require_writable_folder(run)
+            if other := _foreign(run):
+                raise WrongUse(f"{run} holds {other}, so it is not the folder of a run; choose another path")
+
+
+def _foreign(run: Path) -> str:
+    """Return the name of something in a folder that a run does not write, or ""."""
+    entries = sorted(run.iterdir()) if run.is_dir() else []
+    others = [
+        entry.name
+        for entry in entries
+        if entry.name in ("zarr.json", DESCRIPTION) or (entry.is_dir() and entry.name != TENSORBOARD)
+    ]
+    return next((name for name in others if not name.startswith(".")), "")
 
 
 def require_same_revision(run: Path, objective: str, revision: int) -> None:

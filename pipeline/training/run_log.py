@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cache.durable import write_file
 from pipeline.errors import PipelineError
+from pipeline.training.recorded_run import TENSORBOARD
 
 
 class RunLog:
@@ -24,7 +25,7 @@ class RunLog:
         self.path, self.batch_size = run / "metrics.jsonl", batch_size
         self.drop_lines_after(step)
         with self.explain_os_errors():
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+            self.board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
         self.bar = tqdm(
             total=steps, initial=step, desc=name or None, unit="step", dynamic_ncols=True, smoothing=0.05
         )

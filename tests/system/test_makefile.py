@@ -43,3 +43,9 @@ def test_teachers_and_paths_reach_the_command_line_as_they_were_given(teacher: s
     assert pack[-2:] == ["/data/my images/", "data/my-images-dataset"]
     assert cache[-6:] == ["data/my-images-dataset", file, "--teacher", teacher, "--weights", "my weights.pt"]
     assert distill[3:5] == ["data/my-images-dataset", file]
+
+
+@pytest.mark.parametrize("folder", ["my (1)", "it's", "a & b"])
+def test_no_name_of_a_folder_reaches_the_shell(folder: str) -> None:
+    for line in planned("eval", f"DATA={folder}") + planned("report", f"DATA={folder}"):
+        assert subprocess.run(["sh", "-n", "-c", line]).returncode == 0, line

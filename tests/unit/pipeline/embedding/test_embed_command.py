@@ -59,3 +59,11 @@ def test_wrong_use_of_embed_is_a_sentence(images: Path, tmp_path: Path, changes:
     values = {"data": images, "out": "x.npy", "teacher": "pixels", **changes}
     with pytest.raises(WrongUse, match=message):
         embed_any(EmbedConfig(**{**values, "out": tmp_path / values["out"]}))
+
+
+def test_a_datasets_own_files_are_not_overwritten(dataset: Dataset, images: Path) -> None:
+    table = dataset.path / "train.parquet"
+    before = table.read_bytes()
+    with pytest.raises(WrongUse, match="train.parquet is inside a dataset, whose own files have such names"):
+        embed_any(EmbedConfig(data=images, out=table, teacher="pixels", image_size=8))
+    assert table.read_bytes() == before

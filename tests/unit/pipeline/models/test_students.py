@@ -204,8 +204,38 @@ class Moody(nn.Module):
         return feature[:, :2] if self.training else feature
 
 
+class Detached(Normalized):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).detach()
+
+
+class Counted(Normalized):
+    """Return integers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).long()
+
+
+class FailingOnMany(Normalized):
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 3:
+            raise KeyError("boom")
+        return super().forward(images)
+
+
 def planted(network: nn.Module) -> Student:
     return Student(network, name="mine:student", image_size=8, dim=3, feature="planted")
+
+
+def test_a_users_student_that_fails_later_is_a_sentence() -> None:
+    student = Student(
+        FailingOnMany(), name="mine:student", image_size=8, dim=3, feature="planted", code="3.11:0"
+    )
+    require_trainable(student, 4)
+    with pytest.raises(
+        PipelineError, match=r"mine:student failed on images of shape \(4, 3, 8, 8\): KeyError: 'boom'"
+    ):
+        student(torch.zeros(4, 3, 8, 8))
 
 
 def test_a_student_is_tried_in_training_mode_and_stays_as_it_was() -> None:
@@ -234,6 +264,11 @@ def test_a_student_is_tried_in_training_mode_and_stays_as_it_was() -> None:
         (
             Moody(),
             r"in training mode mine:student returns a tensor of shape \(2, 2\) .* expected .* \(2, 3\)",
+        ),
+        (Detached(), "mine:student passes on no gradient: its forward must not use no_grad or detach"),
+        (
+            Counted(),
+            r"mine:student returns a tensor of shape \(2, 3\) and torch.int64 for a batch of 2 images",
         ),
     ],
 )

@@ -258,6 +258,8 @@ def test_a_timm_network_at_another_size_is_what_timm_makes_of_its_weights(
     assert teacher.weights_sha256 != own.weights_sha256
     with pytest.raises(PipelineError, match="do not fit its architecture"):
         load_teacher("timm/vit_small_patch16_224", path, image_size=size)
+    with pytest.raises((PipelineError, WrongUse)):  # smaller than a patch
+        load_teacher(f"timm/{name}", path, image_size=8)
 
 
 def test_a_transformer_student_is_opened_at_another_size(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.objectives.registry import OBJECTIVES
 from pipeline.results.run_record import read_config
 from pipeline.settings.training import DistillConfig, PretrainConfig
@@ -216,3 +216,24 @@ def test_a_run_with_the_former_defaults_keeps_them(
     monkeypatch.setitem(OBJECTIVES, "cc", changed)
     distill(left_out)
     assert steps_of_complete(left_out.run) == 12
+
+
+@pytest.mark.parametrize("kind", ["store", "dataset", "images"])
+def test_a_store_a_dataset_or_a_folder_of_images_is_no_run_folder(
+    kind: str, packed: Path, cached: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / kind
+    run.mkdir()
+    name = {"store": "zarr.json", "dataset": "dataset.json", "images": "train"}[kind]
+    if kind == "images":
+        (run / name / "a").mkdir(parents=True)
+    else:
+        (run / name).write_text("{}")
+    before = contents(run)
+    with pytest.raises(
+        WrongUse, match=f"{kind} holds {name}, so it is not the folder of a run; choose another path"
+    ):
+        distill(settings(packed, cached, run))
+    with pytest.raises(WrongUse, match=f"{kind} holds {name}"):
+        pretrain(pretrain_settings(packed, run))
+    assert contents(run) == before
