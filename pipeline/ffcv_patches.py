@@ -7,15 +7,15 @@
   8 s to fill them for ImageNet.
 - `loader.EpochIterator` -> `ErrorReportingIterator`: FFCV loses an error in its thread and then waits forever for the
   next batch.
-- `graph.allocate_query` -> `unpinned`: FFCV pins its buffers wherever there is a GPU, even for --device cpu; its scratch
-  alone takes 0.8 GB of a loader of 256 images of 512 px. Batches go to a GPU through pipeline/loading/staging.py.
-- `epoch_iterator.IS_CUDA` is false: with nothing to copy to a GPU, FFCV's streams and events would only occupy the first.
+- `graph.allocate_query` -> `unpinned`: FFCV pins its buffers wherever there is a GPU, even for --device cpu, and its
+  scratch alone takes 0.8 GB for batches of 256 images of 512 px. Batches go to a GPU by pipeline/loading/staging.py.
+- `epoch_iterator.IS_CUDA` is false: FFCV has nothing to copy to a GPU, so its streams would only occupy the first one.
 - `memory_allocator.open` -> `open_for_whole_writes`: when a nearly full disk accepts only a part of a write, FFCV loses
   the rest.
 
 These patches depend on FFCV's internals, so any other version than VERSION is refused. To upgrade FFCV, compare its
-`loader/loader.py`, `loader/epoch_iterator.py`, `pipeline/allocation_query.py`, `reader.py` and `memory_allocator.py` with
-this file, raise VERSION, and run the tests of this file, pipeline/loading and pipeline/images.
+`loader/loader.py`, `loader/epoch_iterator.py`, `pipeline/allocation_query.py`, `reader.py` and `memory_allocator.py`
+with this file, raise VERSION, and run the tests of this file, pipeline/loading and pipeline/images.
 """
 
 import importlib.metadata

@@ -1,8 +1,8 @@
 """Images -> features: batches through a backbone while threads decode the next ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from cache.layout import Status
 from cache.writer import ChunkRows, normalize
+from pipeline.embedding.inputs import inputs_for
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
 from pipeline.images.preprocessing import Box
+from pipeline.loading.staging import start_fetch
 from pipeline.models.architectures import checked_features, guarded_call
-from pipeline.models.backbone import Backbone, stack_images
+from pipeline.models.backbone import Backbone
 from pipeline.runtime.prefetch import prefetch
 
 BATCHES_AHEAD = 2
@@ -41,6 +43,19 @@ class ExtractedFeatures:
     readable: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartedBatch:
+    """A batch under way.
+
+    boxes: crops by place among all rows, for the readable ones. fetch: wait for their features (n, D) and return them;
+    None if there are none. done: number of rows up to the end of this batch.
+    """
+
+    boxes: dict[int, Box]
+    fetch: Callable[[], NDArray[np.float32]] | None
+    done: int
+
+
 def extract(
     backbone: Backbone,
     read: Callable[[int], bytes],
@@ -54,42 +69,61 @@ def extract(
     UnreadableImage; report is called with the number of rows done. The bits depend on batch size and threads.
     """
     torch.set_num_threads(settings.threads)
+    inputs = inputs_for(backbone, settings.device, settings.batch_size)
 
     def prepare(row: int) -> Input | None:
         try:
             image = decode(read(row))
         except UnreadableImage:
             return None
-        return backbone.preprocessing.transform(image), backbone.preprocessing.box(*image.size)
+        return inputs.prepare(image), backbone.preprocessing.box(*image.size)
 
-    inputs = prefetch(prepare, rows, settings.threads, BATCHES_AHEAD * settings.batch_size)
+    def started() -> Iterator[StartedBatch]:
+        prepared = prefetch(prepare, rows, settings.threads, BATCHES_AHEAD * settings.batch_size)
+        for first in range(0, len(rows), settings.batch_size):
+            batch = list(islice(prepared, settings.batch_size))
+            decoded = {first + place: item for place, item in enumerate(batch) if item is not None}
+            boxes = {place: box for place, (_, box) in decoded.items()}
+            images = [image for image, _ in decoded.values()]
+            fetch = start_forward(backbone, inputs.batch(images), settings) if images else None
+            yield StartedBatch(boxes=boxes, fetch=fetch, done=first + len(batch))
+
     features = ExtractedFeatures(
         feature=np.full((len(rows), backbone.dim), np.nan, np.float32),
         crop=np.full((len(rows), 5), np.nan, np.float32),
         readable=np.zeros(len(rows), np.bool_),
     )
-    for start in range(0, len(rows), settings.batch_size):
-        batch = list(islice(inputs, settings.batch_size))
-        decoded = {start + place: item for place, item in enumerate(batch) if item is not None}
-        if decoded:
-            places = list(decoded)
-            images = stack_images([image for image, _ in decoded.values()], backbone.name)
-            features.feature[places] = forward(backbone, images, settings)
-            features.crop[places] = [(*box, 0.0) for _, box in decoded.values()]
+    for batch in one_behind(started()):
+        if batch.fetch:
+            places = list(batch.boxes)
+            features.feature[places] = batch.fetch()
+            features.crop[places] = [(*box, 0.0) for box in batch.boxes.values()]
             features.readable[places] = True
-        report(start + len(batch))
+        report(batch.done)
     return features
 
 
+def one_behind(batches: Iterable[StartedBatch]) -> Iterator[StartedBatch]:
+    """Yield each batch after the next one has started, so that a GPU has work while this process waits for it."""
+    return (batch for batch, _ in pairwise(chain(batches, (None,))) if batch)
+
+
 def forward(backbone: Backbone, images: Tensor, settings: ExtractionSettings) -> NDArray[np.float32]:
-    """Return the features (B, D) of one batch (B, 3, H, W); both are on the CPU.
+    """Return the features (B, D) of one batch (B, 3, H, W), as `start_forward`, after waiting for them."""
+    return start_forward(backbone, images, settings)()
+
+
+def start_forward(
+    backbone: Backbone, images: Tensor, settings: ExtractionSettings
+) -> Callable[[], NDArray[np.float32]]:
+    """Start the forward pass of one batch (B, 3, H, W), and return the function that waits for the features (B, D).
 
     Raises PipelineError if the backbone fails or returns another shape.
     """
     bf16 = settings.precision == "bf16"
     with torch.inference_mode(), torch.autocast(settings.device.type, torch.bfloat16, enabled=bf16):
         output = guarded_call(backbone.module, images.to(settings.device), backbone.name)
-    return checked_features(output, len(images), backbone.dim, backbone.name).float().cpu().numpy()
+    return start_fetch(checked_features(output, len(images), backbone.dim, backbone.name).float())
 
 
 def to_chunk_rows(features: ExtractedFeatures) -> ChunkRows:

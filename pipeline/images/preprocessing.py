@@ -55,10 +55,14 @@ class Preprocessing:
             )
 
     def transform(self, image: Image.Image) -> Tensor:
-        """PIL RGB -> float32 (3, crop, crop). Without resizing, a smaller image is padded."""
+        """PIL RGB -> float32 (3, crop, crop)."""
+        return F.normalize(F.to_tensor(self.crop_of(image)), self.mean, self.std)
+
+    def crop_of(self, image: Image.Image) -> Image.Image:
+        """Resize and crop an RGB image. Without resizing, a smaller image is padded."""
         if self.resize:
             image = F.resize(image, self.resize, InterpolationMode(self.interpolation))
-        return F.normalize(F.to_tensor(F.center_crop(image, self.crop)), self.mean, self.std)
+        return F.center_crop(image, self.crop)
 
     def box(self, width: int, height: int) -> Box:
         """Return the crop as top, left, height, width in fractions of the upright original of width x height px."""

@@ -29,8 +29,8 @@ from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.ffcv_operations import ResumableOrder, pipelines
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, stream
-from pipeline.runtime.device import CPU
 from pipeline.loading.staging import PinnedStaging
+from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import cores_of_rank
 
 BATCHES_AHEAD = 2
@@ -66,7 +66,7 @@ class ImageLoader:
         self.mean = torch.tensor(IMAGENET.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(IMAGENET.std, device=self.device).view(1, 3, 1, 1)
         self.table = imagenet_table()
-        self.staging = PinnedStaging(self.device, order.batch) if self.device.type == "cuda" else None
+        self.staging = PinnedStaging(self.device, order.batch) if self.device.type != "cpu" else None
         self.resumable = ResumableOrder(order)
         self.generator = torch.Generator()  # of the color jitter; seeded anew for each batch
         threads = torch.get_num_threads()
@@ -136,8 +136,9 @@ def decoding_threads(workers: int | None, device: torch.device) -> int:
 
     The default is this rank's share of the cores on CUDA, and 1 on the CPU, where the network needs the cores.
     """
-    default = cores_of_rank() if device.type == "cuda" else 1
-    return min(workers or default, numba.config.NUMBA_NUM_THREADS)  # numba raises for more
+    default = cores_of_rank() if device.type != "cpu" else 1
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return min(workers or default, most)  # numba raises for more
 
 
 def imagenet_table() -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Copies of batches to a CUDA device through pinned buffers.
+"""Copies of batches to a CUDA device, and of results back, through pinned buffers.
 
 An asynchronous copy reads its source after the call has returned. FFCV overwrites the buffers of a batch once the next
 batch is requested, so a batch is first copied on the CPU into buffers of its own. Two events keep the order:
@@ -7,10 +7,12 @@ batch is requested, so a batch is first copied on the CPU into buffers of its ow
 - on the CPU: a buffer is filled again only after the copy out of it has ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SLOTS = 3  # one is being filled while the copies out of the others are under way
@@ -51,7 +53,8 @@ class Slot:
 
     def __init__(self, rows: int) -> None:
         self.rows, self.buffers = rows, list[Tensor]()
-        self.copied = torch.cuda.Event(blocking=True)  # leaves the core to the decoding threads while it waits
+        # blocking: while it waits, the core is free for a decoding thread
+        self.copied = torch.cuda.Event(blocking=True)
 
     def fill(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Wait until the buffers are free, copy tensors (B, ...) into them, and return the filled parts (B, ...)."""
@@ -67,3 +70,18 @@ class Slot:
 def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return an uninitialized tensor in pinned memory, from which the device copies by itself."""
     return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def start_fetch(result: Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Start to copy a float32 tensor from its device, and return the function that waits for it and returns it."""
+    if result.device.type == "cpu":
+        return result.numpy
+    fetched = pinned(tuple(result.shape), result.dtype).copy_(result, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record(torch.cuda.current_stream(result.device))
+
+    def wait() -> NDArray[np.float32]:
+        copied.synchronize()
+        return fetched.numpy()
+
+    return wait

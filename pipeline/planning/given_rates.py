@@ -51,7 +51,7 @@ def given_rates(config: PlanConfig, costs: NetworkCosts) -> Rates | None:
     teacher = config.teacher_rate or flops / max(1, costs.teacher.flops / config.teacher_batch_size)
     speed = config.student_rate * costs.step.flops / costs.share if config.student_rate else flops
     cores = config.cores or len(os.sched_getaffinity(0))
-    threads = config.workers if config.gpus else cores
+    threads = decoding_threads(config) if config.gpus else cores
     return Rates(
         teacher=teacher * (config.gpus or 1),
         decode=cores * config.decode_rate if config.decode_rate else math.inf,
@@ -60,6 +60,12 @@ def given_rates(config: PlanConfig, costs: NetworkCosts) -> Rates | None:
         overlap=bool(config.gpus),
         source=describe_rates(config),
     )
+
+
+def decoding_threads(config: PlanConfig) -> int:
+    """Return the threads that decode for a student on one GPU, or on the CPU: --workers, or `distill`'s default."""
+    cores = config.cores or len(os.sched_getaffinity(0))
+    return config.workers or max(1, cores // config.gpus if config.gpus else 1)
 
 
 def describe_rates(config: PlanConfig) -> str:

@@ -23,7 +23,7 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
 from pipeline.objectives.streamed import SimilarityLoss
-from pipeline.planning.given_rates import Rates
+from pipeline.planning.given_rates import Rates, decoding_threads
 from pipeline.planning.inputs import Images
 from pipeline.planning.network_cost import NetworkCosts, build_head, teacher_shape
 from pipeline.runtime.device import resolve_device
@@ -55,7 +55,7 @@ def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: 
         # decoding accounts for the difference to forward passes alone
         decode=(1 / max(1 / whole - 1 / passes, 1e-12) if is_cpu else whole) * scale,
         step=step,
-        loading=loading * config.workers / cores if is_cpu else loading,
+        loading=loading * decoding_threads(config) / cores if is_cpu else loading,
         overlap=not is_cpu,
         source=f"measured here, {SECONDS:g} s each",
     )
@@ -190,7 +190,7 @@ def measure_loader(config: PlanConfig, images: Images, share: int) -> float:
         Order(rows=rows, batch=min(share, len(rows))),
         image_size=config.image_size,
         crops=(RandomCrop(),),
-        workers=config.workers,
+        workers=decoding_threads(config),
     )
     for _ in loader.epoch(0):  # compiles, and reads the file into the page cache
         pass

@@ -234,7 +234,12 @@ class PlanConfig(CommandSettings):
     cores: int | None = setting(
         None, "number of CPU cores that decode images. Default: those of this machine"
     )
-    workers: int = setting(1, "threads per GPU that decode images for a student", minimum=1)
+    workers: int | None = setting(
+        None,
+        "threads per GPU that decode images for a student. Default: the cores divided by the GPUs; on the CPU, 1",
+        minimum=1,
+        keeps_zero=True,
+    )
     rate: float | None = setting(
         None,
         "images/s at which one device trains a ResNet-50 at 224 px; other networks are scaled by their operations. "

@@ -73,5 +73,7 @@ class LateCopies(TorchDispatchMode):
         monkeypatch.setattr(torch.cuda, "Event", LateEvent)
         monkeypatch.setattr(torch.cuda, "stream", self.stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
-        monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: self.used.append((tensor, stream)))
+        monkeypatch.setattr(
+            Tensor, "record_stream", lambda tensor, stream: self.used.append((tensor, stream))
+        )
         monkeypatch.setattr(staging, "pinned", lambda shape, dtype: torch.empty(shape, dtype=dtype))

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def test_features_are_those_of_plain_batches_to_the_bit(images: Path) -> None:
         forward(backbone, torch.stack(inputs[start : start + 16]), settings(16)) for start in range(0, 50, 16)
     ]
     np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+def test_a_batch_starts_before_the_features_of_the_one_before_are_fetched(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def start(backbone: Backbone, images: Tensor, settings: ExtractionSettings) -> Callable[[], np.ndarray]:
+        calls.append(f"start {len(images)}")
+        return lambda: calls.append(f"fetch {len(images)}") or np.zeros((len(images), 5), np.float32)
+
+    monkeypatch.setattr("pipeline.embedding.extract.start_forward", start)
+    source = open_sources(images)["train"]
+    found = extract(
+        backbone("mine:model"), source.read, range(9), settings(4), lambda done: calls.append(f"{done}")
+    )
+    assert calls == ["start 4", "start 4", "fetch 4", "4", "start 1", "fetch 4", "8", "fetch 1", "9"]
+    assert found.readable.all()
 
 
 class FirstRow(nn.Module):

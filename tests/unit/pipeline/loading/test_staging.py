@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.loading.staging import SLOTS, PinnedStaging
+from pipeline.loading.staging import SLOTS, PinnedStaging, start_fetch
 from tests.support.late_streams import LateCopies, LateEvent, LateStream
 
 ROWS = 4
@@ -77,7 +77,9 @@ def test_the_buffers_are_allocated_once_and_hold_smaller_batches(
     sizes = [1, ROWS, 2] * SLOTS
     batches = [sent(staging, number, rows) for number, rows in enumerate(sizes)]
     device.user.finish(len(device.user.work))
-    assert all(same(found, batch(n, rows)) for n, (found, rows) in enumerate(zip(batches, sizes, strict=True)))
+    assert all(
+        same(found, batch(n, rows)) for n, (found, rows) in enumerate(zip(batches, sizes, strict=True))
+    )
     assert made == [(ROWS, 2, 2, 3), (ROWS,), (ROWS, 5)] * SLOTS
 
 
@@ -100,3 +102,40 @@ def test_a_buffer_is_filled_after_its_event_and_before_its_copy(
     for number in range(2):
         sent(staging, number)
     assert calls == ["buffers are free", "3 copies queued", "buffers are free", "6 copies queued"]
+
+
+class Result:
+    """A result on a GPU, and the pinned buffer that it is fetched into, in one."""
+
+    device, shape, dtype = torch.device("cuda"), (2, 3), torch.float32
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def copy_(self, source: "Result", *, non_blocking: bool) -> "Result":
+        self.calls.append(f"copy, {non_blocking = }")
+        return self
+
+    def numpy(self) -> str:
+        self.calls.append("read")
+        return "values"
+
+
+def test_a_result_is_read_after_its_copy_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    LateCopies().install(monkeypatch)
+    calls: list[str] = []
+
+    class RecordedEvent(LateEvent):
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+        def record(self, stream: LateStream) -> None:
+            calls.append("record")
+
+    monkeypatch.setattr(torch.cuda, "Event", RecordedEvent)
+    result = Result(calls)
+    monkeypatch.setattr("pipeline.loading.staging.pinned", lambda shape, dtype: result)
+    fetch = start_fetch(result)
+    assert calls == ["copy, non_blocking = True", "record"]
+    assert fetch() == "values"
+    assert calls[2:] == ["wait", "read"]

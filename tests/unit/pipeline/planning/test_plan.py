@@ -78,11 +78,13 @@ def test_times_follow_from_rates_by_hand() -> None:
 
 
 def test_what_is_slower_bounds_a_gpu_and_a_processor_does_both() -> None:
-    slow = compute_plan(given(decode_rate=10.0, cores=4, load_rate=10.0))
+    slow = compute_plan(given(decode_rate=10.0, cores=4, load_rate=10.0, workers=1))
     assert slow.stage_one.seconds == pytest.approx(2000 / 40)  # two workers, the first with 1,000 images
     assert slow.stage_one.bound == "decoding"
     assert slow.stage_two.seconds == pytest.approx(100 * 50 / 10)
     assert slow.stage_two.bound == "loading"
+    shared = compute_plan(given(cores=12, load_rate=1.0))
+    assert shared.stage_two.seconds == pytest.approx(100 * 50 / (12 // given().gpus))
     plan = compute_plan(given(gpus=0, decode_rate=10.0, cores=4, load_rate=10.0))
     alone = compute_plan(given(gpus=0))
     shares = plan.stage_one.processes

@@ -24,6 +24,7 @@ from tests.support.training_runs import (
     Crash,
     assert_same_run,
     distill_in_two,
+    distill_until_crash,
     losses,
     settings,
     weights,
@@ -39,6 +40,19 @@ def test_a_run_that_died_within_an_epoch_ends_as_if_it_had_not(
     broken = replace(whole, run=tmp_path / "broken")
     distill(whole)
     distill_in_two(broken, monkeypatch)
+    assert_same_run(whole.run, broken.run)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_run_with_another_number_of_decoding_threads_is_the_same_run(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None
+) -> None:
+    monkeypatch.setattr("pipeline.training.loop.LOG_EVERY", 1)
+    whole = settings(packed, cached, tmp_path / "whole", workers=1)
+    broken = replace(whole, run=tmp_path / "broken")
+    distill(whole)
+    distill_until_crash(broken, monkeypatch)
+    distill(replace(broken, workers=workers))
     assert_same_run(whole.run, broken.run)
 
 
