@@ -147,6 +147,7 @@ class StudentRun:
         self.require_finite(weights=True)
         require_intact_files()
         self.saved_step = self.step
+        objective = self.objective.state_dict()  # of all ranks, each of which may hold a part
         if not is_main_process():
             return
         save_resume(
@@ -155,7 +156,7 @@ class StudentRun:
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "objective": self.objective.state_dict(),
+                "objective": objective,
                 "conditions": self.conditions(),
             },
         )
@@ -178,8 +179,8 @@ class StudentRun:
         if len(set(found)) > 1:
             steps = ", ".join(str(step) for step, _ in found)
             raise PipelineError(
-                f"the ranks found different checkpoints in {self.folder}, of steps {steps}: all machines must share the "
-                "run folder; put it on a file system that they share, or start again in a new one"
+                f"the ranks found different checkpoints in {self.folder}, of steps {steps}: all machines must share "
+                "the run folder; put it on a file system that they share, or start again in a new one"
             )
 
     def load(self, file: Path, conditions: dict[str, Any]) -> None:

@@ -68,16 +68,16 @@ def test_knn_takes_float16_and_strided_rows() -> None:
 def test_knn_uses_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def knn_gpu(resources, query, train, k, *, metric, **limits):  # type: ignore[no-untyped-def]
-        calls.append(resources)
+    def knn_gpu(resources, query, train, k, *, metric, device, **limits):  # type: ignore[no-untyped-def]
+        calls.append((resources, device))
         return faiss.knn(query, train, k, metric=metric)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
     monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
     train, query = unit_rows(50, 8, 0), unit_rows(5, 8, 1)
-    on_cpu, on_gpu = knn(train, query, 3, CPU), knn(train, query, 3, torch.device("cuda"))
-    assert calls == ["resources"]
+    on_cpu, on_gpu = knn(train, query, 3, CPU), knn(train, query, 3, torch.device("cuda", 1))
+    assert calls == [("resources", 1)]
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
 
 
@@ -85,7 +85,7 @@ def test_cuda_without_a_gpu_build_of_faiss_searches_on_the_cpu() -> None:
     if faiss.get_num_gpus():
         pytest.skip("this faiss has GPUs")
     train = unit_rows(50, 8, 0)
-    np.testing.assert_array_equal(knn(train, train, 2, "cuda")[1], knn(train, train, 2)[1])
+    np.testing.assert_array_equal(knn(train, train, 2, torch.device("cuda"))[1], knn(train, train, 2)[1])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
