@@ -2,6 +2,8 @@
 
 - `numba.typed.Dict` is a plain dict while FFCV is imported: FFCV would spend 3 s at each import on compiling a
   dictionary of two entries.
+- `distutils.log` is the module `warnings` while FFCV is imported: FFCV imports `warn` from it and never uses it, and
+  Python has no distutils since 3.12.
 - `loader.Reader` -> `MappedReader`: FFCV copies the tables of the .beton into memory.
 - `loader.OSCacheManager` -> `MappedImages`: FFCV keeps dictionaries of sets of all rows, 700 bytes per row, and takes
   8 s to fill them for ImageNet.
@@ -20,6 +22,8 @@ with this file, raise VERSION, and run the tests of this file, pipeline/loading 
 
 import importlib.metadata
 import io
+import sys
+import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,10 +51,13 @@ def require_version(found: str) -> None:
 require_version(importlib.metadata.version("ffcv"))
 
 compiled_dict, numba.typed.Dict = numba.typed.Dict, dict
+sys.modules.setdefault("distutils.log", warnings)
 try:
     import ffcv.fields.rgb_image  # noqa: F401  fills the dictionary
 finally:
     numba.typed.Dict = compiled_dict
+    if sys.modules["distutils.log"] is warnings:
+        del sys.modules["distutils.log"]
 
 # isort: split
 

@@ -46,6 +46,17 @@ def test_ffcv_compiles_no_dictionary_and_uses_no_gpu_when_it_is_imported() -> No
     assert found.stdout.split() == ["dict", "False", "False"]
 
 
+def test_ffcv_needs_no_distutils() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['distutils'] = None\n"  # importing it fails, as since Python 3.12
+        "import pipeline.ffcv_patches\n"
+        "print('ffcv.pipeline.graph' in sys.modules, 'distutils.log' in sys.modules)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]
+
+
 def test_another_version_of_ffcv_is_refused() -> None:
     require_version(VERSION)
     with pytest.raises(
