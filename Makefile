@@ -1,7 +1,10 @@
 # Two commands do everything, set-up included: make demo, make test.
 # Three verbs on data of your own: make cache-teacher, make distill, make eval. `make help` lists the variables.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The Python of .venv: the first of these that is supported. `make setup PYTHON=...` names another.
+SUPPORTED := (3, 11) <= sys.version_info[:2] <= (3, 13)
+PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c 'import sys; sys.exit(not $(SUPPORTED))' 2>/dev/null && echo $$python && break; done),python3)
 RUN_PY := .venv/bin/python cli.py
 READY  := .venv/.ready
 SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev python3-dev python3-venv openclipart-png
@@ -41,11 +44,12 @@ help:
 
 setup: $(READY)
 
-# Install the Debian packages that are missing, as root; anyone else gets the one line to run.
+# Install the Debian packages that are missing, as root; anyone else gets the one line to run. A package whose command is
+# in PATH already is not missing.
 define install
 @command -v dpkg-query >/dev/null || { echo 'not a Debian system: use conda, `conda env create -f environment.yml`'; exit 1; }
 @missing=; for package in $(1); do \
-  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
+  command -v $$package >/dev/null || dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
 done; \
 if [ -z "$$missing" ]; then :; \
 elif [ "$$(id -u)" = 0 ]; then \
@@ -60,7 +64,7 @@ test-system: | system
 	$(call install,$(TEST_SYSTEM))
 
 $(READY): requirements.txt assets/opencv/opencv4.pc | system
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed (FFCV does not build on 3.12), found " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(not $(SUPPORTED) and "expected Python 3.11, 3.12 or 3.13, found " + sys.version.split()[0] + ": install one of them and name it, as in `make setup PYTHON=python3.13`")'
 	$(PYTHON) -m venv .venv
 	PKG_CONFIG_PATH=$(CURDIR)/assets/opencv .venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt $(FAISS)
 	@touch $(READY)

@@ -1,15 +1,18 @@
-"""Set-up is the same whatever targets are named together, and in which order."""
+"""Set-up is the same whatever targets are named together, and in which order, on each supported Python."""
 
+import os
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 
-def planned(*targets: str) -> list[str]:
+def planned(*targets: str, path: str = os.environ["PATH"]) -> list[str]:
     """The lines that make would run, of a checkout that has no virtual environment yet."""
     command = ["make", "--dry-run", "READY=.venv/.not-there", *targets]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -30,6 +33,42 @@ def test_the_browser_and_the_packages_are_installed_before_the_tests(targets: tu
 
 def test_set_up_without_tests_needs_no_browser() -> None:
     assert not any("chromium" in line for line in planned("setup", "lint"))
+
+
+def pretend_python(file: Path, minor: int) -> None:
+    """Write a command that takes itself for Python 3.`minor`, for `python -c CODE`."""
+    code = f"import sys; sys.version_info, sys.version = (3, {minor}, 0), '3.{minor}.0 (main)'; exec(sys.argv[1])"
+    file.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$2"\n')
+    file.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("minor", "supported"), [(10, False), (11, True), (12, True), (13, True), (14, False)]
+)
+def test_another_python_is_refused_in_a_sentence(minor: int, supported: bool, tmp_path: Path) -> None:
+    pretend_python(tmp_path / "python", minor)
+    check = next(line for line in planned("setup", f"PYTHON={tmp_path}/python") if "version_info" in line)
+    done = subprocess.run(check, shell=True, capture_output=True, text=True)
+    sentence = (
+        f"expected Python 3.11, 3.12 or 3.13, found 3.{minor}.0: install one of them and name it, as in"
+    )
+    assert (done.returncode, done.stderr.startswith(sentence)) == ((0, False) if supported else (1, True))
+
+
+@pytest.mark.parametrize(
+    ("installed", "picked"),
+    [
+        ({"python3": 13, "python3.11": 11}, "python3"),
+        ({"python3": 14, "python3.13": 13, "python3.12": 12}, "python3.13"),
+        ({"python3": 9, "python3.11": 11}, "python3.11"),
+        ({"python3": 14}, "python3"),
+    ],
+)
+def test_set_up_picks_a_supported_python(installed: dict[str, int], picked: str, tmp_path: Path) -> None:
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        pretend_python(tmp_path / name, installed.get(name, 0))
+    lines = planned("setup", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert f"{picked} -m venv .venv" in lines
 
 
 @pytest.mark.parametrize("teacher", ["demo", "timm/resnet18", "package.module:function"])
