@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from cache.layout import ChunkKey, SplitShape
 from cache.reader import Split, open_store
 from cache.writer import ChunkRows, normalize, write_chunk
+from pipeline import neighbours
 from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
-from pipeline.objectives import clusterfit
 from pipeline.objectives.clusterfit import ClusterFit
 from tests.support.one_step import one_step
 from tests.support.tiny_store import create, written
@@ -127,7 +127,7 @@ def test_a_resumed_run_does_not_cluster_again_and_ends_bit_for_bit(
     head = new_head(first)
     halves = train(first, head, range(4))
     torch.save([head.state_dict(), first.state_dict()], tmp_path / "resume.pt")
-    monkeypatch.delattr(clusterfit, "kmeans")
+    monkeypatch.delattr(neighbours, "kmeans")
     head = new_head(second)
     for module, state in zip((head, second), torch.load(tmp_path / "resume.pt"), strict=True):
         module.load_state_dict(state)

@@ -15,8 +15,8 @@ import torch
 from cache.errors import InUse
 from cache.lock import sole_writer
 from cli import run_cli
+from pipeline import neighbours
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.objectives import clusterfit
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.settings.many_students import configs_of, folder_name
 from pipeline.settings.training import DistillConfig, PretrainConfig
@@ -150,7 +150,7 @@ def test_ctrl_c_saves_every_student_and_the_same_command_goes_on(
     [
         ("1q", SimilarityLoss, "teacher_side", 12),
         ("seed", SimilarityLoss, "teacher_side", 12),
-        ("cc", clusterfit, "kmeans", 1),
+        ("cc", neighbours, "kmeans", 1),
     ],
 )
 def test_what_is_the_teachers_is_found_once_for_all_students(
