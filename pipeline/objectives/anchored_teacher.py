@@ -1,6 +1,6 @@
 """The similarity loss against a queue of the teacher's anchors; students in one pass share the teacher's side of it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,17 @@ from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import teacher_embedding
 from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.streamed import SimilarityLoss, TeacherSide
+from pipeline.runtime.distributed import all_gather
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedStep:
+    """What all students of a step share. teacher: that of this rank's batch. loss: for the queries of all ranks."""
+
+    step: int
+    teacher: Tensor
+    loss: SimilarityLoss
+    teacher_side: TeacherSide
 
 
 class AnchoredTeacher(nn.Module):
@@ -18,6 +29,8 @@ class AnchoredTeacher(nn.Module):
 
     split: the teacher's cache. window: which of its rows are anchors at each step. similarity_loss: temperatures and
     precision. own_anchor: whether the teacher's embedding of an image is one more anchor, for that image alone.
+
+    With several ranks, each holds some of the anchors and scores the queries of all ranks against them.
     """
 
     def __init__(
@@ -25,19 +38,26 @@ class AnchoredTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.queue = AnchorQueue(split, window, centered=similarity_loss.product_dtype == torch.bfloat16)
-        self.similarity_loss, self.own_anchor = similarity_loss, own_anchor
-        self.last: tuple[int, Tensor, TeacherSide] | None = None
+        self.similarity_loss = replace(similarity_loss, sharded=True)
+        self.own_anchor = own_anchor
+        self.last: SharedStep | None = None
 
     def loss(self, query: Tensor, batch: Batch, step: int) -> Tensor:
-        """Return the loss () of a student's unit rows (B, Dt) over the anchors of a step."""
-        teacher = teacher_embedding(batch)
+        """Return the mean loss () over the images of all ranks, given a student's unit rows (B, Dt) on this one."""
+        shared = self.last
+        if shared is None or shared.step != step or shared.teacher is not batch.teacher:
+            shared = self.last = self.start_step(batch, step)
+        return shared.loss.student_loss(all_gather(query), self.queue.anchors, shared.teacher_side)
+
+    def start_step(self, batch: Batch, step: int) -> SharedStep:
+        """Fetch the anchors of a step and compute the teacher's side of its loss."""
         self.queue.move_to(step)
-        anchors = self.queue.anchors
+        own_teacher, anchors = teacher_embedding(batch), self.queue.anchors
+        teacher = all_gather(own_teacher)
         loss = replace(
             self.similarity_loss,
-            self_index=self.queue.slots_of(batch.rows),
+            self_index=self.queue.slots_of(all_gather(batch.rows)),
             positive=self.queue.center(teacher) if self.own_anchor else None,
         )
-        if self.last is None or self.last[0] != step or self.last[1] is not teacher:
-            self.last = step, teacher, loss.teacher_side(teacher, anchors, anchors)
-        return loss.student_loss(query, anchors, self.last[2])
+        side = loss.teacher_side(teacher, anchors, anchors)
+        return SharedStep(step=step, teacher=own_teacher, loss=loss, teacher_side=side)

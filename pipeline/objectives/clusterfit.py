@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.neighbours import kmeans
-from pipeline.objectives.objective import Objective
+from pipeline.objectives.objective import Objective, to_device
 from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.runtime.distributed import broadcast, is_main_process
 
@@ -42,7 +42,7 @@ class ClusterFit(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.split, self.rows = split, torch.from_numpy(rows)
+        self.split, self.rows = split, rows
         self.student_dim = student_dim
         self.clusters = max(1, min(clusters, len(rows) // 4))
         self.iterations, self.seed = iterations, seed
@@ -74,9 +74,10 @@ class ClusterFit(Objective):
         if is_main_process():
             rows, dim = len(self.rows), self.split.shape.dim
             tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
-            embedding = torch.empty(rows, dim)
-            fetch(self.split, torch.arange(rows), self.rows, embedding)
+            embedding = np.empty((rows, dim), np.float32)
+            fetch(self.split, np.arange(rows), self.rows, torch.from_numpy(embedding))
             device = self.cluster_of_row.device
-            _, found = kmeans(embedding.numpy(), self.clusters, self.iterations, self.seed, device)
-            self.cluster_of_row[self.rows.to(device)] = torch.from_numpy(found).to(self.cluster_of_row)
+            _, found = kmeans(embedding, self.clusters, self.iterations, self.seed, device)
+            clusters = to_device(found, device).to(self.cluster_of_row.dtype)
+            self.cluster_of_row[to_device(self.rows, device)] = clusters
         broadcast(self.cluster_of_row)

@@ -71,7 +71,7 @@ class Compress1q(Objective):
         self.teacher = AnchoredTeacher(split, window, loss)
 
     def describe(self) -> str:
-        return f"CompRess-1q, {self.teacher.queue.size:,} anchors, tau {self.tau}"
+        return f"CompRess-1q, {self.teacher.queue.window.size:,} anchors, tau {self.tau}"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)
@@ -88,7 +88,7 @@ class Compress2q(Objective):
     """CompRess-2q: the student is compared with keys of its own, the teacher with its embeddings of the same images.
 
     split: the teacher's cache. anchors: size of the queue, which starts empty and takes in each batch of all ranks
-    after its step; the first loss is therefore zero.
+    after its step; the first loss is therefore zero. With several ranks, each holds a part of the queue.
     momentum: of the key encoder, a moving average of the network that embeds the same crop; with 0 there is no second
     network and the queries themselves become keys.
     head_dim: output width of a linear head; None: no head.
@@ -125,9 +125,14 @@ class Compress2q(Objective):
             self.key_encoder = deepcopy(network).requires_grad_(False).train()
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        self_index = self.bank.slots_of(batch.rows)
-        loss = SimilarityLoss(tau=self.tau, self_index=self_index, filled=self.bank.filled)
-        query, teacher = l2_normalize(embeddings[0]), teacher_embedding(batch)
+        first = self.bank.held.start
+        loss = SimilarityLoss(
+            tau=self.tau,
+            self_index=self.bank.slots_of(all_gather(batch.rows)) - first,
+            filled=max(0, self.bank.filled - first),
+            sharded=True,
+        )
+        query, teacher = all_gather(l2_normalize(embeddings[0])), all_gather(teacher_embedding(batch))
         return loss(query, teacher, self.bank.keys, self.bank.teacher)
 
     @torch.no_grad()

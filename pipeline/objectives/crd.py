@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.objective import Objective, TeacherNorms, l2_normalize
+from pipeline.objectives.objective import Objective, TeacherNorms, l2_normalize, to_device
 from pipeline.runtime.distributed import all_gather
 
 NEGATIVES_STREAM = 1 << 21  # far from the epochs: the order of rows is drawn from (seed, epoch)
@@ -139,7 +139,7 @@ class CRD(Objective):
         """Return a step's K + 1 distinct places: one to spare for a query that is among them itself."""
         draws = np.random.default_rng((self.seed, step, NEGATIVES_STREAM))
         places = draws.choice(self.rows, self.negatives + 1, replace=False)
-        return torch.from_numpy(places).to(self.place_of_row.device)
+        return to_device(places, self.place_of_row.device)
 
     def logits(self, query: Tensor, memory: Tensor, places: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of the positive (B,) and of the drawn rows (B, K + 1).

@@ -1,9 +1,11 @@
 """The interface between the training loop and the objectives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.reader import Split
@@ -59,6 +61,12 @@ class Objective(nn.Module):
 def l2_normalize(embedding: Tensor) -> Tensor:
     """Return the rows of (B, D) at length 1, in float32."""
     return F.normalize(embedding.float(), dim=1)
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device. A copy to a GPU goes through pinned memory and is not waited for."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def teacher_embedding(batch: Batch) -> Tensor:

@@ -3,6 +3,8 @@
 Anchors are in slots 0..K-1. A table from rows to slots finds a query's own row among them.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
+from pipeline.objectives.objective import to_device
+from pipeline.objectives.shards import gather_slots, slots_of_rank
 
 EMPTY = -1
 ROWS_PER_FETCH = 4096
@@ -34,25 +38,28 @@ class Slots(nn.Module):
         return self.slot_of_row[rows.to(self.rows.device)].long()
 
     def place(self, slots: Tensor, rows: Tensor) -> None:
-        """Put rows (n,) into distinct slots (n,), replacing what was there."""
+        """Put rows (n,) into slots (n,), replacing what was there. A slot that occurs twice has the same row twice."""
         self.slot_of_row[self.rows[slots]] = EMPTY
         self.rows[slots] = rows
         self.slot_of_row[rows] = slots.to(self.slot_of_row.dtype)
 
 
 class AnchorQueue(Slots):
-    """The teacher's embeddings of an AnchorWindow, on the device. It saves no state: the step determines it.
+    """The teacher's embeddings of this rank's slots of an AnchorWindow, on the device: all K slots with one rank.
 
-    anchors: (K, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the first
-    rows of step 0. A softmax over anchors and its gradient do not change when all anchors are translated. bfloat16
-    rounding does: it keeps eight bits, and a network's embeddings share most of their length.
+    It saves no state: the step determines it. Slots are counted from this rank's first.
+
+    anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the
+    window's first rows at step 0. A softmax over anchors and its gradient do not change when all anchors are
+    translated. bfloat16 rounding does: it keeps eight bits, and a network's embeddings share most of their length.
     """
 
     anchors: Tensor
     origin: Tensor | None
 
     def __init__(self, split: Split, window: AnchorWindow, *, centered: bool = False) -> None:
-        super().__init__(window.size, split.shape.rows, saved=False)
+        self.held = slots_of_rank(window.size)
+        super().__init__(len(self.held), split.shape.rows, saved=False)
         self.split = split
         self.window = window
         dtype = torch.bfloat16 if centered else torch.float16
@@ -60,7 +67,7 @@ class AnchorQueue(Slots):
         self.register_buffer("origin", origin, persistent=False)
         self.step: int | None = None
         self.register_buffer(
-            "anchors", torch.zeros(window.size, split.shape.dim, dtype=dtype), persistent=False
+            "anchors", torch.zeros(self.size, split.shape.dim, dtype=dtype), persistent=False
         )
 
     def move_to(self, step: int) -> None:
@@ -68,11 +75,13 @@ class AnchorQueue(Slots):
         if step == self.step:
             return
         if self.step is not None and step == self.step + 1:
-            slots, rows = map(torch.from_numpy, self.window.entering(step))
+            slots, rows = self.window.entering(step)
         else:
-            slots, rows = torch.arange(self.size), torch.from_numpy(self.window.rows_at(step))
+            slots, rows = np.arange(self.window.size), self.window.rows_at(step)
+        is_held = (slots >= self.held.start) & (slots < self.held.stop)
+        slots, rows = slots[is_held] - self.held.start, rows[is_held]
         fetch(self.split, slots, rows, self.anchors, self.origin)
-        self.place(slots.to(self.rows.device), rows.to(self.rows.device))
+        self.place(to_device(slots, self.rows.device), to_device(rows, self.rows.device))
         self.step = step
 
     def center(self, embedding: Tensor) -> Tensor:
@@ -87,26 +96,51 @@ class KeyQueue(Slots):
     `live`, as a cache does not hold a live teacher's embeddings of crops.
     The first `filled` slots are in use. A new row takes the next slot; once the queue is full, that of the oldest row.
     A row seen again gets its new key in place and keeps its age.
+
+    With several ranks, each keeps the rows of all slots, but the keys and embeddings of `held` only, its own slots. All
+    ranks must then call state_dict together: it gathers the keys of all slots.
     """
 
-    keys: Tensor
-    teacher: Tensor
+    held_keys: Tensor
+    held_teacher: Tensor
+    position: Tensor
 
     def __init__(
         self, split: Split, size: int, dim: int, *, dtype: torch.dtype = torch.float32, live: bool = False
     ) -> None:
         super().__init__(size, split.shape.rows, saved=True)
         self.split, self.live = split, live
-        self.position = 0  # of the next new row, ever growing: its slot is position % size
-        self.register_buffer("keys", torch.zeros(size, dim, dtype=dtype))
-        teacher = torch.zeros(size, split.shape.dim, dtype=torch.float16)
-        self.register_buffer("teacher", teacher, persistent=live)
+        # of the next new row, ever growing: its slot is position % size
+        self.register_buffer("position", torch.tensor(0), persistent=False)
+        self.is_full = False
+        self.held = slots_of_rank(size)
+        # one row more than there are slots: it takes what belongs into the slots of other ranks
+        count = len(self.held) + 1
+        self.register_buffer("held_keys", torch.zeros(count, dim, dtype=dtype), persistent=False)
+        teacher = torch.zeros(count, split.shape.dim, dtype=torch.float16)
+        self.register_buffer("held_teacher", teacher, persistent=False)
+        self.register_state_dict_post_hook(KeyQueue._save)
+        self.register_load_state_dict_pre_hook(KeyQueue._load)
         self.register_load_state_dict_post_hook(KeyQueue._restore)
 
     @property
+    def keys(self) -> Tensor:
+        """The keys of this rank's slots."""
+        return self.held_keys[:-1]
+
+    @property
+    def teacher(self) -> Tensor:
+        """The teacher's embeddings of this rank's slots."""
+        return self.held_teacher[:-1]
+
+    @property
     def filled(self) -> int:
-        """The number of slots in use."""
-        return min(self.position, self.size)
+        """The number of slots in use, read from the device until all are."""
+        if self.is_full:
+            return self.size
+        position = int(self.position)
+        self.is_full = position >= self.size
+        return min(position, self.size)
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor, keys: Tensor, teacher: Tensor) -> None:
@@ -115,47 +149,70 @@ class KeyQueue(Slots):
         Rows already in the queue get their new keys; then the new rows get slots, in the batch's order. If a row
         occurs twice, its last occurrence counts. If there are more new rows than slots, the last `size` count.
         """
+        # no shape depends on the rows, or the CPU would wait for the device
         rows = rows.to(self.rows.device)
-        last = last_of_each(rows)
-        slots = self.slots_of(rows[last])
-        seen, new = last[slots != EMPTY], last[slots == EMPTY]
-        self._write(slots[slots != EMPTY], keys[seen], teacher[seen])
-        slots = (self.position + torch.arange(len(new), device=rows.device)) % self.size
-        self.position += len(new)
-        slots, new = slots[-self.size :], new[-self.size :]
-        self.place(slots, rows[new])
-        self._write(slots, keys[new], teacher[new])
-
-    def _write(self, slots: Tensor, keys: Tensor, teacher: Tensor) -> None:
-        self.keys[slots] = keys.to(self.keys.dtype)
-        self.teacher[slots] = teacher.to(self.teacher.dtype)
+        # new rows last, as they may take the slots of rows seen again
+        order = (self.slots_of(rows) == EMPTY).long().argsort(stable=True)
+        rows = rows[order]
+        slots, last = self.slots_of(rows), last_occurrence(rows)
+        is_new = (slots == EMPTY) & (last == torch.arange(len(rows), device=rows.device))
+        new_slots = (self.position + is_new.cumsum(0)[last] - 1) % self.size
+        slots = torch.where(slots == EMPTY, new_slots, slots)
+        self.position += is_new.sum()
+        # rows of one slot all write what its last row writes
+        writer = last_occurrence(slots)
+        self.place(slots, rows[writer])
+        is_held = (slots >= self.held.start) & (slots < self.held.stop)
+        slots = torch.where(is_held, slots - self.held.start, len(self.held))
+        self.held_keys[slots] = keys[order[writer]].to(self.keys.dtype)
+        self.held_teacher[slots] = teacher[order[writer]].to(self.teacher.dtype)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.position)
+        return self.position.cpu().clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.position = int(state)
+        self.position.fill_(int(state))
+        self.is_full = False
+
+    def _save(self, state: dict[str, Any], prefix: str, metadata: object) -> None:
+        for name in self._saved():
+            state[prefix + name] = gather_slots(getattr(self, name), self.size)
+
+    def _load(self, state: dict[str, Any], prefix: str, *_: object) -> None:
+        for name in self._saved():
+            saved = state.pop(prefix + name)
+            getattr(self, name).copy_(saved[self.held.start : self.held.stop])
+
+    def _saved(self) -> list[str]:
+        return ["keys", "teacher"] if self.live else ["keys"]
 
     def _restore(self, incompatible_keys: object) -> None:
         """Recompute what is not saved, after loading a state."""
-        slots = torch.arange(self.filled)
-        rows = self.rows[: self.filled]
+        slots = torch.arange(self.filled, device=self.rows.device)
         self.slot_of_row.fill_(EMPTY)
-        self.slot_of_row[rows] = slots.to(self.slot_of_row)
+        self.slot_of_row[self.rows[: self.filled]] = slots.to(self.slot_of_row.dtype)
         if not self.live:
-            fetch(self.split, slots, rows.cpu(), self.teacher)
+            rows = self.rows[self.held.start : min(self.filled, self.held.stop)].cpu().numpy()
+            fetch(self.split, np.arange(len(rows)), rows, self.teacher)
 
 
-def fetch(split: Split, slots: Tensor, rows: Tensor, out: Tensor, origin: Tensor | None = None) -> None:
+def fetch(
+    split: Split,
+    slots: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    out: Tensor,
+    origin: Tensor | None = None,
+) -> None:
     """Copy the cached embeddings of rows (n,) into slots (n,) of `out` (K, Dt), a few thousand at a time.
 
     origin: float32 (Dt,), subtracted from each.
     """
-    for some_slots, some_rows in zip(slots.split(ROWS_PER_FETCH), rows.split(ROWS_PER_FETCH), strict=True):
-        embeddings = torch.from_numpy(split.gather(some_rows.numpy())).to(out.device)
+    for start in range(0, len(rows), ROWS_PER_FETCH):
+        part = slice(start, start + ROWS_PER_FETCH)
+        embeddings = to_device(split.gather(rows[part]), out.device)
         if origin is not None:
             embeddings = embeddings.float() - origin
-        out[some_slots.to(out.device)] = embeddings.to(out)
+        out[to_device(slots[part], out.device)] = embeddings.to(out.dtype)
 
 
 def mean_of(split: Split, rows: NDArray[np.int64]) -> Tensor:
@@ -163,8 +220,7 @@ def mean_of(split: Split, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(split.gather(rows)).double().mean(0).float()
 
 
-def last_of_each(rows: Tensor) -> Tensor:
-    """Return the index of the last occurrence of each distinct row of (B,), ascending."""
-    distinct, inverse = torch.unique(rows, return_inverse=True)
-    places = torch.arange(len(rows), device=rows.device)
-    return torch.zeros_like(distinct).scatter_reduce_(0, inverse, places, "amax").sort().values
+def last_occurrence(values: Tensor) -> Tensor:
+    """Return the index of the last occurrence of each value of (B,): int64 (B,)."""
+    ordered, indices = values.sort(stable=True)
+    return indices[torch.searchsorted(ordered, values, right=True) - 1]

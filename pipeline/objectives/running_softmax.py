@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.objectives.shards import maximum_over_ranks, sum_over_ranks
+
 # Unit vectors bound a logit by 1/tau. Down to this temperature the weights, from exp(-50) to exp(50), and the
 # sums of millions of them lie well inside float32 without a peak; below it the running maximum is subtracted.
 SMALLEST_TAU_WITHOUT_PEAK = 0.02
@@ -29,7 +31,8 @@ class RunningSums:
     """Sums over the anchors seen so far, for B queries.
 
     partition: (B,), Z, the sum of the weights. values: (B, Dv), the weighted sum of the values. logits: (B,), the
-    weighted sum of the logits, if `sum_logits`. peak: (B, 1), subtracted from the logits before exp.
+    weighted sum of the logits, if `sum_logits`. peak: (B, 1), subtracted from the logits before exp. count: int64 (B,),
+    the number of anchors, which the caller adds up.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class RunningSums:
         self.partition = query.new_zeros(len(query), dtype=self.dtype)
         self.values = query.new_zeros(len(query), dim, dtype=self.dtype)
         self.logits = torch.zeros_like(self.partition) if sum_logits else None
+        self.count = query.new_zeros(len(query), dtype=torch.int64)
 
     def weigh(self, logits: Tensor, self_index: Tensor | None = None) -> Tensor:
         """Overwrite logits (B, n) with their weights, and add them to the partition and the sum of logits.
@@ -78,8 +82,19 @@ class RunningSums:
         else:
             self.values += weights.to(values.dtype) @ values
 
-    def softmax(self, scaled_query: Tensor, has_anchors: Tensor) -> Softmax:
+    def sum_over_ranks(self) -> None:
+        """Add the sums of all ranks, each over anchors of its own."""
+        if self.needs_peak:
+            peak = self.peak.clone()
+            maximum_over_ranks(peak)
+            self._raise_peak(peak)
+        for total in (self.partition, self.values, self.logits, self.count):
+            if total is not None:
+                sum_over_ranks(total)
+
+    def softmax(self, scaled_query: Tensor) -> Softmax:
         """Normalize the sums, once all anchors have been seen."""
+        has_anchors = self.count > 0
         partition = self.partition.masked_fill(~has_anchors, 1)
         mean = self.values / partition[:, None]
         return Softmax(

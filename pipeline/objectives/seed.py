@@ -48,7 +48,8 @@ class Seed(Objective):
         self.teacher = AnchoredTeacher(split, window, loss, own_anchor=True)
 
     def describe(self) -> str:
-        return f"SEED, {self.teacher.queue.size:,} anchors, teacher tau {self.tau}, student tau {self.student_tau}"
+        anchors = self.teacher.queue.window.size
+        return f"SEED, {anchors:,} anchors, teacher tau {self.tau}, student tau {self.student_tau}"
 
     def head(self) -> nn.Module:
         width = self.student_dim

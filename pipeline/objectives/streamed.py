@@ -52,6 +52,7 @@ class SimilarityLoss:
     self_index: int64 (B,), the slot of each query's own image among the anchors, -1 if absent. Both sides leave it out.
     positive: (B, D), one more anchor for each query, which no other query sees. Student and teacher share one space.
     filled: only the first `filled` slots are anchors; None: all.
+    sharded: each rank holds some of the anchors, and all ranks have the same queries.
     block: anchors per block; None: what suits the device.
     product_dtype: dtype of the matrix products. Sums are in at least float32, also under autocast.
 
@@ -63,6 +64,7 @@ class SimilarityLoss:
     self_index: Tensor | None = None
     positive: Tensor | None = None
     filled: int | None = None
+    sharded: bool = False
     block: int | None = None
     product_dtype: torch.dtype = torch.float32
 
@@ -101,12 +103,13 @@ class SimilarityLoss:
 
     def _softmax_over(self, query: Tensor, anchors: Tensor, tau: float, values: Tensor) -> Softmax:
         """Stream p = softmax(query . anchor / tau) over the anchors (K, D), averaging values (K, Dv) under it."""
-        one_space = anchors.is_set_to(values)
+        one_space = anchors is values
         anchors, values = anchors[: self.filled], values[: self.filled]
         self_index = self.self_index
         if self_index is None:
             self_index = torch.full((len(query),), -1, device=query.device)
         sums = RunningSums(query, values.shape[1], tau, self.product_dtype, sum_logits=not one_space)
+        sums.count += len(anchors) - ((self_index >= 0) & (self_index < len(anchors))).long()
         scaled_query = (query.to(sums.dtype) / tau).to(self.product_dtype)
         block = self._block_size(anchors)
         buffer = scaled_query.new_empty(len(query) * block)
@@ -118,14 +121,15 @@ class SimilarityLoss:
             w = sums.weigh(logits, self_index - start)
             # Z m += sum w a
             sums.add(w, v)
+        if self.sharded:
+            sums.sum_over_ranks()
         if self.positive is not None:
             # the same for the anchor that this query alone has
             positive = self.positive.to(sums.dtype)
             w = sums.weigh((scaled_query * positive).sum(1, keepdim=True))
             sums.values += w * positive
-        has_anchors = len(anchors) > ((self_index >= 0) & (self_index < len(anchors))).long()
-        has_anchors |= self.positive is not None
-        return sums.softmax(scaled_query, has_anchors)
+            sums.count += 1
+        return sums.softmax(scaled_query)
 
     def _block_size(self, anchors: Tensor) -> int:
         converts_on_cpu = anchors.device.type == "cpu" and anchors.dtype != self.product_dtype

@@ -165,9 +165,10 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.rows = len(tensor)
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor)
-        return torch.cat(parts)
+        # into one tensor: torch.cat refuses float16 under the CPU's autocast
+        gathered = tensor.new_empty(dist.get_world_size() * len(tensor), *tensor.shape[1:])
+        dist.all_gather(list(gathered.split(len(tensor))), tensor)
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

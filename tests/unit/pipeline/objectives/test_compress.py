@@ -11,6 +11,7 @@ from cache.reader import Split, open_store
 from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import Compress1q, Compress2q, reference_loss
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.shards import gather_slots
 from pipeline.objectives.streamed import SimilarityLoss
 from tests.support.tiny_store import written
 from tests.support.two_ranks import on_two_ranks
@@ -270,7 +271,11 @@ def bank_after_steps(part: slice, split: Split) -> dict[str, Tensor]:
         batch = Batch(images=(), rows=rows, labels=rows, teacher=teacher_of(whole)[part].half())
         embedding = torch.randn(BATCH, STUDENT_DIM, generator=torch.Generator().manual_seed(step))[part]
         objective.after_step(nn.Identity(), (embedding,), batch, step)
-    return {**objective.state_dict(), "teacher": objective.bank.teacher}
+    resumed = compress_2q(split, momentum=0)
+    resumed.load_state_dict(objective.state_dict())
+    assert torch.equal(resumed.bank.keys, objective.bank.keys)
+    assert torch.equal(resumed.bank.teacher, objective.bank.teacher)
+    return {**objective.state_dict(), "teacher": gather_slots(objective.bank.teacher, objective.bank.size)}
 
 
 def bank_of_my_half(rank: int, store: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cache.anchors import AnchorWindow
 from cache.layout import SplitShape
 from cache.reader import Split
-from pipeline.objectives.queues import AnchorQueue, KeyQueue, last_of_each
+from pipeline.objectives.queues import AnchorQueue, KeyQueue, last_occurrence
 from tests.support.tiny_store import written
 
 ROWS, DIM, TEACHER_DIM = 60, 3, 8
@@ -135,9 +135,9 @@ def test_keys_keep_the_dtype_of_the_queue(split: Split) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(rows=st.lists(st.integers(0, 5), max_size=12))
-def test_last_of_each(rows: list[int]) -> None:
-    expected = sorted({row: place for place, row in enumerate(rows)}.values())
-    assert last_of_each(torch.tensor(rows, dtype=torch.int64)).tolist() == expected
+def test_last_occurrence(rows: list[int]) -> None:
+    last = {row: place for place, row in enumerate(rows)}
+    assert last_occurrence(torch.tensor(rows, dtype=torch.int64)).tolist() == [last[row] for row in rows]
 
 
 class CountingSplit:
