@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.runtime.device import CPU
+from pipeline.runtime.idle_gpu import warn_once
 
 ROWS_PER_CHECK = 65_536
 SCORES_AT_ONCE = 2**24
@@ -26,7 +27,7 @@ def knn(
     """Find the k rows of train with the highest inner product with each query row, by exact (flat) search.
 
     train (n, D) and query (m, D): float32 or float16. For unit rows the inner product is the cosine.
-    device: a GPU has an effect only if faiss was built for GPUs.
+    device: a GPU has an effect only if faiss finds one; if not, a warning says why.
     Returns similarities (m, k) float32, descending, and indices (m, k) int64 into train. Of rows with equal similarity,
     the lowest indices are returned, in ascending order.
 
@@ -174,7 +175,23 @@ def _require_equal_dims(query: NDArray[np.float32], base: NDArray[np.float32]) -
 
 
 def _on_gpu(device: torch.device) -> bool:
-    return device.type != "cpu" and faiss.get_num_gpus() > 0
+    if device.type == "cpu":
+        return False
+    if not faiss.get_num_gpus():
+        _warn_of_idle_gpu()
+        return False
+    return True
+
+
+def _warn_of_idle_gpu() -> None:
+    if hasattr(faiss, "StandardGpuResources"):
+        reason = "faiss-gpu finds no GPU that it can use; a newer driver may help"
+    else:
+        reason = (
+            "faiss-cpu is installed; to search on the GPU, run `pip uninstall faiss-cpu` and then "
+            f"`pip install faiss-gpu=={faiss.__version__}`"
+        )
+    warn_once(f"nearest neighbours are searched on the CPU, because {reason}")
 
 
 def _finite_float32(x: NDArray[np.floating], name: str) -> NDArray[np.float32]:

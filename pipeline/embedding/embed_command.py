@@ -31,7 +31,9 @@ def embed_any(config: EmbedConfig) -> None:
     }
     if config.out.suffix in SUFFIXES:
         if (config.out.parent / DESCRIPTION).exists():
-            raise WrongUse(f"{config.out} is inside a dataset, whose own files have such names; choose another path")
+            raise WrongUse(
+                f"{config.out} is inside a dataset, whose own files have such names; choose another path"
+            )
         dataset = open_dataset(config.data) if is_dataset else None
         sources = {name: split.source for name, split in dataset.splits.items()} if dataset else None
         sources = sources or open_sources(config.data)

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluate.features import LabeledFeatures, require_comparable
-from pipeline.neighbours import knn
 from pipeline.runtime.device import CPU
 
 NEIGHBOURS = (1, 20)
@@ -20,6 +19,8 @@ def evaluate(
 
     Raises PipelineError when train and val differ in dim or classes, or a row is not finite.
     """
+    from pipeline.neighbours import knn  # here, so that training without k-NN needs no faiss
+
     require_comparable(train, val)
     most = min(max(NEIGHBOURS), len(train.label))
     index = knn(train.embedding, val.embedding, most, device)[1]

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.neighbours import kmeans
 from pipeline.objectives.objective import Objective, to_device
 from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.runtime.distributed import broadcast, is_main_process
@@ -72,6 +71,8 @@ class ClusterFit(Objective):
                 self.cluster_of_row.copy_(other.cluster_of_row)
                 return
         if is_main_process():
+            from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
+
             rows, dim = len(self.rows), self.split.shape.dim
             tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
             embedding = np.empty((rows, dim), np.float32)

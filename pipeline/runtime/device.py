@@ -5,6 +5,8 @@ import os
 import torch
 
 from pipeline.errors import WrongUse
+from pipeline.runtime.distributed import is_main_process
+from pipeline.runtime.idle_gpu import find_cuda, warn_once
 
 CPU = torch.device("cpu")
 
@@ -12,14 +14,20 @@ CPU = torch.device("cpu")
 def resolve_device(name: str) -> torch.device:
     """Return the CPU or this rank's GPU, the only place that names CUDA; "auto" means a GPU if there is one.
 
-    Raises WrongUse for CUDA without a GPU, and for more ranks on this machine than GPUs.
+    Warns once if "auto" leaves a GPU idle, and says why. Raises WrongUse for CUDA without a GPU, and for more ranks on
+    this machine than GPUs.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise WrongUse(f"unknown device {name!r}: expected auto, cpu or cuda")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise WrongUse("--device cuda: PyTorch finds no CUDA device; use --device cpu")
-    if name == "cpu" or not there:
+    if name == "cpu":
+        return CPU
+    available, reason = find_cuda()
+    if not available and name == "cuda":
+        detail = f" ({reason})" if reason else ""
+        raise WrongUse(f"--device cuda: PyTorch finds no CUDA device{detail}; use --device cpu")
+    if not available:
+        if reason and is_main_process():
+            warn_once(f"PyTorch runs on the CPU although this machine has a GPU: {reason}")
         return CPU
     ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if ranks > gpus:

@@ -10,7 +10,6 @@ from pipeline.images.dataset import Dataset, DatasetSplit
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.models.students import Student
-from pipeline.neighbours import knn
 from pipeline.runtime.distributed import World, broadcast
 from pipeline.settings.training import DistillConfig, PretrainConfig
 
@@ -71,6 +70,8 @@ class KnnMonitor:
         self, train: LabeledFeatures, queries: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return similarities and labels (m, k) of the rows of this rank's part that are nearest to the queries."""
+        from pipeline.neighbours import knn  # here, so that training without --eval-every needs no faiss
+
         most = min(max(NEIGHBOURS), len(train.label))
         if not most:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

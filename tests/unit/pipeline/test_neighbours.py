@@ -1,5 +1,6 @@
 """Neighbours and clusters by faiss: exact, ties by row, and what is refused."""
 
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.neighbours import kmeans, knn, nearest_centroid
 from pipeline.runtime.device import CPU
+from pipeline.runtime.idle_gpu import warn_once
 
 
 def unit_rows(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -81,11 +83,34 @@ def test_knn_uses_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
 
 
-def test_cuda_without_a_gpu_build_of_faiss_searches_on_the_cpu() -> None:
-    if faiss.get_num_gpus():
-        pytest.skip("this faiss has GPUs")
+@pytest.mark.parametrize(
+    ("gpu_build", "reason"),
+    [
+        (False, "faiss-cpu is installed; .* `pip install faiss-gpu==[0-9.]+`"),
+        (True, "faiss-gpu finds no GPU .*"),
+    ],
+)
+def test_cuda_where_faiss_has_no_gpu_searches_on_the_cpu_and_says_so_once(
+    gpu_build: bool, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_once.cache_clear()
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
+    if gpu_build:
+        monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     train = unit_rows(50, 8, 0)
-    np.testing.assert_array_equal(knn(train, train, 2, torch.device("cuda"))[1], knn(train, train, 2)[1])
+    for _ in range(2):
+        np.testing.assert_array_equal(knn(train, train, 2, torch.device("cuda"))[1], knn(train, train, 2)[1])
+    said = f"warning: nearest neighbours are searched on the CPU, because {reason}\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+
+
+def test_training_without_nearest_neighbours_needs_no_faiss() -> None:
+    program = """import sys
+sys.modules["faiss"] = None
+import pipeline.training.distill, pipeline.training.pretrain
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -64,6 +64,8 @@ def test_wrong_use_of_embed_is_a_sentence(images: Path, tmp_path: Path, changes:
 def test_a_datasets_own_files_are_not_overwritten(dataset: Dataset, images: Path) -> None:
     table = dataset.path / "train.parquet"
     before = table.read_bytes()
-    with pytest.raises(WrongUse, match="train.parquet is inside a dataset, whose own files have such names"):
+    with pytest.raises(
+        WrongUse, match=r"train\.parquet is inside a dataset, whose own files have such names"
+    ):
         embed_any(EmbedConfig(data=images, out=table, teacher="pixels", image_size=8))
     assert table.read_bytes() == before

@@ -28,7 +28,10 @@ def test_the_defaults_and_the_ends_of_each_range_are_allowed(changes: dict[str, 
         ({"warmup": float("inf")}, "--warmup: expected a finite number of at least 0, found inf"),
         ({"crop_scale": (0.2, 1.5)}, "--crop-scale: expected a number from 0.001 to 1, found 1.5"),
         ({"crop_scale": (1.0, 0.1)}, "--crop-scale: expected the lower bound first, found 1.0 0.1"),
-        ({"optimizer": "adam"}, "--optimizer: expected sgd, nesterov or adamw, found 'adam'; did you mean 'adamw'?"),
+        (
+            {"optimizer": "adam"},
+            "--optimizer: expected sgd, nesterov or adamw, found 'adam'; did you mean 'adamw'?",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object], sentence: str) -> None:
