@@ -92,7 +92,7 @@ class Step:
 def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """k-means is faiss's, which knows no fake tensors."""
     found = lambda embedding, *_: (None, np.zeros(len(embedding), np.int64))  # noqa: E731
-    monkeypatch.setattr("pipeline.objectives.clusterfit.kmeans", found)
+    monkeypatch.setattr("pipeline.neighbours.kmeans", found)
 
 
 @deepcopy_warns
