@@ -29,9 +29,14 @@ class Slow(Wide):
 
 
 class Deadly(Wide):
-    """Kill the process on every image of gray 255, and once over all processes on an image of gray 254."""
+    """Kill the process on every image of gray 255, and once over all processes on an image of gray 254.
+
+    The three images on which a teacher is tried, one of them white, are spared.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
+        if len(images) == 3:
+            return super().forward(images)
         record = Path(os.environ["DEADLY_RECORD"])
         for gray, mark in ((254, "once"), (255, "always")):
             deaths = record.read_text() if record.exists() else ""

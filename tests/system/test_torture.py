@@ -15,7 +15,7 @@ CARELESS = """
 import runpy, sys
 import cache.durable
 
-def write_file(path, data):
+def write_file(path, data, **advice):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
