@@ -37,7 +37,7 @@ SWEEPS    := table1 students ablations
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
-.PHONY: help setup system test-system demo dataset cache-teacher cache distill scratch untrained pixels eval report sweeps readme bench lint test torture
+.PHONY: help setup system test-system demo dataset cache-teacher cache distill scratch untrained pixels eval report sweeps readme bench lint test torture gpu-check
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
@@ -125,6 +125,7 @@ readme: $(READY)
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
 	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
 	.venv/bin/python -m tests.benchmarks --readme docs/benchmarks.md --headlines README.md
+	.venv/bin/python -m tests.gpu.page
 
 # What costs how much, against what one would use instead: an hour of a machine that does nothing else, 12 GB of disk.
 # SCRATCH_FOLDER says where; BENCH names some of them, as in `make bench BENCH="rows loader"`.
@@ -139,6 +140,11 @@ lint: $(READY)
 
 test: test-system $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Whether this machine's GPU computes what the CPU does, and how fast: docs/gpu.md says more. Minutes; no network.
+gpu-check: $(READY)
+	GPU_CHECK_OUT=runs/gpu-check .venv/bin/python -m pytest tests/gpu
+	.venv/bin/python -m tests.gpu.rates --out runs/gpu-check
 
 # Kills, failures and interruptions of the three stages, corruptions of a cache, and many runs over one: an hour or two
 # on one core. What was shown is kept in runs/torture, so that the same command goes on.

@@ -9,14 +9,15 @@ import pytest
 
 from tests.support.squares import draw_squares
 
-SYSTEM_TESTS = Path(__file__).parent / "system"
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of tests/system as slow: `pytest -m "not slow"` runs the unit tests alone."""
+    """Mark tests by their folder: `pytest -m "not slow"` runs the unit tests alone."""
     for item in items:
-        if item.path.is_relative_to(SYSTEM_TESTS):
-            item.add_marker("slow")
+        for folder, mark in (("system", "slow"), ("gpu", "gpu")):
+            if item.path.is_relative_to(TESTS / folder):
+                item.add_marker(mark)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -33,15 +33,19 @@ MOMENTUM = 0.9
 def build_optimizer(config: DistillConfig | PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Build SGD with momentum 0.9, as in the paper, or AdamW; training sets the learning rate of every step.
 
-    "nesterov" is the optimizer of CompRess's cluster classifier: its batch norm has no weight decay.
+    "nesterov" is the optimizer of CompRess's cluster classifier: its batch norm has no weight decay. On a GPU, a step
+    updates all parameters in one kernel.
     """
+    fused = True if next(network.parameters()).is_cuda else None
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), 0.0, weight_decay=config.wd)
+        return torch.optim.AdamW(network.parameters(), 0.0, weight_decay=config.wd, fused=fused)
     if config.optimizer == "nesterov":
-        return torch.optim.SGD(
-            without_norm_decay(network), 0.0, momentum=MOMENTUM, weight_decay=config.wd, nesterov=True
-        )
-    return torch.optim.SGD(network.parameters(), 0.0, momentum=MOMENTUM, weight_decay=config.wd)
+        parameters, nesterov = without_norm_decay(network), True
+    else:
+        parameters, nesterov = [{"params": list(network.parameters())}], False
+    return torch.optim.SGD(
+        parameters, 0.0, momentum=MOMENTUM, weight_decay=config.wd, nesterov=nesterov, fused=fused
+    )
 
 
 def without_norm_decay(network: nn.Module) -> list[dict[str, Any]]:

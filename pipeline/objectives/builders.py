@@ -32,6 +32,7 @@ def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArra
         student_dim=student_dim,
         tau=_temperature(config.tau),
         product_dtype=PRODUCT_DTYPES[config.loss_dtype],
+        tf32=config.amp_dtype != "fp32",
     )
 
 
@@ -44,6 +45,7 @@ def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArra
         head_dim=config.head_dim,
         momentum=config.momentum,
         tau=_temperature(config.tau),
+        tf32=config.amp_dtype != "fp32",
         live=config.live_teacher,
     )
 
@@ -68,6 +70,7 @@ def build_seed(config: DistillConfig, student_dim: int, split: Split, rows: NDAr
         tau=_temperature(config.tau),
         student_tau=_temperature(config.student_tau),
         product_dtype=PRODUCT_DTYPES[config.loss_dtype],
+        tf32=config.amp_dtype != "fp32",
     )
 
 

@@ -51,7 +51,8 @@ class Compress1q(Objective):
     """CompRess-1q: student and teacher are compared with the teacher's anchors, the student behind a linear head.
 
     split: the teacher's cache. window: which of its rows are anchors at each step, the same on every rank, as it
-    advances by the global batch. product_dtype: of the products with the anchors. It saves no state.
+    advances by the global batch. product_dtype, tf32: of the products with the anchors, see
+    `SimilarityLoss`. It saves no state.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Compress1q(Objective):
         student_dim: int,
         tau: float = 0.04,
         product_dtype: torch.dtype = torch.float32,
+        tf32: bool = False,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
-        loss = SimilarityLoss(tau=tau, product_dtype=product_dtype)
+        loss = SimilarityLoss(tau=tau, product_dtype=product_dtype, tf32=tf32)
         self.teacher = AnchoredTeacher(split, window, loss)
 
     def describe(self) -> str:
@@ -91,7 +93,7 @@ class Compress2q(Objective):
     after its step; the first loss is therefore zero. With several ranks, each holds a part of the queue.
     momentum: of the key encoder, a moving average of the network that embeds the same crop; with 0 there is no second
     network and the queries themselves become keys.
-    head_dim: output width of a linear head; None: no head.
+    head_dim: output width of a linear head; None: no head. tf32: see `SimilarityLoss`.
     live: the teacher's embeddings come from a live teacher, so a checkpoint has to hold those in the queue.
     """
 
@@ -104,6 +106,7 @@ class Compress2q(Objective):
         head_dim: int | None = None,
         momentum: float = 0.999,
         tau: float = 0.04,
+        tf32: bool = False,
         live: bool = False,
     ) -> None:
         super().__init__()
@@ -111,6 +114,7 @@ class Compress2q(Objective):
         self.head_dim = head_dim
         self.momentum = momentum
         self.tau = tau
+        self.tf32 = tf32
         self.bank = KeyQueue(split, anchors, head_dim or student_dim, live=live)
         self.key_encoder: nn.Module | None = None
 
@@ -131,6 +135,7 @@ class Compress2q(Objective):
             self_index=self.bank.slots_of(all_gather(batch.rows)) - first,
             filled=max(0, self.bank.filled - first),
             sharded=True,
+            tf32=self.tf32,
         )
         query, teacher = all_gather(l2_normalize(embeddings[0])), all_gather(teacher_embedding(batch))
         return loss(query, teacher, self.bank.keys, self.bank.teacher)

@@ -65,8 +65,13 @@ def l2_normalize(embedding: Tensor) -> Tensor:
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """Return an array as a tensor on a device. A copy to a GPU goes through pinned memory and is not waited for."""
+    return staged(array, device).to(device, non_blocking=True)
+
+
+def staged(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on the CPU: in pinned memory if it is to be copied to a GPU."""
     tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
 def teacher_embedding(batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 Anchors are in slots 0..K-1. A table from rows to slots finds a query's own row among them.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
 from cache.reader import Split
-from pipeline.objectives.objective import to_device
+from pipeline.objectives.objective import staged, to_device
 from pipeline.objectives.shards import gather_slots, slots_of_rank
 
 EMPTY = -1
@@ -47,7 +48,8 @@ class Slots(nn.Module):
 class AnchorQueue(Slots):
     """The teacher's embeddings of this rank's slots of an AnchorWindow, on the device: all K slots with one rank.
 
-    It saves no state: the step determines it. Slots are counted from this rank's first.
+    It saves no state: the step determines it. Slots are counted from this rank's first. A thread reads the anchors
+    that enter at the next step, while this step goes on.
 
     anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the
     window's first rows at step 0. A softmax over anchors and its gradient do not change when all anchors are
@@ -66,6 +68,8 @@ class AnchorQueue(Slots):
         origin = mean_of(split, window.rows_at(0)[:ROWS_PER_FETCH]) if centered else None
         self.register_buffer("origin", origin, persistent=False)
         self.step: int | None = None
+        self.reader = ThreadPoolExecutor(1)
+        self.entering: Future[Tensor] | None = None
         self.register_buffer(
             "anchors", torch.zeros(self.size, split.shape.dim, dtype=dtype), persistent=False
         )
@@ -74,15 +78,23 @@ class AnchorQueue(Slots):
         """Hold the anchors of a step. From the step before, only the anchors that enter are fetched."""
         if step == self.step:
             return
-        if self.step is not None and step == self.step + 1:
-            slots, rows = self.window.entering(step)
+        if self.entering is not None and step - 1 == self.step:
+            slots, rows = self.held_here(*self.window.entering(step))
+            put(self.entering.result(), slots, self.anchors, self.origin)
         else:
-            slots, rows = np.arange(self.window.size), self.window.rows_at(step)
-        is_held = (slots >= self.held.start) & (slots < self.held.stop)
-        slots, rows = slots[is_held] - self.held.start, rows[is_held]
-        fetch(self.split, slots, rows, self.anchors, self.origin)
+            slots, rows = self.held_here(np.arange(self.window.size), self.window.rows_at(step))
+            fetch(self.split, slots, rows, self.anchors, self.origin)
         self.place(to_device(slots, self.rows.device), to_device(rows, self.rows.device))
         self.step = step
+        _, rows = self.held_here(*self.window.entering(step + 1))
+        self.entering = self.reader.submit(read, self.split, rows, self.anchors.device)
+
+    def held_here(
+        self, slots: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return those of slots and rows (n,) that this rank holds, slots counted from its first."""
+        is_held = (slots >= self.held.start) & (slots < self.held.stop)
+        return slots[is_held] - self.held.start, rows[is_held]
 
     def center(self, embedding: Tensor) -> Tensor:
         """Return embeddings (B, Dt) in the space of the anchors: minus the origin, if there is one."""
@@ -209,10 +221,20 @@ def fetch(
     """
     for start in range(0, len(rows), ROWS_PER_FETCH):
         part = slice(start, start + ROWS_PER_FETCH)
-        embeddings = to_device(split.gather(rows[part]), out.device)
-        if origin is not None:
-            embeddings = embeddings.float() - origin
-        out[to_device(slots[part], out.device)] = embeddings.to(out.dtype)
+        put(read(split, rows[part], out.device), slots[part], out, origin)
+
+
+def read(split: Split, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return the cached embeddings of rows (n,), ready to be copied to a device: float16 (n, Dt) on the CPU."""
+    return staged(split.gather(rows), device)
+
+
+def put(embeddings: Tensor, slots: NDArray[np.int64], out: Tensor, origin: Tensor | None) -> None:
+    """Copy embeddings (n, Dt) from `read`, minus `origin` if given, into slots (n,) of `out` (K, Dt)."""
+    embeddings = embeddings.to(out.device, non_blocking=True)
+    if origin is not None:
+        embeddings = embeddings.float() - origin
+    out[to_device(slots, out.device)] = embeddings.to(out.dtype)
 
 
 def mean_of(split: Split, rows: NDArray[np.int64]) -> Tensor:

@@ -80,7 +80,7 @@ class RunningSums:
         if values.dtype == self.dtype:
             self.values.addmm_(weights, values)
         else:
-            self.values += weights.to(values.dtype) @ values
+            self.values += product(weights.to(values.dtype), values, self.dtype)
 
     def sum_over_ranks(self) -> None:
         """Add the sums of all ranks, each over anchors of its own."""
@@ -105,6 +105,16 @@ class RunningSums:
             log_sum=self.peak[:, 0] + partition.log(),
             has_anchors=has_anchors,
         )
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype, buffer: Tensor | None = None) -> Tensor:
+    """Return a @ b in `dtype`, rounded to the dtype of a and b first where only a GPU's products can avoid that.
+
+    buffer: takes the product before it is converted, where it is.
+    """
+    if a.is_cuda and a.dtype != dtype:
+        return torch.mm(a, b, out_dtype=dtype)
+    return torch.mm(a, b, out=buffer).to(dtype)
 
 
 def mask_column(logits: Tensor, column: Tensor) -> None:

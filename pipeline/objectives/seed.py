@@ -25,8 +25,8 @@ class Seed(Objective):
     The loss is the paper's cross-entropy minus the teacher's entropy, which has no gradient, so that its minimum is 0.
     The paper compares 128-d outputs of MoCo's projection head; here it is the embedding that the cache holds.
 
-    split: the teacher's cache. window: which of its rows are anchors at each step. product_dtype: of the products
-    with the anchors. It saves no state.
+    split: the teacher's cache. window: which of its rows are anchors at each step. product_dtype, tf32: of
+    the products with the anchors, see `SimilarityLoss`. It saves no state.
     """
 
     def __init__(
@@ -38,13 +38,14 @@ class Seed(Objective):
         tau: float = 0.01,
         student_tau: float = 0.2,
         product_dtype: torch.dtype = torch.float32,
+        tf32: bool = False,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
         self.teacher_dim = split.shape.dim
         self.tau = tau
         self.student_tau = student_tau
-        loss = SimilarityLoss(tau=student_tau, teacher_tau=tau, product_dtype=product_dtype)
+        loss = SimilarityLoss(tau=student_tau, teacher_tau=tau, product_dtype=product_dtype, tf32=tf32)
         self.teacher = AnchoredTeacher(split, window, loss, own_anchor=True)
 
     def describe(self) -> str:

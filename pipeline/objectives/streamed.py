@@ -17,6 +17,7 @@ counts for more: in float32 the gradient's relative error is 4e-7 for anchors at
 the anchors.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.objectives.running_softmax import RunningSums, Softmax
+from pipeline.objectives.running_softmax import RunningSums, Softmax, product
+from pipeline.runtime.precision import tf32_products
 
 # Anchors per block. On a CPU, blocks to be converted are smaller, so that 2048-d ones stay in its last-level cache.
 CONVERTED_BLOCK, BLOCK = 2048, 8192
@@ -54,7 +56,8 @@ class SimilarityLoss:
     filled: only the first `filled` slots are anchors; None: all.
     sharded: each rank holds some of the anchors, and all ranks have the same queries.
     block: anchors per block; None: what suits the device.
-    product_dtype: dtype of the matrix products. Sums are in at least float32, also under autocast.
+    product_dtype: dtype of the factors of matrix products. Sums are in at least float32, also under autocast.
+    tf32: compute float32 products in TF32 where the device has it.
 
     Raises ValueError for products in float16.
     """
@@ -67,6 +70,7 @@ class SimilarityLoss:
     sharded: bool = False
     block: int | None = None
     product_dtype: torch.dtype = torch.float32
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.product_dtype == torch.float16:
@@ -86,20 +90,25 @@ class SimilarityLoss:
     def teacher_side(self, query: Tensor, anchors: Tensor, student_anchors: Tensor) -> TeacherSide:
         """Return the teacher's part for queries (B, Dt), anchors (K, Dt) and the student's anchors (K, Ds)."""
         tau = self.tau if self.teacher_tau is None else self.teacher_tau
-        with torch.autocast(query.device.type, enabled=False):
+        with self._precision(query):
             p = self._softmax_over(query, anchors, tau, student_anchors)
             entropy = p.log_sum - p.mean_logit
         return TeacherSide(mean=p.mean, entropy=entropy, has_anchors=p.has_anchors)
 
     def student_loss(self, query: Tensor, anchors: Tensor, teacher: TeacherSide) -> Tensor:
         """Return the loss of queries (B, Ds) against anchors (K, Ds), given the teacher's part."""
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        with torch.no_grad(), self._precision(query):
             p = self._softmax_over(query, anchors, self.tau, anchors)
             # KL = -H(teacher) - m(teacher) . s / tau + log sum exp(l)
             losses = -teacher.entropy - (teacher.mean * p.scaled_query).sum(1) + p.log_sum
             loss = losses.masked_fill(~teacher.has_anchors, 0).mean()
             gradient = ((p.mean - teacher.mean) / (self.tau * len(query))).to(query.dtype)
         return _LossWithGradient.apply(query, loss, gradient)
+
+    @contextlib.contextmanager
+    def _precision(self, query: Tensor) -> Iterator[None]:
+        with torch.autocast(query.device.type, enabled=False), tf32_products(self.tf32 and query.is_cuda):
+            yield
 
     def _softmax_over(self, query: Tensor, anchors: Tensor, tau: float, values: Tensor) -> Softmax:
         """Stream p = softmax(query . anchor / tau) over the anchors (K, D), averaging values (K, Dv) under it."""
@@ -116,7 +125,7 @@ class SimilarityLoss:
         for start, a, v in _blocks(anchors, anchors if one_space else values, block, self.product_dtype):
             # l = cosine / tau
             out = buffer[: len(query) * len(a)].view(len(query), -1)
-            logits = torch.mm(scaled_query, a.T, out=out).to(sums.dtype)
+            logits = product(scaled_query, a.T, sums.dtype, out)
             # w = exp(l - peak), but 0 for the query's own anchor; Z += sum w
             w = sums.weigh(logits, self_index - start)
             # Z m += sum w a

@@ -7,6 +7,7 @@ import torch
 from pipeline.errors import WrongUse
 from pipeline.runtime.distributed import is_main_process
 from pipeline.runtime.idle_gpu import find_cuda, warn_once
+from pipeline.runtime.precision import use_full_float32
 
 CPU = torch.device("cpu")
 
@@ -14,8 +15,8 @@ CPU = torch.device("cpu")
 def resolve_device(name: str) -> torch.device:
     """Return the CPU or this rank's GPU, the only place that names CUDA; "auto" means a GPU if there is one.
 
-    Warns once if "auto" leaves a GPU idle, and says why. Raises WrongUse for CUDA without a GPU, and for more ranks on
-    this machine than GPUs.
+    On a GPU, float32 from then on means float32. Warns once if "auto" leaves a GPU idle, and says why. Raises WrongUse
+    for CUDA without a GPU, and for more ranks on this machine than GPUs.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise WrongUse(f"unknown device {name!r}: expected auto, cpu or cuda")
@@ -35,6 +36,7 @@ def resolve_device(name: str) -> torch.device:
             f"{ranks} ranks on this machine need a GPU each, and PyTorch finds {gpus}: start torchrun with "
             f"--nproc-per-node={gpus}, or give --device cpu"
         )
+    use_full_float32()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 

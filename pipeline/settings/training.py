@@ -50,7 +50,12 @@ class TrainConfig(CommandSettings):
     seed: int = setting(
         0, "random seed for initial weights, image order, crops and anchors", maximum=MAX_SEED
     )
-    amp_dtype: str = setting("bf16", "autocast precision; parameters stay fp32", choices=PRECISIONS)
+    amp_dtype: str = setting(
+        "bf16",
+        "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 2q and seed compute their products with "
+        "the anchors in TF32; fp32 is float32 throughout",
+        choices=PRECISIONS,
+    )
     workers: int | None = setting(
         None,
         "threads per rank that decode images; results do not depend on it. Default: on CUDA, the cores divided by the "
@@ -59,6 +64,9 @@ class TrainConfig(CommandSettings):
         keeps_zero=True,
     )
     device: str = setting("auto", "cpu, cuda, or auto")
+    deterministic: bool = setting(
+        False, "on CUDA, use repeatable algorithms only, which may be slower; the CPU always does"
+    )
     compile: bool = setting(False, "compile the student with torch.compile")
     eval_every: int | None = setting(None, "epochs between evaluations by nearest neighbours. Default: never")
     save_every: int = setting(

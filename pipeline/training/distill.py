@@ -16,6 +16,7 @@ from pipeline.objectives.registry import build_objectives
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import ALONE, World, init_distributed, is_main_process, use_all_cores
 from pipeline.runtime.out_of_memory import explain_out_of_memory
+from pipeline.runtime.precision import choose_algorithms
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
@@ -60,6 +61,7 @@ def distill(*configs: DistillConfig) -> None:
     device = resolve_device(config.device)
     world = init_distributed(device)
     use_all_cores()
+    choose_algorithms(device, deterministic=config.deterministic)
     split = open_split(store.split("train"), train, world, partial=config.partial)
     if is_main_process():
         warn_of_preprocessing(store.teacher, store.origin)

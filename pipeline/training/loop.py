@@ -132,7 +132,9 @@ class Training:
         # before the checkpoint: a run interrupted in between evaluates again when it resumes
         if monitor and not within and epoch % (self.config.eval_every or 1) == 0:
             self.for_each(runs, partial(StudentRun.evaluate, monitor=monitor))
-        stopping = any_rank(stop.wanted, self.device)
+        # several ranks have to agree, and each time costs them a wait for the device
+        agreeing = self.world.size == 1 or step % LOG_EVERY == 0 or not within
+        stopping = agreeing and any_rank(stop.wanted, self.device)
         if stopping or step % self.config.save_every == 0 or not within:
             self.for_each(runs, StudentRun.save)
         if stopping:

@@ -11,6 +11,7 @@ from pipeline.objectives.simclr import SimCLR
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import init_distributed, use_all_cores
 from pipeline.runtime.out_of_memory import explain_out_of_memory
+from pipeline.runtime.precision import choose_algorithms
 from pipeline.settings.training import PretrainConfig
 from pipeline.training.loop import Training
 from pipeline.training.recorded_run import are_finished, dataset_identity, require_writable_runs
@@ -33,6 +34,7 @@ def pretrain(*configs: PretrainConfig) -> None:
     device = resolve_device(config.device)
     world = init_distributed(device)
     use_all_cores()
+    choose_algorithms(device, deterministic=config.deterministic)
     unreadable = int((~split.readable).sum())
     students = [build_student(each.student, image_size=each.image_size, seed=each.seed) for each in configs]
     for student in students:

@@ -6,52 +6,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.layout import SplitShape
 from cache.reader import Split
 from pipeline.loading.batch import Batch
-from pipeline.objectives.objective import Objective
-from pipeline.objectives.registry import OBJECTIVES, build_objectives, resolved
+from pipeline.objectives.running_softmax import product
 from pipeline.objectives.simclr import SimCLR
-from pipeline.settings.training import DistillConfig
+from pipeline.objectives.streamed import SimilarityLoss
 from tests.support.fake_cuda import CUDA, SynchronizingCalls, backward, fake_cuda
+from tests.support.objective_cases import BATCH, CASES, NAMES, Steps, objectives
 from tests.support.tiny_batch import STUDENT_DIM
 from tests.support.tiny_store import written
 
-ROWS, TEACHER_DIM, BATCH = 60, 6, 8
-PLACES = {name: Path(name) for name in ("dataset", "cache", "run")}
-CASES: list[tuple[str, dict[str, Any]]] = [
-    *[(name, {}) for name in OBJECTIVES],
-    ("1q", {"loss_dtype": "bf16"}),
-    ("seed", {"loss_dtype": "bf16"}),
-    ("2q", {"momentum": 0.0}),
-    ("2q", {"live_teacher": True}),
-    ("reg-bn", {"live_teacher": True}),
-    ("crd", {"live_teacher": True}),
-    ("simclr", {}),
-]
+ROWS, TEACHER_DIM = 60, 6
 deepcopy_warns = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-NAMES = [" ".join([name, *changes]) for name, changes in CASES]
 
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     path: Path = tmp_path_factory.mktemp("store") / "cache.zarr"
     return written(path, SplitShape(rows=ROWS, views=1, dim=TEACHER_DIM))
-
-
-def trained_rows(split: Split) -> np.ndarray:
-    """Return the rows with an embedding and a label."""
-    eligible = split.eligible()
-    return eligible[split.label[eligible] >= 0]
-
-
-def objectives(split: Split, name: str, changes: dict[str, Any], count: int = 1) -> list[Objective]:
-    if name == "simclr":
-        return [SimCLR(STUDENT_DIM)]
-    config = DistillConfig(**PLACES, objective=name, batch_size=BATCH, anchors="20", negatives=9, **changes)
-    return build_objectives(resolved(config), [STUDENT_DIM] * count, split, trained_rows(split))
 
 
 def cuda_batch(views: int, *, live: bool) -> Batch:
@@ -63,29 +38,6 @@ def cuda_batch(views: int, *, live: bool) -> Batch:
         teacher=teacher,
         teacher_norm=torch.empty(BATCH, device=CUDA) if live else None,
     )
-
-
-class Step:
-    """Training steps of an objective on the fake device. Objective and network are built on the CPU."""
-
-    def __init__(self, objective: Objective, *, live: bool) -> None:
-        self.objective, self.live, self.step = objective, live, 0
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(48, STUDENT_DIM), objective.head())
-
-    def start(self) -> None:
-        self.network.to(CUDA)
-        self.objective.to(CUDA).start(self.network)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1, momentum=0.9)
-
-    def run(self, batch: Batch) -> None:
-        embeddings = tuple(self.network(view) for view in batch.images)
-        loss = self.objective(embeddings, batch, self.step)
-        self.optimizer.zero_grad()
-        loss.backward()
-        assert all(each.grad is not None and each.grad.device == CUDA for each in self.network.parameters())
-        self.optimizer.step()
-        self.objective.after_step(self.network, embeddings, batch, self.step)
-        self.step += 1
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +53,16 @@ def test_forward_backward_and_after_step_run_on_cuda(
     split: Split, name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = "live_teacher" in changes
-    students = [Step(objective, live=live) for objective in objectives(split, name, changes, count=2)]
+    students = [Steps(objective) for objective in objectives(split, name, changes, count=2)]
     with fake_cuda(monkeypatch), SynchronizingCalls(number=BATCH):
         for student in students:
-            student.start()
+            student.start(CUDA)
         for _ in range(3):
             batch = cuda_batch(students[0].objective.views, live=live)
             for student in students:
                 student.run(batch)
+                parameters = student.network.parameters()
+                assert all(each.grad is not None and each.grad.device == CUDA for each in parameters)
 
 
 @deepcopy_warns
@@ -124,9 +78,9 @@ def test_a_step_does_not_wait_for_the_device(
 ) -> None:
     """Until the queue of 2q is full, the number of its keys is read; it is the only value that is."""
     live = "live_teacher" in changes
-    step = Step(objectives(split, name, changes)[0], live=live)
+    step = Steps(objectives(split, name, changes)[0])
     with fake_cuda(monkeypatch), SynchronizingCalls(number=filled) as found:
-        step.start()
+        step.start(CUDA)
         batch = cuda_batch(step.objective.views, live=live)
         step.run(batch)
         step.run(batch)
@@ -165,3 +119,39 @@ def test_backward_node_by_node_is_that_of_the_engine() -> None:
         run((output * output.softmax(1)).sum())
         found.append([each.grad for each in network.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_bfloat16_products_are_summed_and_kept_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU a product of bfloat16 matrices is rounded to bfloat16, which is most of its error."""
+    with fake_cuda(monkeypatch):
+        query, anchors = (torch.empty(rows, 8, dtype=torch.bfloat16, device=CUDA) for rows in (3, 5))
+        with RecordedProducts() as found:
+            product(query, anchors.T, torch.float32)
+    assert found.dtypes == [torch.float32]
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_both_sides_of_the_loss_use_tf32_if_they_may(monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+    loss = SimilarityLoss(tau=0.04, tf32=tf32)
+    for device, expected in ((CUDA, [tf32, tf32]), (torch.device("cpu"), [False, False])):
+        with fake_cuda(monkeypatch):
+            query, anchors = (torch.empty(rows, 8, device=device) for rows in (3, 5))
+            with RecordedProducts() as found:
+                loss(query, query, anchors, anchors)
+        assert found.tf32 == expected
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+class RecordedProducts(TorchDispatchMode):
+    """The dtypes in which matrix products leave their operator, and whether TF32 is on for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes, self.tf32 = list[torch.dtype](), list[bool]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.mm:
+            self.dtypes.append(result.dtype)
+            self.tf32.append(torch.backends.cuda.matmul.allow_tf32)
+        return result

@@ -1,4 +1,6 @@
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cache.anchors import AnchorWindow
+from cache.errors import CorruptStore
 from cache.layout import SplitShape
 from cache.reader import Split
 from pipeline.objectives.queues import AnchorQueue, KeyQueue, last_occurrence
@@ -159,6 +162,15 @@ def queue_of(split: Split, size: int, batch: int) -> tuple[AnchorQueue, Counting
     return AnchorQueue(counting, window), counting  # type: ignore[arg-type]
 
 
+def fetched_at(queue: AnchorQueue, counting: CountingSplit, step: int) -> int:
+    """Return how many rows a step fetches, those that it reads ahead included."""
+    counting.fetched = 0
+    queue.move_to(step)
+    assert queue.entering is not None
+    queue.entering.result()
+    return counting.fetched
+
+
 def assert_holds(queue: AnchorQueue, split: Split, step: int) -> None:
     rows = torch.from_numpy(queue.window.rows_at(step))
     assert torch.equal(queue.rows, rows)
@@ -169,29 +181,51 @@ def assert_holds(queue: AnchorQueue, split: Split, step: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "batch"), [(10, 4), (57, 8), (5, 9), (1, 1)])
-def test_a_step_fetches_only_what_enters_and_a_jump_fetches_everything(
+def test_a_step_fetches_only_what_enters_next_and_a_jump_fetches_everything(
     split: Split, size: int, batch: int
 ) -> None:
     queue, counting = queue_of(split, size, batch)
+    entering = min(size, batch)
     for step in range(20):
-        counting.fetched = 0
-        queue.move_to(step)
-        assert counting.fetched == (size if step == 0 else min(size, batch))
+        assert fetched_at(queue, counting, step) == (entering if step else size + entering)
         assert_holds(queue, split, step)
     for step in (1000, 3):
-        counting.fetched = 0
-        queue.move_to(step)
-        assert counting.fetched == size
+        assert fetched_at(queue, counting, step) == size + entering
         assert_holds(queue, split, step)
+
+
+def test_the_next_anchors_are_read_while_the_step_goes_on(split: Split) -> None:
+    """Here the reading ends only after the step has: a step that waited for it would never end."""
+    queue, counting = queue_of(split, 10, 4)
+    step_ended, gather = threading.Event(), counting.gather
+
+    def gather_late(rows: np.ndarray) -> np.ndarray:
+        if threading.current_thread() is not threading.main_thread():
+            assert step_ended.wait(60)
+        return gather(rows)
+
+    counting.gather = gather_late  # type: ignore[method-assign]
+    queue.move_to(0)
+    step_ended.set()
+    queue.move_to(1)
+    assert_holds(queue, split, 1)
+
+
+def test_what_fails_while_reading_ahead_is_raised_at_the_step_that_needs_it(split: Split) -> None:
+    queue, counting = queue_of(split, 10, 4)
+    queue.move_to(0)
+    assert queue.entering is not None
+    queue.entering.result()
+    counting.gather = Mock(side_effect=CorruptStore("a chunk is truncated"))  # type: ignore[method-assign]
+    queue.move_to(1)
+    with pytest.raises(CorruptStore, match="a chunk is truncated"):
+        queue.move_to(2)
 
 
 def test_the_same_step_and_a_queue_of_every_row_fetch_nothing(split: Split) -> None:
     queue, counting = queue_of(split, len(split.eligible()), 8)
     queue.move_to(4)
-    counting.fetched = 0
-    for step in (4, 5, 6):
-        queue.move_to(step)
-    assert counting.fetched == 0
+    assert [fetched_at(queue, counting, step) for step in (4, 5, 6)] == [0, 0, 0]
     assert_holds(queue, split, 6)
 
 

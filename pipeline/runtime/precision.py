@@ -1,0 +1,40 @@
+"""Precision and determinism of CUDA. The CPU always computes float32 in full, and repeats itself bit for bit."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+
+def use_full_float32() -> None:
+    """Let float32 mean float32 on CUDA: PyTorch's default rounds the factors of convolutions to TF32, 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def tf32_products(enabled: bool = True) -> Iterator[None]:
+    """Compute float32 matrix products in TF32 on CUDA within the context, if enabled; the CPU does not have it.
+
+    Factors are rounded to 10 bits, in which float16 is exact, and sums are in float32.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = enabled or before
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
+    """Let cuDNN time its algorithms and take the fastest or, if deterministic, let CUDA only use repeatable ones.
+
+    An operation without a repeatable algorithm then raises RuntimeError. On the CPU there is nothing to choose.
+    """
+    if device.type == "cpu":
+        return
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)

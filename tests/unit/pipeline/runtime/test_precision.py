@@ -1,0 +1,57 @@
+"""On CUDA float32 means float32, but for the products that are meant to be in TF32."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pipeline.runtime.device import resolve_device
+from pipeline.runtime.precision import choose_algorithms, tf32_products
+
+MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore PyTorch's settings after each test."""
+    before = MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.benchmark
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.benchmark = before
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_gpu_computes_float32_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    MATMUL.allow_tf32 = CUDNN.allow_tf32 = True
+    resolve_device("cuda")
+    assert (MATMUL.allow_tf32, CUDNN.allow_tf32) == (False, False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_tf32_ends_with_its_context_also_after_an_error(enabled: bool) -> None:
+    MATMUL.allow_tf32 = False
+
+    def fail() -> None:
+        with tf32_products(enabled):
+            assert MATMUL.allow_tf32 is enabled
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert MATMUL.allow_tf32 is False
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_algorithms_on_a_gpu_are_the_fastest_or_repeatable(deterministic: bool) -> None:
+    choose_algorithms(torch.device("cuda", 0), deterministic=deterministic)
+    assert CUDNN.benchmark is not deterministic
+    assert torch.are_deterministic_algorithms_enabled() is deterministic
+
+
+def test_the_cpu_has_nothing_to_choose() -> None:
+    CUDNN.benchmark = False
+    choose_algorithms(torch.device("cpu"), deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
