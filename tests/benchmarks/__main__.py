@@ -20,6 +20,7 @@ BENCHMARKS = (
     "student_epoch",
     "live_teacher",
     "streamed_loss",
+    "bf16_gradient",
     "loader",
     "nearest",
     "clusters",

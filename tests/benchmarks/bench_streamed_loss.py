@@ -5,23 +5,16 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.runtime.distributed import use_all_cores
-from tests.benchmarks.figure import RESULTS, Figure, interleaved, ratio
+from tests.benchmarks.figure import Figure, interleaved, ratio
 
 B, D, K, TAU = 256, 2048, 131_072, 0.04
 FEWER = K // 8
-PLOT = "bf16-gradient-error.png"
-DISTANCES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
@@ -61,12 +54,10 @@ def measure(folder: Path) -> Iterator[Figure]:
     for rows in (FEWER, K):
         streamed(half[:rows], FP32)
         extra[rows] = peak_of(lambda rows=rows: streamed(half[:rows], FP32))
-    yield from figures(seconds, extra, gradient_errors())
+    yield from figures(seconds, extra)
 
 
-def figures(
-    seconds: dict[str, list[float]], extra: dict[int, int], errors: dict[str, list[float]]
-) -> Iterator[Figure]:
+def figures(seconds: dict[str, list[float]], extra: dict[int, int]) -> Iterator[Figure]:
     """Yield the four figures."""
     shape = f"B {B}, D {D}, K {K:,}, forward and backward"
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -86,9 +77,7 @@ def figures(
                 "one pass takes four products, not three: neither side's sum is known before the last anchor: 1.33; "
                 f"with everything else they run at {done:.0f} GFLOP/s, products alone at {speed[name]:.0f}"
             ),
-            details={"GFLOP/s": speed, "gradient error over KL": errors}
-            if name == "bf16"
-            else {"GFLOP/s": speed},
+            details={"GFLOP/s": speed},
         )
     yield Figure(
         name="streamed-loss-memory",
@@ -155,51 +144,3 @@ def resident(name: str) -> int:
     """Return a line of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def gradient_errors() -> dict[str, list[float]]:
-    """Return the relative errors of the bf16 gradient at several KLs, and plot them into results/.
-
-    Features are non-negative in 200 clusters, K is 4,096, and the student is its teacher plus noise. Anchors are used
-    as they are, and minus their mean as `--loss-dtype bf16` holds them.
-    """
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(200, D, generator=generator, dtype=torch.float64)
-    cluster = torch.randint(200, (64 + 4096,), generator=generator)
-    drawn = centres[cluster] + torch.randn(64 + 4096, D, generator=generator, dtype=torch.float64)
-    teacher, anchors = F.normalize(drawn.clamp_min_(0), dim=1).split([64, 4096])
-    found: dict[str, list[float]] = {"KL": [], "as they are": [], "less their mean": []}
-    noise = F.normalize(torch.randn(64, D, generator=generator, dtype=torch.float64), dim=1)
-    for distance in DISTANCES:
-        query = F.normalize(teacher + distance * noise, dim=1)
-        loss, exact = gradient(query, teacher, anchors, torch.float64)
-        found["KL"].append(loss)
-        for name, origin in (("as they are", 0), ("less their mean", anchors.mean(0))):
-            single = (query.float(), teacher.float(), (anchors - origin).to(BF16))
-            _, rounded = gradient(*single, BF16)
-            found[name].append(((rounded - exact).norm() / exact.norm()).item())
-    draw(found)
-    return found
-
-
-def gradient(
-    query: Tensor, teacher: Tensor, anchors: Tensor, product_dtype: torch.dtype
-) -> tuple[float, Tensor]:
-    asked = query.clone().requires_grad_()
-    loss = SimilarityLoss(tau=TAU, product_dtype=product_dtype)(asked, teacher, anchors, anchors)
-    loss.backward()
-    assert asked.grad is not None
-    return loss.item(), asked.grad
-
-
-def draw(found: dict[str, list[float]]) -> None:
-    """Plot the errors over the KL on logarithmic axes."""
-    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    for name in ("as they are", "less their mean"):
-        axes.loglog(found["KL"], 100 * np.array(found[name]), marker="o", label=f"anchors {name}")
-    axes.set(xlabel="KL", ylabel="error of the gradient, %", title=f"bf16 products, tau {TAU}, D {D}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / PLOT, dpi=120)
-    plt.close(figure)
