@@ -53,7 +53,7 @@ def planned_images(config: PlanConfig) -> Images:
     if config.dataset is not None:
         return packed_images(config.dataset)
     if not (config.images and config.picture_bytes):
-        raise WrongUse("--images needs --picture-bytes, the mean size of a stored image: 100000 for ImageNet")
+        raise WrongUse("--images needs --picture-bytes, the mean size of a stored image: 51000 for ImageNet")
     rows = {"train": config.images, **({"val": config.val_images} if config.val_images else {})}
     files = [beton_bytes(count, config.picture_bytes, SMALLEST_PAGE) for count in rows.values()]
     return Images(

@@ -1,41 +1,28 @@
-"""Throughput of this machine: teacher, student, loss and loader, each measured for a few seconds."""
+"""Throughput of this machine: the teacher in each worker of stage one, and a training step."""
 
-import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from distributed import wait
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.extract import ExtractionSettings, extract, forward, image_reader, move_to_device
 from pipeline.embedding.tasks import chunk_count
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import open_dataset
-from pipeline.loading.image_loader import ImageLoader
-from pipeline.loading.order import Order
-from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.backbone import Backbone
-from pipeline.models.optimizer import build_optimizer
-from pipeline.models.students import build_student
-from pipeline.objectives.streamed import SimilarityLoss
-from pipeline.planning.given_rates import Rates, decoding_threads
+from pipeline.planning import measured_step
+from pipeline.planning.assumed_gpu import describe_exchange, exchange_seconds
+from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images
-from pipeline.planning.network_cost import NetworkCosts, build_head, teacher_shape
+from pipeline.planning.measured_step import images_per_second, measure_step
+from pipeline.planning.network_cost import NetworkCosts, teacher_shape
 from pipeline.runtime.device import resolve_device
-from pipeline.runtime.distributed import use_all_cores
+from pipeline.runtime.precision import use_full_float32
 from pipeline.settings.commands import PlanConfig
-from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import untrained_teacher
-
-SECONDS = 4.0  # minimum duration of each measurement
-SMALLEST_BATCH = 4
-MOST_ANCHORS = 16_384  # for more, the loss's time is extrapolated, which is linear in their number
-LOADER_EPOCH = 16  # batches
 
 
 def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: NetworkCosts) -> Rates:
@@ -46,18 +33,19 @@ def measure_rates(config: PlanConfig, images: Images, teacher: Backbone, costs: 
     workers, threads = share_of_machine(None, device, chunks=chunk_count(images.rows.values(), teacher.dim))
     whole, passes = measure_teacher(config, images, workers=workers, threads=threads, device=device)
     scale = config.gpus / workers if config.gpus else 1.0
-    step = measure_student(config, teacher.dim, costs, device)
-    loading = measure_loader(config, images, costs.share)
-    cores = len(os.sched_getaffinity(0))
-    is_cpu = device.type == "cpu"
+    parts, loading = measure_step(config, images, teacher.dim, costs, device)
+    is_cpu, gpus = device.type == "cpu", config.gpus or 1
+    if gpus > 1:
+        parts["exchange"] = exchange_seconds(gpus, costs.parameters, costs.loss)
     return Rates(
         teacher=passes * scale,
         # decoding accounts for the difference to forward passes alone
         decode=(1 / max(1 / whole - 1 / passes, 1e-12) if is_cpu else whole) * scale,
-        step=step,
-        loading=loading * decoding_threads(config) / cores if is_cpu else loading,
+        parts=parts,
+        loading=loading,
         overlap=not is_cpu,
-        source=f"measured here, {SECONDS:g} s each",
+        source=f"measured here, {measured_step.SECONDS:g} s each",
+        assumptions=(describe_exchange(gpus),) if gpus > 1 else (),
     )
 
 
@@ -102,6 +90,7 @@ def run_teacher(job: TeacherJob) -> tuple[float, float]:
     """Return the images/s of one worker with decoding, and of its forward passes alone."""
     settings = job.settings
     torch.set_num_threads(settings.threads)
+    use_full_float32()  # as stage one, whose worker resolves the device
     backbone = untrained_teacher(job.teacher, image_size=job.image_size)
     initialize(backbone.module.to_empty(device=settings.device))
     move_to_device(backbone, settings.device)
@@ -130,92 +119,3 @@ def initialize(module: nn.Module) -> None:
         reset = getattr(layer, "reset_parameters", None)
         if callable(reset):
             reset()
-
-
-def measure_student(config: PlanConfig, teacher_dim: int, costs: NetworkCosts, device: torch.device) -> float:
-    """Return the seconds of a training step on one rank's share: network, optimizer, key encoder and loss."""
-    use_all_cores()
-    student = build_student(config.student, image_size=config.image_size, seed=0)
-    network = nn.Sequential(student, build_head(config, student.dim, teacher_dim))
-    network.to(device).to(memory_format=torch.channels_last).train()
-    settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, wd=1e-4)
-    optimizer = build_optimizer(settings, network)
-    size = config.image_size
-    images = torch.randn(costs.share, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    bf16 = config.amp_dtype == "bf16"
-
-    def train(count: int) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            embedding: Tensor = network(images[:count])
-        optimizer.zero_grad()
-        embedding.float().square().mean().backward()
-        optimizer.step()
-
-    def embed(count: int) -> None:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            network(images[:count])
-
-    seconds = costs.share / images_per_second(train, costs.share, device)
-    if costs.key.flops:
-        seconds += costs.share / images_per_second(embed, costs.share, device)
-    own = teacher_dim if config.objective == "1q" else config.head_dim or costs.student_dim
-    return seconds + measure_loss(costs, (own, teacher_dim), device)
-
-
-def measure_loss(costs: NetworkCosts, dims: tuple[int, int], device: torch.device) -> float:
-    """Return the seconds of the loss of one share against all anchors. dims: the student's and the teacher's."""
-    count = min(costs.anchors, MOST_ANCHORS)
-    query, teacher = (
-        nn.functional.normalize(torch.randn(costs.share, dim, device=device), dim=1) for dim in dims
-    )
-    keys = nn.functional.normalize(torch.randn(count, dims[1], device=device), dim=1).half()
-    own = keys if dims[0] == dims[1] else torch.randn(count, dims[0], device=device)
-    query.requires_grad_()
-
-    def score(queries: int) -> None:
-        SimilarityLoss(tau=0.04)(query[:queries], teacher[:queries], own, keys).backward()
-
-    rate = images_per_second(score, costs.share, device)
-    return costs.share / rate * costs.anchors / count
-
-
-def measure_loader(config: PlanConfig, images: Images, share: int) -> float:
-    """Return the seconds a rank's loader takes for a step's images; 0 without a dataset."""
-    if images.dataset is None:
-        return 0.0
-    split = images.dataset.split("train")
-    rows = np.arange(min(split.rows, LOADER_EPOCH * share))
-    loader = ImageLoader(
-        split.beton,
-        Order(rows=rows, batch=min(share, len(rows))),
-        image_size=config.image_size,
-        crops=(RandomCrop(),),
-        workers=decoding_threads(config),
-    )
-    for _ in loader.epoch(0):  # compiles, and reads the file into the page cache
-        pass
-    began = time.perf_counter()
-    for _ in loader.epoch(1):
-        pass
-    return (time.perf_counter() - began) / len(loader)
-
-
-def images_per_second(run: Callable[[int], object], largest: int, device: torch.device) -> float:
-    """Return the rate of run(count), with as many images per call as take about SECONDS, at most `largest`."""
-
-    def timed(count: int) -> float:
-        began = time.perf_counter()
-        run(count)
-        if device.type != "cpu":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    count = min(SMALLEST_BATCH, largest)
-    timed(count)
-    while (spent := timed(count)) < SECONDS / 2 and count < largest:
-        count = min(2 * count, largest)
-    done = count
-    while spent < SECONDS:
-        spent += timed(count)
-        done += count
-    return done / spent

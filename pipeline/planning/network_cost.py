@@ -6,13 +6,14 @@ Networks run on fake tensors, which have shapes but no data, so neither weights 
 import copy
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,13 +24,15 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
 from pipeline.objectives.builders import anchor_count
-from pipeline.objectives.streamed import BLOCK, CONVERTED_BLOCK
 from pipeline.planning.inputs import Images
+from pipeline.planning.loss_cost import LossCost, loss_cost
 from pipeline.settings.commands import PlanConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import untrained_teacher
 
 STEPS = 2  # from the second step on, gradients and the optimizer's state exist
+# A backward pass starts two operations for each of the forward pass; a GPU's optimizer is one.
+STEP_LAUNCHES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +40,25 @@ class Cost:
     """Cost of a computation.
 
     flops: floating-point operations of matrix products and convolutions; a multiply-add counts as two.
-    bytes: peak memory of all tensors, weights included.
+    bytes: peak memory of all tensors, weights included. launches: operations that a GPU is told to start.
     """
 
     flops: int
     bytes: int
+    launches: int
+
+
+NO_COST = Cost(flops=0, bytes=0, launches=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkCosts:
-    """NetworkCosts of both stages' networks on one device.
+    """Costs of both stages' networks on one device.
 
-    share: images per step and device. anchors: K. teacher: a forward pass of one teacher batch. step: forward, backward
-    and optimizer of student and head on one share. key: a forward pass of 2q's key encoder. loss: the loss of one
-    share, with the anchors' memory. parameters: bytes of the parameters of student and head.
+    share: images per step and device. anchors: held by a device, K divided by their number. teacher: a forward pass of
+    one teacher batch. step: forward, backward and optimizer of student and head on one share. key: a forward pass of
+    2q's key encoder. loss: the loss of a step, with the anchors' memory. parameters: bytes of the parameters of student
+    and head.
     """
 
     share: int
@@ -59,7 +67,7 @@ class NetworkCosts:
     teacher: Cost
     step: Cost
     key: Cost
-    loss: Cost
+    loss: LossCost
     parameters: int
 
 
@@ -73,23 +81,24 @@ def network_costs(config: PlanConfig, images: Images, teacher: Backbone) -> Netw
         raise WrongUse(
             f"--batch-size {config.batch_size} cannot be shared by {devices} GPUs: give a multiple of {devices}"
         )
-    share, anchors = config.batch_size // devices, anchor_count(config.anchors, images.train)
+    share = config.batch_size // devices
     student = build_student(config.student, image_size=config.image_size, seed=0)
     network, dim = nn.Sequential(student, build_head(config, student.dim, teacher.dim)), student.dim
     shape, bf16 = (share, 3, config.image_size, config.image_size), config.amp_dtype == "bf16"
     settings = DistillConfig(dataset=Path(), cache=Path(), run=Path(), optimizer=config.optimizer, wd=1e-4)
     forward = forward_cost(network, shape, bf16=bf16)
+    step = step_cost(network, shape, bf16=bf16, optimizer=lambda module: build_optimizer(settings, module))
     has_keys = config.objective == "2q"
     teacher_input = teacher_shape(teacher, config.teacher_batch_size)
     return NetworkCosts(
         share=share,
-        anchors=anchors,
+        anchors=-(-anchor_count(config.anchors, images.train) // devices),
         student_dim=dim,
         teacher=forward_cost(teacher.module, teacher_input, bf16=config.teacher_amp_dtype == "bf16"),
-        step=step_cost(network, shape, bf16=bf16, optimizer=lambda module: build_optimizer(settings, module)),
-        key=Cost(flops=forward.flops, bytes=parameter_bytes(network)) if has_keys else Cost(flops=0, bytes=0),
+        step=replace(step, launches=STEP_LAUNCHES * forward.launches),
+        key=replace(forward, bytes=parameter_bytes(network)) if has_keys else NO_COST,
         parameters=parameter_bytes(network),
-        loss=loss_cost(config, share, anchors, images.train, config.head_dim or dim, teacher.dim),
+        loss=loss_cost(config, images.train, config.head_dim or dim, teacher.dim),
     )
 
 
@@ -109,23 +118,6 @@ def teacher_shape(teacher: Backbone, batch: int) -> tuple[int, int, int, int]:
     """Return the shape of a batch of the teacher's input."""
     channels, height, width = teacher.preprocessing.transform(Image.new("RGB", (256, 256))).shape
     return batch, channels, height, width
-
-
-def loss_cost(
-    config: PlanConfig, share: int, anchors: int, rows: int, student_dim: int, teacher_dim: int
-) -> Cost:
-    """Return the cost of the streamed loss: matrix products with the anchors; memory of queues, slots and buffers."""
-    # anchors are converted to float32 block by block, and at most two blocks of logits exist at once
-    block = min(BLOCK if config.gpus else CONVERTED_BLOCK, anchors)
-    slots = 8 * anchors + 4 * (rows + 1)
-    if config.objective == "1q":
-        flops, queues = 8 * share * anchors * teacher_dim, 2 * anchors * teacher_dim
-        buffers = 4 * (block * teacher_dim + 2 * share * block + 2 * share * teacher_dim)
-    else:
-        flops = 2 * share * anchors * (teacher_dim + 3 * student_dim)
-        queues = anchors * (2 * teacher_dim + 4 * student_dim)
-        buffers = 4 * (block * teacher_dim + 2 * share * block + 2 * share * student_dim)
-    return Cost(flops=flops, bytes=queues + slots + buffers)
 
 
 def forward_cost(module: nn.Module, images: tuple[int, ...], *, bf16: bool) -> Cost:
@@ -158,7 +150,7 @@ def step_cost(
             steps.step()
 
     cost = _measure(module, run)
-    return Cost(flops=cost.flops // STEPS, bytes=cost.bytes)
+    return replace(cost, flops=cost.flops // STEPS)
 
 
 def parameter_bytes(module: nn.Module) -> int:
@@ -182,21 +174,23 @@ def _measure(module: nn.Module, run: Callable[[nn.Module], None]) -> Cost:
             f"cannot measure the cost of {type(module).__name__}: it does not run on fake tensors "
             f"({type(error).__name__}: {reason}); plan with a similar network of the registry"
         ) from error
-    return Cost(flops=flops.get_total_flops(), bytes=live.peak)
+    return Cost(flops=flops.get_total_flops(), bytes=live.peak, launches=live.launches)
 
 
 class LiveTensors(TorchDispatchMode):
-    """A context in which the bytes of live tensors are counted; `peak` is their maximum."""
+    """A context in which the bytes of live tensors are counted, and operations that compute something.
+
+    peak: the maximum of the bytes. launches: the number of operations, views and allocations excluded.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.launches = 0
         self.seen: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.launches += func.namespace == "aten" and not func.is_view and "empty" not in func.name()
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.count(leaf)

@@ -1,6 +1,7 @@
 """The plan of both stages: time, memory and storage, from sizes, network costs and rates."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache.footprint import Footprint, split_footprint, store_footprint
@@ -8,6 +9,7 @@ from cache.layout import SplitShape
 from pipeline.embedding.cache_teacher import teacher_identity
 from pipeline.embedding.extract import BATCHES_AHEAD as TEACHER_BATCHES_AHEAD
 from pipeline.models.backbone import Backbone
+from pipeline.objectives.builders import anchor_count
 from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images, rows_of_busiest_worker, store_shapes
 from pipeline.planning.network_cost import NetworkCosts, parameter_bytes, teacher_shape
@@ -18,6 +20,7 @@ from pipeline.settings.commands import PlanConfig
 STAGE_ONE_PROCESS, LOADING = 990_000_000, 1.5
 STAGE_TWO_PROCESS, SAVING = 1_130_000_000, 4.9
 LOADER_SLOTS = 4  # batches that FFCV has buffers for
+CHECK_RATE = 1.33e9  # bytes/s of verifying a cache's checksums, measured by tests/benchmarks, cold_start
 CHUNK_COPIES = 8  # copies of a chunk's embeddings, from float32 features to the bytes of its file
 ROW_BYTES = (
     30  # per training image, for a rank's tables and permutations; measured by tests/benchmarks, growth
@@ -40,8 +43,10 @@ class Stage:
 class Plan:
     """The plan of both stages.
 
-    reads: bytes/s that stage two reads. live_seconds: training time of a student with a live teacher instead of the
-    cache. break_even: number of students after which the cache has saved as much time as it cost.
+    check_seconds: a machine's first pass over the cache, which verifies its checksums. step: seconds of each part of a
+    training step on the device, and `launching`, of starting its operations meanwhile. reads: bytes/s that stage two
+    reads. live_seconds: training time of a student with a live teacher instead of the cache. break_even: number of
+    students after which the cache has saved as much time as it cost. assumptions: what was not measured, with sources.
     """
 
     images: int
@@ -53,10 +58,14 @@ class Plan:
     chunk_rows: int
     stage_one: Stage
     stage_two: Stage
+    check_seconds: float
+    step: Mapping[str, float]
+    launching: float
     reads: float
     live_seconds: float
     break_even: float
     epochs: int
+    assumptions: tuple[str, ...]
 
 
 def cache_footprint(images: Images, teacher: Backbone, config: PlanConfig) -> Footprint:
@@ -85,12 +94,14 @@ def make_plan(
     saved_seconds = steps * config.batch_size / rates.teacher
     shape = SplitShape(rows=images.train, views=1, dim=teacher.dim)
     rate = config.batch_size / step_seconds
+    cache = cache_footprint(images, teacher, config)
+    check_seconds = cache.bytes / CHECK_RATE
     return Plan(
         images=images.total,
         devices=f"{config.gpus} GPUs" if config.gpus else "this machine's processor",
         rates=rates.source,
         dataset=images.footprint,
-        cache=cache_footprint(images, teacher, config),
+        cache=cache,
         chunks=len(chunks),
         chunk_rows=shape.chunk_rows,
         stage_one=Stage(
@@ -103,15 +114,28 @@ def make_plan(
         stage_two=Stage(
             seconds=stage_two_seconds,
             rate=rate,
-            bound="loading" if rates.loading > rates.step else "the student",
+            bound="loading" if rates.loading > rates.step else rates.step_bound,
             processes=config.gpus or 1,
             **stage_two_memory(config, images, costs, teacher.dim),
         ),
-        reads=rate * (images.stored_bytes + (2 if config.objective == "1q" else 1) * 2 * teacher.dim),
+        check_seconds=check_seconds,
+        step=rates.parts,
+        launching=rates.launching,
+        reads=rate * (images.stored_bytes + rows_per_image(config, images) * 2 * teacher.dim),
         live_seconds=stage_two_seconds + saved_seconds,
-        break_even=stage_one_seconds / saved_seconds,
+        break_even=(stage_one_seconds + check_seconds) / saved_seconds,
         epochs=config.epochs,
+        assumptions=rates.assumptions,
     )
+
+
+def rows_per_image(config: PlanConfig, images: Images) -> int:
+    """Return the rows that all ranks together read from the cache for an image of a step.
+
+    They are its own, and in 1q the anchor that enters for it, unless all images are anchors already.
+    """
+    enters = config.objective == "1q" and anchor_count(config.anchors, images.train) < images.train
+    return 2 if enters else 1
 
 
 def stage_one_memory(
@@ -123,7 +147,8 @@ def stage_one_memory(
     ahead = (TEACHER_BATCHES_AHEAD + 1) * batch
     network = 0 if config.gpus else costs.teacher.bytes
     loading = LOADING * parameter_bytes(teacher.module)
-    peak = max(loading, network + ahead + 2 * chunk, CHUNK_COPIES * chunk)
+    # one chunk is computed while the one before it is written
+    peak = max(loading, network + ahead + 2 * chunk + CHUNK_COPIES * chunk)
     host = STAGE_ONE_PROCESS + int(peak)
     return {"host_bytes": host, "device_bytes": costs.teacher.bytes if config.gpus else 0}
 

@@ -78,12 +78,13 @@ def rows(plan: Plan) -> Rows:
         ("files", f"{plan.dataset.files:,}", f"{plan.cache.files:,}", "", "", ""),
         ("bytes", human_bytes(plan.dataset.bytes), human_bytes(plan.cache.bytes), "", "", ""),
         ("time", "", "", *map(human_time, (one.seconds, two.seconds, plan.live_seconds))),
+        ("checksums", "", human_time(plan.check_seconds), "", "", ""),
         ("images/s", "", "", f"{one.rate:,.0f}", f"{two.rate:,.0f}", ""),
         ("bottleneck", "", "", one.bound, two.bound, ""),
         ("processes", "", "", f"{one.processes:,}", f"{two.processes:,}", ""),
         ("memory per process", "", "", human_bytes(one.host_bytes), human_bytes(two.host_bytes), ""),
         ("memory per GPU", "", "", *(human_bytes(stage.device_bytes) for stage in (one, two)), ""),
-    ][: 8 if one.device_bytes else 7]
+    ][: 9 if one.device_bytes else 8]
 
 
 def summary(config: PlanConfig, plan: Plan) -> list[str]:
@@ -96,12 +97,17 @@ def summary(config: PlanConfig, plan: Plan) -> list[str]:
         else f"student {math.ceil(plan.break_even)}"
     )
     return [
-        f"The cache costs {human_time(one.seconds)} and {human_bytes(plan.cache.bytes)}; each student then takes "
+        f"The cache costs {human_time(one.seconds)} and {human_bytes(plan.cache.bytes)}, and each machine once "
+        f"{human_time(plan.check_seconds)} to verify its checksums; each student then takes "
         f"{human_time(two.seconds)} instead of {human_time(plan.live_seconds)} with a live teacher "
         f"(break-even: {when}).",
         f"{plan.images:,} images, teacher {config.teacher}, student {config.student} with {config.objective} for "
         f"{plan.epochs} epochs, on {plan.devices}; {plan.chunks:,} chunks of {plan.chunk_rows:,} rows; training reads "
         f"{human_bytes(int(plan.reads))}/s. Rates {plan.rates}.",
+        f"A training step computes for {milliseconds(sum(plan.step.values()))}"
+        f" ({', '.join(f'{part} {milliseconds(seconds)}' for part, seconds in plan.step.items())})"
+        + (f", and starting its operations takes {milliseconds(plan.launching)}." if plan.launching else "."),
+        *([f"Not measured on a GPU, assumed: {'; '.join(plan.assumptions)}."] if plan.assumptions else []),
     ]
 
 
@@ -121,6 +127,11 @@ def command(config: PlanConfig) -> str:
         flag = [] if field.metadata.get("argument") else [f"--{field.name.replace('_', '-')}"]
         parts += [*flag, f"{value:g}" if isinstance(value, float) else str(value)]
     return " ".join(parts)
+
+
+def milliseconds(seconds: float) -> str:
+    """Format a short time: 0.0123 -> "12.3 ms"."""
+    return f"{seconds * 1e3:,.1f} ms"
 
 
 def human_time(seconds: float) -> str:

@@ -242,7 +242,7 @@ class PlanConfig(CommandSettings):
     )
     rate: float | None = setting(
         None,
-        "images/s at which one device trains a ResNet-50 at 224 px; other networks are scaled by their operations. "
+        "images/s at which one device trains a ResNet-50 at 224 px; others follow by their operations and their kind. "
         "Default: measured on this machine",
     )
     teacher_rate: float | None = setting(

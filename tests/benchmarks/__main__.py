@@ -29,6 +29,7 @@ BENCHMARKS = (
     "growth",
     "start",
     "plan",
+    "plan_students",
 )
 PAGE = Path("docs/benchmarks.md")
 FOLDER = click.Path(exists=True, file_okay=False, writable=True, path_type=Path)

@@ -15,6 +15,7 @@ from pipeline.images.pack import pack
 from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.registry import resolved
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
@@ -59,15 +60,17 @@ class Passes:
         return out
 
     def student_run(self, student: str, out: Path) -> StudentRun:
-        config = DistillConfig(
-            dataset=self.folder / "dataset",
-            cache=self.folder / "store.zarr",
-            run=out,
-            student=student,
-            image_size=SIZE,
-            epochs=1,
-            batch_size=BATCH,
-            lr=0.01,
+        config = resolved(
+            DistillConfig(
+                dataset=self.folder / "dataset",
+                cache=self.folder / "store.zarr",
+                run=out,
+                student=student,
+                image_size=SIZE,
+                epochs=1,
+                batch_size=BATCH,
+                lr=0.01,
+            )
         )
         network = build_student(student, image_size=SIZE, seed=0)
         window = AnchorWindow(self.teacher.eligible(), ANCHORS, BATCH, seed=0)

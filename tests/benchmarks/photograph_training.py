@@ -1,4 +1,4 @@
-"""A ResNet-18 trained by 1q on photographs at 224 px, for the benchmarks of training: K 16,384, D 2048."""
+"""A student trained by 1q on photographs, for the benchmarks of training: K 16,384, D 2048."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.registry import resolved
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
 from pipeline.settings.commands import PackConfig
@@ -55,8 +56,10 @@ class PhotographTraining:
         return next(iter(self.joined.epoch(0)))
 
 
-def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographTraining:
-    """Pack photographs, write a store and build the student, all in `folder`."""
+def photograph_training(
+    folder: Path, *, images: int, batch: int, student: str = "resnet18", size: int = SIZE
+) -> PhotographTraining:
+    """Pack photographs, write a store and build the student, all in `folder`. size: of its input, in pixels."""
     use_all_cores()
     photographs = write_photographs(folder / "images", images, (STORED, STORED))
     pack(PackConfig(data=photographs, out=folder / "dataset"))
@@ -66,18 +69,25 @@ def photograph_training(folder: Path, *, images: int, batch: int) -> PhotographT
         ImageLoader(
             folder / "dataset/train.beton",
             order,
-            image_size=SIZE,
+            image_size=size,
             crops=(RandomCrop(),),
             teacher=split,
         )
         for split in (teacher, None)
     )
-    config = DistillConfig(
-        dataset=folder / "dataset", cache=folder / "store.zarr", run=folder / "run", batch_size=batch
+    config = resolved(
+        DistillConfig(
+            dataset=folder / "dataset",
+            cache=folder / "store.zarr",
+            run=folder / "run",
+            student=student,
+            image_size=size,
+            batch_size=batch,
+        )
     )
-    student = build_student(config.student, image_size=SIZE, seed=0)
+    network = build_student(student, image_size=size, seed=0)
     window = AnchorWindow(teacher.eligible(), ANCHORS, batch, seed=0)
-    objective = Compress1q(teacher, window, student_dim=student.dim)
-    run = StudentRun(config=config, student=student, objective=objective, world=World(), device=CPU)
+    objective = Compress1q(teacher, window, student_dim=network.dim)
+    run = StudentRun(config=config, student=network, objective=objective, world=World(), device=CPU)
     run.model = run.wrap_model()
     return PhotographTraining(run=run, joined=joined, plain=plain)

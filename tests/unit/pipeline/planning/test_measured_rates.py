@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.planning import measured_rates
+from pipeline.planning import measured_rates, measured_step
 from pipeline.planning.table import compute_plan
 from pipeline.settings.commands import PlanConfig
 
@@ -15,7 +15,7 @@ def test_a_packed_dataset_is_planned_with_measured_rates(
     packed: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only that it measures: tests/benchmarks shows how well."""
-    monkeypatch.setattr(measured_rates, "SECONDS", 0.02)
+    monkeypatch.setattr(measured_step, "SECONDS", 0.02)
     # the test cluster has one worker
     monkeypatch.setattr(measured_rates, "share_of_machine", lambda *wanted, **settings: (1, 1))
     monkeypatch.setattr(measured_rates, "open_client", lambda **settings: Client(scheduler))

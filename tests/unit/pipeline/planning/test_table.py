@@ -19,7 +19,7 @@ def test_the_command_prints_writes_and_gives_json(tmp_path: Path, capsys: pytest
         "--picture-bytes",
         "3000",
         "--teacher",
-        "pixels",
+        "demo",
         "--image-size",
         "32",
     ]
@@ -27,9 +27,16 @@ def test_the_command_prints_writes_and_gives_json(tmp_path: Path, capsys: pytest
     assert cli.run_cli(command) == 0
     shown = capsys.readouterr().out
     assert "break-even: epoch" in shown
+    assert "A training step computes for" in shown
+    assert "Not measured on a GPU, assumed: TF32 products at 44 TFLOP/s" in shown
+    assert (
+        "demo 0.22 (timm's efficientnet_lite0) forward, resnet18 1.27 (timm's resnet18) in training" in shown
+    )
     assert cli.run_cli([*command, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["images"] == 1000
+    assert set(plan["step"]) == {"student", "loss"}
+    assert len(plan["assumptions"]) == 3
     page = tmp_path / "page.md"
     page.write_text("<!-- results:plan -->\n<!-- /results:plan -->\n")
     assert cli.run_cli([*command, "--out", str(page)]) == 0
