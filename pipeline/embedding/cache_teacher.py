@@ -5,6 +5,7 @@ Existing chunks are kept, so a command that was interrupted resumes when it is r
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from cache.writer import absent_chunks, create_split, create_store
 from pipeline.embedding.alike_rows import warn_of_alike_features, warn_of_alike_rows
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
-from pipeline.embedding.extract import ExtractionSettings
 from pipeline.embedding.tasks import Chunk, Job, chunk_count
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
@@ -69,18 +69,21 @@ def embed(
     """Write the embeddings of the images' centre crops to the store `out`; without `splits`, of all splits.
 
     workers: None means one per GPU, or one per core up to four. scheduler: address of a running dask cluster to use
-    instead; its workers must run in a checkout of this project and see the same paths.
+    instead; its workers must run in a checkout of this project and see the same paths, and each resolves the device
+    for itself.
 
     Raises:
         IdentityMismatch: `out` holds the embeddings of another backbone, setting or dataset.
         InUse: another process is writing `out`.
         WrongUse: an unknown split.
-        PipelineError: some chunks could not be computed; it names them, and all others are written.
+        PipelineError: some chunks could not be computed; it names them, and all others are written. Or no worker
+            can compute.
     """
     names = _selected_splits(dataset, splits)
     if not (out / "zarr.json").exists():
         require_writable_folder(out)
-        resolve_device(device)  # refused before the store is created; a complete one needs no device
+        if scheduler is None:  # a cluster's workers have devices of their own
+            resolve_device(device)  # refused before the store is created; a complete one needs no device
     backbone = backbone_spec.load()
     identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
     if (out / "zarr.json").exists():
@@ -94,30 +97,38 @@ def embed(
     ]
     if not chunks:
         return EmbedReport()
-    computes_on = resolve_device(device)
-    # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
-    total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
-    count, threads = share_of_machine(workers, computes_on, chunks=total)
-    settings = ExtractionSettings(
-        device=computes_on, precision=precision, batch_size=batch_size, threads=threads
-    )
     job = Job(
         spec=backbone_spec.resolve(),
         weights_sha256=backbone.weights_sha256,
         store=out.resolve(),
-        settings=settings,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
     )
-    count = min(count, len(chunks))
-    with (
-        sole_writer(out),
-        open_client(workers=count, threads=threads, device=computes_on, scheduler=scheduler) as client,
-    ):
-        report = dispatch(client, job, chunks, progress)
+    with sole_writer(out):
+        if scheduler is None:
+            # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
+            total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
+            report = _on_this_machine(job, chunks, workers, total, progress)
+        else:
+            with open_client(scheduler=scheduler) as client:
+                report = dispatch(client, job, chunks, progress)
     _raise_failures(report, len(chunks))
     store = open_store(out)
     for name in names:
         warn_of_alike_rows(store.split(name))
     return report
+
+
+def _on_this_machine(
+    job: Job, chunks: Sequence[Chunk], workers: int | None, total: int, progress: bool
+) -> EmbedReport:
+    """Compute chunks, of `total` with those that are there, on a dask cluster of our own."""
+    device = resolve_device(job.device)
+    count, threads = share_of_machine(workers, device, chunks=total)
+    job = replace(job, device=device.type, threads=threads)
+    with open_client(workers=min(count, len(chunks)), threads=threads, device=device) as client:
+        return dispatch(client, job, chunks, progress)
 
 
 def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:

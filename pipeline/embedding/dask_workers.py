@@ -1,6 +1,5 @@
 """Dask workers: processes on this machine that end with this one, or those of a running cluster."""
 
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from pipeline.errors import WrongUse
+from pipeline.runtime.device import CPU
 from pipeline.runtime.signals import children_ignore_interrupts, delayed_interrupts, terminated_as_interrupted
 
 SECONDS_TO_CONNECT = 30
@@ -26,11 +26,12 @@ LOCAL = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.
 
 @contextmanager
 def open_client(
-    *, workers: int, threads: int, device: torch.device, scheduler: str | None
+    *, workers: int = 1, threads: int = 1, device: torch.device = CPU, scheduler: str | None = None
 ) -> Iterator[Client]:
     """Connect to the dask cluster at address `scheduler`, or start one of `workers` processes on this machine.
 
-    On GPUs, each process sees one GPU. Ctrl-C and SIGTERM close the cluster.
+    workers, threads, device: of a cluster of our own. On GPUs, each of its processes sees one GPU, which it shares if
+    there are fewer. Ctrl-C and SIGTERM close the cluster.
     Raises WrongUse when no scheduler answers at the address.
     """
     settings = {
@@ -50,15 +51,6 @@ def open_client(
 
 
 def _local_cluster(workers: int, device: torch.device) -> Any:
-    if device.type != "cpu" and importlib.util.find_spec("dask_cuda"):
-        from dask_cuda import LocalCUDACluster
-
-        return LocalCUDACluster(
-            n_workers=workers,
-            memory_limit=0,
-            dashboard_address=LOCAL["dashboard_address"],
-            silence_logs=QUIET,
-        )
     with children_ignore_interrupts():
         return SpecCluster(
             workers={number: _worker(number, device) for number in range(workers)},
@@ -68,16 +60,18 @@ def _local_cluster(workers: int, device: torch.device) -> Any:
 
 
 def _worker(number: int, device: torch.device) -> dict[str, Any]:
+    gpus = 0 if device.type == "cpu" else torch.cuda.device_count()
     # part of the process's environment, since torch reads it once, on import
-    environment = {"CUDA_VISIBLE_DEVICES": "" if device.type == "cpu" else visible_device(number)}
+    environment = {"CUDA_VISIBLE_DEVICES": visible_device(number, gpus)}
     options = {**LOCAL, "nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": QUIET}
     return {"cls": Nanny, "options": options}
 
 
-def visible_device(number: int) -> str:
+def visible_device(number: int, gpus: int) -> str:
     """Return CUDA_VISIBLE_DEVICES for worker `number`: round-robin over the GPUs this process may use."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",")[number % len(given.split(","))] if given else str(number)
+    names = given.split(",") if given else [str(index) for index in range(gpus)]
+    return names[number % gpus] if gpus else ""
 
 
 def _connect(scheduler: str) -> Client:

@@ -1,29 +1,25 @@
-"""Chunks over dask workers: scheduling, retries and the progress bar."""
+"""Chunks over dask workers: what became of each, and the progress bar."""
 
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from distributed import Client, Future, KilledWorker, as_completed, get_worker
+from distributed import Client
 from tqdm import tqdm
 
 from cache.errors import StoreError
 from cache.layout import Status
-from pipeline.embedding.tasks import Chunk, Job, embed_chunk
-from pipeline.errors import PipelineError
+from pipeline.embedding.chunk_queue import DEATHS_ALLOWED, ChunkQueue, WorkerDied
+from pipeline.embedding.tasks import Chunk, Job
+from pipeline.embedding.worker_shares import Workers, reason_of
 from pipeline.runtime.out_of_memory import is_out_of_memory, short_message
 
-DEATHS_ALLOWED = 1
 FAILURES_AT_FIRST = 3
 SECONDS_BETWEEN_LOG_LINES = 30
-SECONDS_WITHOUT_WORKERS = (
-    60  # of our own cluster, which restarts them within a few; a user's may be queued for hours
-)
 
 
 @dataclass(kw_only=True)
@@ -55,78 +51,39 @@ class EmbedReport:
 
 
 def dispatch(client: Client, job: Job, chunks: Sequence[Chunk], progress: bool) -> EmbedReport:
-    """Compute all chunks, one per worker at a time.
+    """Compute all chunks, two per worker at a time (see `ChunkQueue`).
 
     A chunk whose worker died is retried once, after the others. The run ends early when the store cannot be written,
-    or when the first chunks all fail. Raises PipelineError if the workers of our own cluster do not come back.
+    or when the first chunks all fail. Raises PipelineError if the workers of our own cluster do not come back, or if
+    none of a cluster can compute.
     """
-    report, deaths, began = EmbedReport(), Counter[Chunk](), time.monotonic()
-    waiting, running, finished = deque(chunks), dict[Future, Chunk](), as_completed()
+    report, began = EmbedReport(), time.monotonic()
+    queue = ChunkQueue(client, job, chunks, progress_topic(client))
+
+    def name_workers(workers: Workers) -> None:
+        if progress and client.cluster is None:
+            print(workers, file=sys.stderr)
+
     with RowsBar(client, chunks, shown=progress) as bar:
-        _submit(client, job, waiting, running, finished)
-        for future in _as_they_finish(client, running, finished):
-            chunk, error = running.pop(future), future.exception()
-            if error is None:
-                report.add_chunk(future.result())
+        for chunk, outcome in queue.outcomes(name_workers):
+            if isinstance(outcome, dict):
+                report.add_chunk(outcome)
                 bar.set(chunk, len(chunk.rows))
-            elif isinstance(error, KilledWorker) and deaths[chunk] < DEATHS_ALLOWED:
-                deaths[chunk] += 1
-                waiting.append(chunk)
             else:
-                report.failures[chunk] = _reason(error)
+                report.failures[chunk] = _reason(outcome)
             all_failed = not report.chunks and len(report.failures) >= FAILURES_AT_FIRST
-            if isinstance(error, StoreError) or all_failed:
+            if isinstance(outcome, StoreError) or all_failed:
                 break
-            _submit(client, job, waiting, running, finished)
     report.seconds = time.monotonic() - began
     return report
 
 
-def _as_they_finish(client: Client, running: dict[Future, Chunk], finished: as_completed) -> Iterator[Future]:
-    """Yield futures until none is running; dask itself would wait for workers without end."""
-    last_seen = checked = time.monotonic()
-    while running:
-        if finished.has_ready():
-            yield next(finished)
-            continue
-        now = time.monotonic()
-        if client.cluster is not None and now - checked > 1:
-            checked = now
-            if client.nthreads():
-                last_seen = now
-            elif now - last_seen > SECONDS_WITHOUT_WORKERS:
-                raise PipelineError(
-                    f"no worker has been alive for {SECONDS_WITHOUT_WORKERS} s: they die while they start, and their "
-                    "errors are above; when that is mended, run the command again, which computes only what is absent"
-                )
-        time.sleep(0.01)
-
-
-def _submit(
-    client: Client, job: Job, waiting: deque[Chunk], running: dict[Future, Chunk], finished: as_completed
-) -> None:
-    workers = max(1, sum(client.nthreads().values()))
-    while waiting and len(running) < workers:
-        chunk = waiting.popleft()
-        future = client.submit(compute, job, chunk, progress_topic(client), pure=False)
-        running[future] = chunk
-        finished.add(future)
-
-
-def compute(job: Job, chunk: Chunk, topic: str) -> dict[int, int]:
-    """Compute and write one chunk, in a worker. Returns the number of rows per status."""
-    log_event = get_worker().log_event
-    rows = embed_chunk(job, chunk, lambda done: log_event(topic, (chunk.split, chunk.rows.start, done)))
-    return dict(Counter(rows.status.tolist()))
-
-
 def _reason(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
+    if isinstance(error, WorkerDied):
         return f"it killed {DEATHS_ALLOWED + 1} workers (out of memory, or a crash in native code)"
     if is_out_of_memory(error):
         return f"out of memory ({short_message(error)}): use a smaller --batch-size or fewer --workers"
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return text if isinstance(error, StoreError | PipelineError) else f"{type(error).__name__}: {text}"
+    return reason_of(error)
 
 
 def progress_topic(client: Client) -> str:

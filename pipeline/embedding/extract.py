@@ -1,6 +1,7 @@
 """Images -> features: batches through a backbone while threads decode the next ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from cache.layout import Status
 from cache.writer import ChunkRows, normalize
+from pipeline.embedding.chunk_pipeline import ChunkPipeline
 from pipeline.embedding.inputs import inputs_for
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
@@ -62,11 +64,13 @@ def extract(
     rows: Sequence[int],
     settings: ExtractionSettings,
     report: Callable[[int], None] = lambda rows: None,
+    pipeline: ChunkPipeline | None = None,
 ) -> ExtractedFeatures:
     """Return the features of `rows`, computed in batches that start at the first row.
 
     The backbone must be on settings.device (see `move_to_device`). read returns an image's bytes by row, or raises
-    UnreadableImage; report is called with the number of rows done. The bits depend on batch size and threads.
+    UnreadableImage; report is called with the number of rows done. pipeline: shares threads with other calls under
+    way (see `pipeline_for`); without one, this call has its own. The bits depend on batch size and threads.
     """
     torch.set_num_threads(settings.threads)
     inputs = inputs_for(backbone, settings.device, settings.batch_size)
@@ -78,22 +82,36 @@ def extract(
             return None
         return inputs.prepare(image), backbone.preprocessing.box(*image.size)
 
-    def started() -> Iterator[StartedBatch]:
-        prepared = prefetch(prepare, rows, settings.threads, BATCHES_AHEAD * settings.batch_size)
+    def start(images: Sequence[Tensor]) -> Callable[[], NDArray[np.float32]]:
+        return start_forward(backbone, inputs.batch(images), settings)
+
+    def started(prepared: Iterator[Input | None]) -> Iterator[StartedBatch]:
         for first in range(0, len(rows), settings.batch_size):
             batch = list(islice(prepared, settings.batch_size))
             decoded = {first + place: item for place, item in enumerate(batch) if item is not None}
             boxes = {place: box for place, (_, box) in decoded.items()}
             images = [image for image, _ in decoded.values()]
-            fetch = start_forward(backbone, inputs.batch(images), settings) if images else None
+            fetch = (pipeline.run(start, images) if pipeline else start(images)) if images else None
             yield StartedBatch(boxes=boxes, fetch=fetch, done=first + len(batch))
 
-    features = ExtractedFeatures(
-        feature=np.full((len(rows), backbone.dim), np.nan, np.float32),
-        crop=np.full((len(rows), 5), np.nan, np.float32),
-        readable=np.zeros(len(rows), np.bool_),
+    ahead = images_ahead(settings)
+    prefetched = (
+        pipeline.prefetch(prepare, rows) if pipeline else prefetch(prepare, rows, settings.threads, ahead)
     )
-    for batch in one_behind(started()):
+    with closing(prefetched) as prepared:
+        return collect(one_behind(started(prepared)), len(rows), backbone.dim, report)
+
+
+def collect(
+    batches: Iterable[StartedBatch], rows: int, dim: int, report: Callable[[int], None]
+) -> ExtractedFeatures:
+    """Wait for the features of each batch in turn, and return those of all `rows` rows."""
+    features = ExtractedFeatures(
+        feature=np.full((rows, dim), np.nan, np.float32),
+        crop=np.full((rows, 5), np.nan, np.float32),
+        readable=np.zeros(rows, np.bool_),
+    )
+    for batch in batches:
         if batch.fetch:
             places = list(batch.boxes)
             features.feature[places] = batch.fetch()
@@ -101,6 +119,16 @@ def extract(
             features.readable[places] = True
         report(batch.done)
     return features
+
+
+def images_ahead(settings: ExtractionSettings) -> int:
+    """Return the number of images that may be prepared or in progress before their batch starts."""
+    return BATCHES_AHEAD * settings.batch_size
+
+
+def pipeline_for(settings: ExtractionSettings) -> ChunkPipeline:
+    """Return the pipeline for chunks that are extracted with these settings, by one thread each."""
+    return ChunkPipeline(settings.device, threads=settings.threads, ahead=images_ahead(settings))
 
 
 def one_behind(batches: Iterable[StartedBatch]) -> Iterator[StartedBatch]:

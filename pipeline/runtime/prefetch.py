@@ -1,7 +1,7 @@
 """Prefetching in threads: items are prepared in the background and returned in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def prefetch(
     prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield prepare(item) for each item in order, with at most `ahead` further results prepared or in progress."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:

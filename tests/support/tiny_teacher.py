@@ -49,6 +49,25 @@ class Deadly(Wide):
         return super().forward(images)
 
 
+class Placed(Wide):
+    """Write the process's folder and threads to RECORD/SITE, and die if SITE is "doomed"; nothing without a SITE."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        site = os.environ.get("SITE")
+        if site and len(images) != 3:
+            (Path(os.environ["RECORD"]) / site).write_text(f"{Path.cwd()} {torch.get_num_threads()}")
+            if site == "doomed":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+class Blind(Wide):
+    """Wide, after its weights have become NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * torch.nan
+
+
 class Greedy(Wide):
     """Allocate a pebibyte for more than 4 images."""
 
@@ -107,6 +126,14 @@ def wide() -> tuple[nn.Module, dict]:
 
 def slow() -> tuple[nn.Module, dict]:
     return Slow(), PLAIN
+
+
+def placed() -> tuple[nn.Module, dict]:
+    return Placed(), PLAIN
+
+
+def blind() -> tuple[nn.Module, dict]:
+    return Blind(), PLAIN
 
 
 def greedy() -> tuple[nn.Module, dict]:

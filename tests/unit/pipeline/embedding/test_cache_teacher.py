@@ -15,11 +15,12 @@ from cache.layout import Status
 from cache.lock import sole_writer
 from cache.reader import open_store
 from cache.writer import create_store
-from pipeline.embedding import cache_teacher, tasks
+from pipeline.embedding import cache_teacher, tasks, worker_shares
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset
 from pipeline.models.architectures import network_code
+from pipeline.runtime.device import CPU
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.registry import load_teacher
 from tests.support import tiny_teacher
@@ -193,6 +194,28 @@ def test_a_store_that_cannot_be_written_ends_it_at_once(
     with pytest.raises(PipelineError, match=r"0 of 4 chunks were computed; train chunk 0 .*no space left"):
         embed(teacher("wide"), dataset, tmp_path / "s.zarr", workers=1, batch_size=16, scheduler=scheduler)
     assert len(tried) == 1
+
+
+def test_with_a_scheduler_the_device_is_resolved_in_the_workers_alone(
+    dataset: Dataset, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command may run where there is no GPU; here the workers have none either, until the test lets them."""
+    monkeypatch.setattr(cache_teacher, "resolve_device", None)
+    asked, answers = [], [WrongUse("--device cuda: PyTorch finds no CUDA device"), CPU]
+
+    def resolve(name: str) -> torch.device:
+        asked.append(name)
+        answer = answers.pop(0)
+        if isinstance(answer, WrongUse):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(worker_shares, "resolve_device", resolve)
+    run = {"device": "cuda", "splits": ["val"], "scheduler": scheduler}
+    with pytest.raises(PipelineError, match=r"no dask worker can compute; .*: --device cuda: PyTorch finds"):
+        embed(teacher("convolutional"), dataset, tmp_path / "s.zarr", **run)
+    assert embed(teacher("convolutional"), dataset, tmp_path / "s.zarr", **run).rows == 5
+    assert asked == ["cuda", "cuda"]
 
 
 def test_no_scheduler_at_the_address_is_a_sentence(

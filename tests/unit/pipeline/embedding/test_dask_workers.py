@@ -4,11 +4,14 @@ import os
 import signal
 
 import pytest
+import torch
 
 from pipeline.embedding import dask_workers
 from pipeline.embedding.dask_workers import open_client, share_of_machine, visible_device
 from pipeline.embedding.tasks import chunk_count
 from pipeline.runtime.device import CPU
+
+GPU = torch.device("cuda", 0)
 
 
 def test_sigterm_interrupts_while_the_cluster_is_open(scheduler: str) -> None:
@@ -25,9 +28,17 @@ def test_each_worker_sees_one_of_the_devices_that_this_process_may_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [visible_device(number) for number in range(3)] == ["0", "1", "2"]
+    assert [visible_device(number, 3) for number in range(3)] == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert [visible_device(number) for number in range(3)] == ["2", "5", "2"]
+    assert [visible_device(number, 2) for number in range(3)] == ["2", "5", "2"]
+
+
+def test_more_workers_than_devices_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environments = [dask_workers._worker(number, GPU)["options"]["env"] for number in range(5)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["0", "1", "0", "1", "0"]
+    assert dask_workers._worker(1, CPU)["options"]["env"] == {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.mark.parametrize(("workers", "count", "threads"), [(0, 2, 3), (1, 1, 6), (3, 3, 2), (50, 4, 1)])

@@ -8,10 +8,8 @@ from distributed import Client, LocalCluster
 
 from cache.layout import ChunkKey
 from pipeline.embedding.dispatch import RowsBar, dispatch
-from pipeline.embedding.extract import ExtractionSettings
 from pipeline.embedding.tasks import Chunk, Job
 from pipeline.errors import PipelineError
-from pipeline.runtime.device import CPU
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
@@ -41,10 +39,11 @@ def test_the_bar_takes_back_the_rows_of_a_chunk_that_begins_again() -> None:
 
 
 def test_workers_that_do_not_come_back_end_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pipeline.embedding.dispatch.SECONDS_WITHOUT_WORKERS", 0.5)
-    settings = ExtractionSettings(device=CPU, precision="fp32", batch_size=1, threads=1)
+    monkeypatch.setattr("pipeline.embedding.chunk_queue.SECONDS_WITHOUT_WORKERS", 0.5)
     spec = BackboneSpec(kind="teacher", name="pixels")
-    job = Job(spec=spec, weights_sha256="", store=tmp_path, settings=settings)
+    job = Job(
+        spec=spec, weights_sha256="", store=tmp_path, device="cpu", precision="fp32", batch_size=1, threads=1
+    )
     place = {"dataset": tmp_path, "data": tmp_path, "split": "train", "images": ""}
     chunk = Chunk(**place, key=ChunkKey(0, 0), rows=range(64))
     with (

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from cache.layout import ChunkKey
-from pipeline.embedding.extract import ExtractionSettings
 from pipeline.embedding.tasks import Chunk, Job, chunk_count, embed_chunk
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
@@ -25,9 +24,9 @@ def test_what_changed_since_the_run_started_is_refused(
     dataset: Dataset, tmp_path: Path, weights: str | None, images_hash: str | None, message: str
 ) -> None:
     spec = BackboneSpec(kind="teacher", name="pixels", image_size=8).resolve()
-    settings = ExtractionSettings(device=CPU, precision="fp32", batch_size=16, threads=1)
     sha256 = weights or spec.load().weights_sha256
-    job = Job(spec=spec, weights_sha256=sha256, store=tmp_path / "s.zarr", settings=settings)
+    store = tmp_path / "s.zarr"
+    job = Job(spec=spec, weights_sha256=sha256, store=store, device="cpu", precision="fp32", batch_size=16)
     chunk = Chunk(
         dataset=dataset.path,
         data=dataset.data,
@@ -37,4 +36,4 @@ def test_what_changed_since_the_run_started_is_refused(
         rows=range(5),
     )
     with pytest.raises(PipelineError, match=message):
-        embed_chunk(job, chunk, lambda rows: None)
+        embed_chunk(job, job.settings(CPU, 1), chunk, lambda rows: None)
