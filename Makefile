@@ -15,8 +15,6 @@ FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
 # What the verbs work on. Without DATA they use the demo's images and its recipes.
 ifndef DATA
 DATA         := data/clip-art
-# four times as wide as the student sees them: decoding larger images takes half of its time
-PACK_ARGS     ?= --max-resolution 128
 PRETRAIN_ARGS ?= --config recipes/demo/pretrain.toml
 DISTILL_ARGS ?= --config recipes/demo/distill.toml
 endif
@@ -71,6 +69,18 @@ $(READY): requirements.txt assets/opencv/opencv4.pc | system
 	PKG_CONFIG_PATH=$(CURDIR)/assets/opencv .venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt $(FAISS)
 	@touch $(READY)
 
+# Two folders of one name would share a dataset.
+define SAME_FOLDER
+import sys
+from pathlib import Path
+from pipeline.images.dataset import open_dataset
+data, dataset = map(Path, sys.argv[1:])
+packed = open_dataset(dataset).data
+if data.exists() and data.resolve() != packed:
+    sys.exit(f"error: {dataset} was packed from {packed}, not from {data}: name another one, DATASET=...")
+endef
+export SAME_FOLDER
+
 # Paths stand in quotes and are no targets, since make allows neither spaces nor colons in those.
 # Packed once: to compare a dataset with its images again, run `pack` by hand.
 dataset: $(READY)
@@ -78,6 +88,7 @@ ifeq ($(DATA),data/clip-art)
 	@test -e "$(DATASET)/dataset.json" || $(RUN_PY) demo-data "$(DATA)"
 endif
 	@test -e "$(DATASET)/dataset.json" || $(RUN_PY) pack "$(DATA)" "$(DATASET)" $(PACK_ARGS)
+	@.venv/bin/python -c "$$SAME_FOLDER" "$(DATA)" "$(DATASET)"
 
 cache-teacher: dataset
 	$(RUN_PY) cache-teacher "$(DATASET)" "$(CACHE)" --teacher "$(TEACHER)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(CACHE_ARGS)
@@ -108,9 +119,9 @@ eval: $(READY)
 report: $(READY)
 	@$(targets) $(RUN_PY) report "$$@" --dataset "$(DATASET)" --out "$(REPORT)"
 
+# `make scratch eval report` adds the same network trained from scratch, which takes about as long again.
 demo: setup
-	$(MAKE) --no-print-directory distill
-	$(MAKE) --no-print-directory scratch untrained pixels
+	$(MAKE) --no-print-directory distill untrained pixels
 	$(MAKE) --no-print-directory eval
 	$(MAKE) --no-print-directory report
 

@@ -160,6 +160,8 @@ def _attributes(folder: Path) -> dict[str, Any]:
             raise CorruptStore(f"{folder}/zarr.json is damaged; {repair_hint(folder.parent)}") from error
         if any(folder.glob("*/embedding")):
             raise CorruptStore(f"{folder}/zarr.json is lost or damaged; {rewrite_hint(folder)}") from error
+        if not folder.exists():
+            raise NotAStore(f"{folder} does not exist; check the path") from error
         raise NotAStore(
             f"{folder} is not part of a store: expected a Zarr v3 group with the attribute '{ATTRIBUTE}'; "
             "check the path"

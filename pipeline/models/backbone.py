@@ -146,6 +146,10 @@ def freeze(recipe: Recipe, name: str, image_size: int | None = None, *, device: 
     module = recipe.module.eval().requires_grad_(False).to(device)
     examples = stack_images([preprocessing.transform(image) for image in different_images()], name)
     features = example_features(module, examples.to(device), name)
+    if device == "cpu" and not features.isfinite().all(1).any():
+        raise PipelineError(
+            f"{name} gives no finite feature for a black, a white and a noisy image; check its weights"
+        )
     return Backbone(
         name=name,
         module=module,

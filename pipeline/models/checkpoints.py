@@ -24,6 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.state_dict_layout import load_problems
 
 METADATA_KEY = "anchorage"
+LFS_POINTER = b"version https://git-lfs.github.com/"
 NAMES_SHOWN = 20
 
 
@@ -40,6 +41,7 @@ def save_safetensors(
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors, on the CPU, and the metadata. Raises PipelineError if the file is missing or damaged."""
+    _refuse_pointer(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -121,6 +123,7 @@ def load_pickle(path: Path, *allowed: Any) -> Any:
 
     Raises PipelineError.
     """
+    _refuse_pointer(path)
     if program := _program_in(path):
         raise PipelineError(
             f"{path} is a {program}, not a state dict: load it with the version of PyTorch that wrote it, and save its "
@@ -145,6 +148,16 @@ def load_pickle(path: Path, *allowed: Any) -> Any:
         # PyTorch's own advice is to load the file with its code
         reason = "" if "weights_only" in str(error) else f" ({first_line(error)})"
         raise PipelineError(f"{path} is damaged{reason}; copy or write it again") from error
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raise PipelineError for what git leaves in place of a large file that it has not fetched."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise PipelineError(
+                    f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
+                )
 
 
 def _program_in(path: Path) -> str:

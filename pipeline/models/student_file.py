@@ -53,13 +53,18 @@ def _warn_of_other_code(path: Path, name: str, trained: str | None, code: str) -
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
     """Open the student of a run folder, or of a .safetensors file written by `export`.
 
-    image_size: another input size, in pixels. Raises WrongUse if `run` does not exist.
+    image_size: another input size, in pixels. Raises WrongUse if `run` does not exist or has no student yet.
     """
     if not run.is_dir() and run.suffix != ".safetensors":
         raise WrongUse(
             f"the run folder {run} does not exist; give a run folder, or a .safetensors file written by `export`"
         )
-    recipe = student_recipe(run / "student.safetensors" if run.is_dir() else run, image_size)
+    file = run / "student.safetensors" if run.is_dir() else run
+    if file != run and not file.exists():
+        raise WrongUse(
+            f"the run {run} has no student yet, as it has no checkpoint: repeat its command, or give another run"
+        )
+    recipe = student_recipe(file, image_size)
     return freeze(recipe, recipe.architecture)
 
 

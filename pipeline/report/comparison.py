@@ -7,7 +7,7 @@ from pipeline.errors import PipelineError
 from pipeline.report import paper
 from pipeline.report.systems import System, teacher_store
 from pipeline.results.records import Result
-from pipeline.results.table import MISSING, TITLES, markdown_table, table_cells
+from pipeline.results.table import MISSING, TITLES, markdown_table, note_on_datasets, table_cells
 
 IMAGENET, IMAGENET_ROWS = "ImageNet-1k", 1_281_167
 PAPER_TITLES = {
@@ -40,11 +40,15 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The main table, the same as Markdown, a table of all other metrics, and the systems not evaluated yet."""
+    """The main table, the same as Markdown, a table of all other metrics, and the systems not evaluated yet.
+
+    note: see `note_on_datasets`.
+    """
 
     table: Table
     markdown: str
     further: Table | None
+    note: str
     unevaluated: list[str]
 
 
@@ -81,6 +85,7 @@ def results(systems: Sequence[System]) -> Results:
         table=Table(titles=titles, rows=rows),
         markdown=markdown_table(evaluated),
         further=_further(evaluated, list(others)) if others else None,
+        note=note_on_datasets(evaluated),
         unevaluated=[system.title for system in systems if system.result is None],
     )
 

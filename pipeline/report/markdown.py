@@ -8,7 +8,7 @@ from pipeline.report.systems import System, load_system, with_distinct_names
 from pipeline.results.markdown_file import has_markers, require_markers, write_into
 from pipeline.results.metrics_file import recorded_path
 from pipeline.results.records import Result, is_store, load_metrics, metrics_path
-from pipeline.results.table import markdown_table, provenance_lines
+from pipeline.results.table import markdown_table, note_on_datasets, provenance_lines
 from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 
 
@@ -31,6 +31,8 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
             systems.setdefault(metrics_path(target).resolve(), evaluated_system(target))
     results = [system.result for system in with_distinct_names([*systems.values()]) if system.result]
     lines = "\n".join(provenance_lines([result for result in results if result.metrics]))
+    if note := note_on_datasets(results):
+        notes.insert(0, note)
     parts = [markdown_table(results).rstrip(), *notes]
     if has_markers(out, f"{name}-provenance"):
         write_into(out, f"{name}-provenance", lines)

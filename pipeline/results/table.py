@@ -68,6 +68,23 @@ def gap_closed(student: float, untrained: float, teacher: float) -> float | None
     return (student - untrained) / gap if gap >= SMALLEST_GAP else None
 
 
+def note_on_datasets(results: Sequence[Result]) -> str:
+    """Return a sentence if results of one table are of different images or labels; "" otherwise.
+
+    They are after `pack --relabel`, for example, until `eval` runs again.
+    """
+    systems: dict[str, dict[str, None]] = {}
+    for result in results:
+        if dataset := result.provenance.get("dataset"):
+            systems.setdefault(str(dataset), {})[result.name] = None
+    if len(systems) < 2:
+        return ""
+    groups = "; ".join(f"{', '.join(names)} ({dataset})" for dataset, names in systems.items())
+    return (
+        f"Measured on different images or labels, by the dataset's id: {groups}. Run `eval` on all of them."
+    )
+
+
 def provenance_lines(results: Sequence[Result]) -> list[str]:
     """Return Markdown list items: what all systems share, then one item per system. Raises as terminal_table."""
     facts = {}

@@ -63,12 +63,8 @@ class Training:
 
     def __post_init__(self) -> None:
         first = self.runs[0]
-        self.config, self.objective, self.world, self.device = (
-            first.config,
-            first.objective,
-            first.world,
-            first.device,
-        )
+        self.config, self.objective = first.config, first.objective
+        self.world, self.device = first.world, first.device
         self.loader = self.open_loader()
         self.steps = len(self.loader) * self.config.epochs
         if self.config.epochs and not self.steps:
@@ -132,9 +128,8 @@ class Training:
         # before the checkpoint: a run interrupted in between evaluates again when it resumes
         if monitor and not within and epoch % (self.config.eval_every or 1) == 0:
             self.for_each(runs, partial(StudentRun.evaluate, monitor=monitor))
-        # several ranks have to agree, and each time costs them a wait for the device
-        agreeing = self.world.size == 1 or step % LOG_EVERY == 0 or not within
-        stopping = agreeing and any_rank(stop.wanted, self.device)
+        # ranks agree now and then only, because each time costs a wait for the device
+        stopping = (self.world.size == 1 or step % LOG_EVERY == 0) and any_rank(stop.wanted, self.device)
         if stopping or step % self.config.save_every == 0 or not within:
             self.for_each(runs, StudentRun.save)
         if stopping:

@@ -18,7 +18,7 @@ from tests.support.bad_files import (
 
 VAL = "val/embedding/c/0/0/0"
 STORE_FAULTS = {
-    "missing": (nothing, "is not part of a store"),
+    "missing": (nothing, "does not exist; check the path"),
     "a_file": (file("store.zarr", "x"), "is not part of a store"),
     "an_empty_folder": (folder("store.zarr"), "is not part of a store"),
     "another_zarr": (file("store.zarr/zarr.json", '{"zarr_format": 3, "node_type": "group"}'), "is not part"),

@@ -88,3 +88,16 @@ def test_teachers_and_paths_reach_the_command_line_as_they_were_given(teacher: s
 def test_no_name_of_a_folder_reaches_the_shell(folder: str) -> None:
     for line in planned("eval", f"DATA={folder}") + planned("report", f"DATA={folder}"):
         assert subprocess.run(["sh", "-n", "-c", line]).returncode == 0, line
+
+
+def test_another_folder_of_the_same_name_does_not_get_the_dataset_of_the_first(
+    packed: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for folder, expected in ((pictures, 0), (tmp_path, 2), (tmp_path / "moved away", 0)):
+        command = ["make", "-s", "-o", ".venv/.ready", "dataset", f"DATA={folder}", f"DATASET={packed}"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == expected, run.stderr
+        message = (
+            f"error: {packed} was packed from {pictures}, not from {folder}: name another one, DATASET=..."
+        )
+        assert (message in run.stderr) == bool(expected)

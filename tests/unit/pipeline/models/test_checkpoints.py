@@ -212,3 +212,11 @@ def test_another_optimisers_state_is_refused() -> None:
         load_optimizer(
             trained((2,), torch.optim.SGD, momentum=0.9), trained((2,), torch.optim.AdamW).state_dict()
         )
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(PipelineError, match=f"x.{suffix} is a Git LFS pointer, not the file"):
+        load_safetensors(path) if suffix == "safetensors" else load_resume(path)

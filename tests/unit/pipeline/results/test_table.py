@@ -11,6 +11,7 @@ from pipeline.results.records import Result
 from pipeline.results.table import (
     gap_closed,
     markdown_table,
+    note_on_datasets,
     provenance_lines,
     table_cells,
     terminal_table,
@@ -89,6 +90,14 @@ def test_what_must_not_be_averaged_is_refused(other: Result, sentence: str) -> N
     for report in (markdown_table, terminal_table, provenance_lines):
         with pytest.raises(PipelineError, match=sentence):
             report(results)
+
+
+def test_results_of_other_labels_are_called_so() -> None:
+    assert note_on_datasets(THREE) == ""
+    note = note_on_datasets(
+        [*THREE, result("2q", dataset="relabelled", nn1=0.7), Result(name="x", metrics={})]
+    )
+    assert "MoCo, 1q, scratch (fashion); 2q (relabelled). Run `eval` on all of them." in note
 
 
 def test_gap_closed_by_hand() -> None:

@@ -455,10 +455,17 @@ def test_a_runs_student_comes_back(tmp_path: Path, image_size: int, resize: int)
     )
 
 
+def test_a_teacher_that_gives_no_finite_feature_is_refused_before_the_work() -> None:
+    with pytest.raises(PipelineError, match="gives no finite feature for a black, a white and a noisy image"):
+        load_teacher("tests.support.tiny_teacher:blind")
+
+
 def test_a_run_without_student_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"run folder .* does not exist"):
         load_run_student(tmp_path / "absent")
-    with pytest.raises(PipelineError, match=r"student\.safetensors does not exist"):
+    with pytest.raises(
+        WrongUse, match=f"the run {tmp_path} has no student yet.*: repeat its command, or give"
+    ):
         load_run_student(tmp_path)
     save_safetensors(tmp_path / "student.safetensors", {"w": torch.ones(1)}, {})
     with pytest.raises(PipelineError, match="lacks the metadata of a student"):
