@@ -12,6 +12,10 @@ SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev python3-de
 TEST_SYSTEM := chromium
 FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
 
+# Training has one rank for each GPU, of those that CUDA_VISIBLE_DEVICES leaves.
+GPUS   ?= $(shell { [ -n "$$CUDA_VISIBLE_DEVICES" ] && echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n' || nvidia-smi -L 2>/dev/null; } | grep -c .)
+TRAIN  = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/python -m torch.distributed.run --standalone --nproc-per-node=$(GPUS) cli.py,$(RUN_PY))
+
 # What the verbs work on. Without DATA they use the demo's images and its recipes.
 ifndef DATA
 DATA         := data/clip-art
@@ -39,7 +43,7 @@ REPORT    ?= runs/report-$(NAME).html
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
-	@echo 'variables: DATA TEACHER WEIGHTS STUDENT OBJECTIVE CACHE RUN DATASET, and PACK_ARGS CACHE_ARGS DISTILL_ARGS EVAL_ARGS'
+	@echo 'variables: DATA TEACHER WEIGHTS STUDENT OBJECTIVE CACHE RUN DATASET GPUS, and PACK_ARGS CACHE_ARGS DISTILL_ARGS EVAL_ARGS'
 	@echo 'for further flags; `.venv/bin/python cli.py --help` lists every command'
 
 setup: $(READY)
@@ -98,11 +102,11 @@ cache: $(READY)
 	@test -e "$(CACHE)" || $(MAKE) --no-print-directory cache-teacher
 
 distill: cache
-	$(RUN_PY) distill "$(DATASET)" "$(CACHE)" "$(RUN)" --student "$(STUDENT)" --objective $(OBJECTIVE) $(DISTILL_ARGS)
+	$(TRAIN) distill "$(DATASET)" "$(CACHE)" "$(RUN)" --student "$(STUDENT)" --objective $(OBJECTIVE) $(DISTILL_ARGS)
 
 # What a distilled student is compared with: from scratch on as many images, untrained, and raw pixels.
 scratch: dataset
-	$(RUN_PY) pretrain "$(DATASET)" "$(SCRATCH)" --student "$(STUDENT)" $(PRETRAIN_ARGS)
+	$(TRAIN) pretrain "$(DATASET)" "$(SCRATCH)" --student "$(STUDENT)" $(PRETRAIN_ARGS)
 
 untrained: dataset
 	$(RUN_PY) pretrain "$(DATASET)" "$(UNTRAINED)" --student "$(STUDENT)" $(PRETRAIN_ARGS) --epochs 0

@@ -1,61 +1,16 @@
 """Anchorage's command line: options -> a frozen config -> one call. Each command imports torch only when it runs."""
 
-import dataclasses
-import os
 import sys
-import typing
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cache.errors import StoreError
-from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.runtime.signals import terminated_as_interrupted
-from pipeline.runtime.terminal import print_any_text
+from pipeline.runtime.run_command import run_command
 from pipeline.settings import commands, training
-from pipeline.settings.field import options
-from pipeline.settings.local_path import local_path
-from pipeline.settings.many_students import configs_of
-from pipeline.settings.toml_file import from_toml, without_none
+from pipeline.settings.command_line import Commands, LocalPath, command
+from pipeline.settings.plan import PlanConfig
 
-INTERRUPTED = 130
 RESUMED = ("pack", "pretrain", "cache-teacher", "repair", "distill", "eval", "sweep")
-
-
-class Commands(click.Group):
-    """A group that lists its commands in the order of use and suggests the nearest name for a mistyped one."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
-            raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
-        return super().resolve_command(ctx, args)
-
-
-class LocalPath(click.ParamType):
-    """A path on this machine; ~ is the home folder."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return local_path(str(value))
-
-
-class CommaList(click.ParamType):
-    """Values separated by commas."""
-
-    name = "A,B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -73,65 +28,7 @@ def main() -> None:
     """
 
 
-def command(
-    name: str, config: type, group: click.Group = main
-) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command with the fields of `config` as its options; its body is called with one config per student."""
-
-    def decorate(body: Callable[..., None]) -> click.Command:
-        def run(**values: Any) -> None:
-            body(*configs_of(config, merged(config, values)))
-
-        file_help = "TOML file with settings; flags take precedence"
-        file_option = click.Option(["--config"], type=LocalPath(), metavar="FILE.toml", help=file_help)
-        parameters = [*(parameter(config, field) for field in options(config)), file_option]
-        made = click.Command(name, callback=run, params=parameters, help=body.__doc__)
-        group.add_command(made)
-        return made
-
-    return decorate
-
-
-def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of all options: flags take precedence over the settings file, and that over the defaults."""
-    file = values.pop("config")
-    given = {
-        name: value
-        for name, value in values.items()
-        if click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    }
-    return {**values, **(from_toml(config, file) if file else {}), **given}
-
-
-def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
-    """Return the click option or argument for a field."""
-    hint, required = typing.get_type_hints(config)[field.name], field.default is dataclasses.MISSING
-    if field.metadata.get("argument"):
-        nargs = -1 if typing.get_origin(hint) is tuple else 1
-        return click.Argument([field.name], type=LocalPath(), nargs=nargs, required=required)
-    flag = f"--{field.name.replace('_', '-')}"
-    shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True, "required": required}
-    if not required:
-        shared["default"] = field.default
-    if field.metadata["repeatable"]:
-        return click.Option([flag], multiple=True, **{**shared, "default": (field.default,)})
-    if hint is bool:
-        return click.Option([flag], is_flag=True, **shared)
-    return click.Option([flag], **shared, **click_type(hint, field))
-
-
-def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """Return the click type for a field's annotation, with a metavar where it needs one."""
-    if field.metadata["choices"]:
-        return {"metavar": f"[{'|'.join(field.metadata['choices'])}]"}
-    hint = without_none(hint)
-    if typing.get_origin(hint) is not tuple:
-        return {"type": LocalPath() if hint is Path else hint}
-    is_range = typing.get_args(hint)[0] is float
-    return {"type": (float, float), "metavar": "LOW HIGH"} if is_range else {"type": CommaList()}
-
-
-@command("demo-data", commands.DemoDataConfig)
+@command(main, "demo-data", commands.DemoDataConfig)
 def demo_data(config: commands.DemoDataConfig) -> None:
     """Write the images of the demo, public-domain clip art.
 
@@ -146,7 +43,7 @@ def demo_data(config: commands.DemoDataConfig) -> None:
     demo_data(config.out, train=config.train, val=config.val)
 
 
-@command("pack", commands.PackConfig)
+@command(main, "pack", commands.PackConfig)
 def pack(config: commands.PackConfig) -> None:
     """Pack images into a dataset that both stages read.
 
@@ -159,7 +56,7 @@ def pack(config: commands.PackConfig) -> None:
     pack(config)
 
 
-@command("pretrain", training.PretrainConfig)
+@command(main, "pretrain", training.PretrainConfig)
 def pretrain(*runs: training.PretrainConfig) -> None:
     """Train a network with SimCLR, without labels or a teacher."""
     from pipeline.training.pretrain import pretrain
@@ -167,7 +64,7 @@ def pretrain(*runs: training.PretrainConfig) -> None:
     pretrain(*runs)
 
 
-@command("cache-teacher", commands.CacheTeacherConfig)
+@command(main, "cache-teacher", commands.CacheTeacherConfig)
 def cache_teacher(config: commands.CacheTeacherConfig) -> None:
     """Stage one: write a teacher's embeddings to a store.
 
@@ -193,7 +90,7 @@ def cache_info(store: Path) -> None:
     print_store(store)
 
 
-@command("verify", commands.VerifyConfig, cache)
+@command(cache, "verify", commands.VerifyConfig)
 def cache_verify(config: commands.VerifyConfig) -> None:
     """Read every byte of a store and list damaged chunks.
 
@@ -205,7 +102,7 @@ def cache_verify(config: commands.VerifyConfig) -> None:
     verify_cache(config)
 
 
-@command("repair", commands.RepairConfig, cache)
+@command(cache, "repair", commands.RepairConfig)
 def cache_repair(config: commands.RepairConfig) -> None:
     """Recompute the damaged chunks of a store, then verify it."""
     from pipeline.embedding.verify_repair import repair_cache
@@ -213,7 +110,7 @@ def cache_repair(config: commands.RepairConfig) -> None:
     repair_cache(config)
 
 
-@command("distill", training.DistillConfig)
+@command(main, "distill", training.DistillConfig)
 def distill(*runs: training.DistillConfig) -> None:
     """Stage two: train a student from the teacher's store.
 
@@ -226,7 +123,7 @@ def distill(*runs: training.DistillConfig) -> None:
     distill(*runs)
 
 
-@command("embed", commands.EmbedConfig)
+@command(main, "embed", commands.EmbedConfig)
 def embed(config: commands.EmbedConfig) -> None:
     """Embed images with a run's student or a teacher."""
     from pipeline.embedding.embed_command import embed_any
@@ -234,7 +131,7 @@ def embed(config: commands.EmbedConfig) -> None:
     embed_any(config)
 
 
-@command("eval", commands.EvalConfig)
+@command(main, "eval", commands.EvalConfig)
 def evaluate(config: commands.EvalConfig) -> None:
     """Evaluate runs and caches, and compare them in a table.
 
@@ -245,7 +142,7 @@ def evaluate(config: commands.EvalConfig) -> None:
     evaluate_targets(config)
 
 
-@command("sweep", commands.SweepConfig)
+@command(main, "sweep", commands.SweepConfig)
 def sweep(config: commands.SweepConfig) -> None:
     """Train and evaluate a grid of runs over one cache.
 
@@ -257,7 +154,7 @@ def sweep(config: commands.SweepConfig) -> None:
     sweep(config)
 
 
-@command("report", commands.ReportConfig)
+@command(main, "report", commands.ReportConfig)
 def report(config: commands.ReportConfig) -> None:
     """Report results as an HTML page or a Markdown table.
 
@@ -268,7 +165,7 @@ def report(config: commands.ReportConfig) -> None:
     report(config)
 
 
-@command("export", commands.ExportConfig)
+@command(main, "export", commands.ExportConfig)
 def export(config: commands.ExportConfig) -> None:
     """Export a student, without its head, with a model card.
 
@@ -279,8 +176,8 @@ def export(config: commands.ExportConfig) -> None:
     export_student(config)
 
 
-@command("plan", commands.PlanConfig)
-def plan(config: commands.PlanConfig) -> None:
+@command(main, "plan", PlanConfig)
+def plan(config: PlanConfig) -> None:
     """Estimate storage, memory and time before running.
 
     Covers both stages and when the cache pays off, for a packed DATASET or a number of --images. Times come from a
@@ -326,38 +223,8 @@ def objectives() -> None:
 
 
 def run_cli(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 success, 1 failure, 2 wrong use, 130 interrupted.
-
-    An error is printed as one sentence. Without `arguments`, those of the process are used.
-    """
-    print_any_text()
-    try:
-        with terminated_as_interrupted():
-            main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (PipelineError, StoreError) as error:
-        click.echo(f"error: {error}", err=True)
-        return 2 if isinstance(error, WrongUse) else 1
-    except (KeyboardInterrupt, click.Abort):
-        goes_on = resumes(sys.argv[1:] if arguments is None else arguments)
-        click.echo(f"\ninterrupted{'; the same command goes on from here' if goes_on else ''}", err=True)
-        if arguments is None:
-            # Not sys.exit: destructors of objects that were being built would print errors, and a library's exit
-            # handler may wait for a lock that the interrupted code had taken.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        return INTERRUPTED
-    except OSError as error:
-        if error.filename is None:
-            raise
-        click.echo(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", err=True)
-        return 1
-    return 0
+    """Run a command and return its exit code. Without `arguments`, those of the process are used."""
+    return run_command(main, arguments, resumes)
 
 
 def resumes(arguments: list[str]) -> bool:

@@ -13,24 +13,32 @@ from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.results.run_record import read_config
+from pipeline.runtime.distributed import ALONE, World, all_gather
 from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 
 def augmented_batches(
-    run: Path, dataset: Dataset, config: EvalConfig, device: torch.device, layer: str | None = None
+    run: Path,
+    dataset: Dataset,
+    config: EvalConfig,
+    device: torch.device,
+    world: World = ALONE,
+    layer: str | None = None,
 ) -> EpochBatches:
-    """Return a function from epoch to batches of features (B, D) float32 and labels (B,).
+    """Return a function from epoch to batches of features (B, D) float32 and labels (B,), the same on all ranks.
 
-    Batches cover the labelled training images. layer: take the output of this layer instead of the student's feature.
-    The student stays in eval mode, so neither its weights nor its running statistics change.
+    Batches cover the labelled training images; each rank embeds its part of a batch. layer: take the output of this
+    layer instead of the student's feature. The student stays in eval mode, so neither its weights nor its running
+    statistics change. Raises WrongUse if the batch cannot be divided among the ranks.
     """
     split = dataset.splits["train"]
     backbone = BackboneSpec(kind="run", run=run, layer=layer).load()
     image_size = read_config(run)["config"]["image_size"]
     module = backbone.module.to(device).to(memory_format=torch.channels_last)
     rows = np.flatnonzero(split.readable & (split.labels >= 0))
-    order = Order(rows=rows, batch=min(config.batch_size, len(rows)), seed=config.seed)
+    share = min(world.local_batch_size(config.batch_size), len(rows) // world.size)
+    order = Order(rows=rows, batch=share, seed=config.seed, rank=world.rank, world=world.size)
     loader = ImageLoader(
         split.beton,
         order,
@@ -44,6 +52,6 @@ def augmented_batches(
         for batch in loader.epoch(epoch):
             with torch.no_grad():
                 features = module(batch.images[0]).float()
-            yield features, batch.labels
+            yield all_gather(features), all_gather(batch.labels)
 
     return batches

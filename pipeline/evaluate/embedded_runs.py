@@ -13,6 +13,7 @@ from pipeline.images.dataset import Dataset
 from pipeline.models.backbone import comparable
 from pipeline.results.records import is_store
 from pipeline.results.run_record import read_config
+from pipeline.runtime.distributed import ALONE, World
 from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
@@ -40,14 +41,23 @@ def store_path(run: Path, dataset: Dataset, layer: str | None = None) -> Path:
     return run / "transfer" / f"{folder_name(dataset)}-{images[:8]}{inside}.zarr"
 
 
-def embed_run(run: Path, dataset: Dataset, config: EvalConfig, layer: str | None = None) -> Store:
+def embed_run(
+    run: Path, dataset: Dataset, config: EvalConfig, world: World = ALONE, layer: str | None = None
+) -> Store:
     """Return the store of a run's embeddings of a dataset; compute what is missing, or all if the weights changed.
 
-    Raises IdentityMismatch when the existing store is of other images; it is kept then.
+    The first rank computes, with all devices of the machine. Raises IdentityMismatch when the existing store is of
+    other images; it is kept then.
     """
     path = store_path(run, dataset, layer)
+    with world.together():
+        if world.rank == 0:
+            _embed_missing(path, BackboneSpec(kind="run", run=run, layer=layer), dataset, config)
+    return checked_store(open_store(path), dataset)
+
+
+def _embed_missing(path: Path, backbone: BackboneSpec, dataset: Dataset, config: EvalConfig) -> None:
     path.parent.mkdir(exist_ok=True)
-    backbone = BackboneSpec(kind="run", run=run, layer=layer)
     options: dict[str, Any] = EMBED_OPTIONS | {
         "device": config.device,
         "workers": config.workers,
@@ -61,7 +71,6 @@ def embed_run(run: Path, dataset: Dataset, config: EvalConfig, layer: str | None
             raise
         shutil.rmtree(path)
         embed(backbone, dataset, path, **options)
-    return checked_store(open_store(path), dataset)
 
 
 def run_store_id(run: Path) -> str:

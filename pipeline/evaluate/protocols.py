@@ -13,6 +13,7 @@ from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
 from pipeline.models.student_file import load_run_student
 from pipeline.runtime.device import resolve_device
+from pipeline.runtime.distributed import ALONE, World
 from pipeline.settings.commands import EvalConfig
 
 
@@ -33,17 +34,22 @@ def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -
 
 
 def scores(
-    store: Store, run: Path | None, dataset: Dataset, config: EvalConfig
+    store: Store, run: Path | None, dataset: Dataset, config: EvalConfig, world: World = ALONE
 ) -> Iterator[tuple[str, float]]:
-    """Run the configured protocols on the store's embeddings of train and val."""
+    """Run the configured protocols on the store's embeddings of train and val.
+
+    All ranks take part in the linear probe, of random crops, and the first does everything else.
+    """
     device, seed = resolve_device(config.device), config.seed
     train, val = load_features(store, "train"), load_features(store, "val")
-    if "nn" in config.protocol:
+    if "nn" in config.protocol and world.rank == 0:
         yield from knn.evaluate(train, val, device=device)
     if "linear" in config.protocol and not config.layer:
-        yield from _linear(train, val, run, dataset, config)
+        yield from _linear(train, val, run, dataset, config, world)
     if "linear" in config.protocol and config.layer and run:
-        yield from _layers(run, dataset, config, config.layer)
+        yield from _layers(run, dataset, config, config.layer, world)
+    if world.rank > 0:
+        return
     if "ca" in config.protocol:
         yield from cluster_alignment.evaluate(train, val, seeds=config.ca_seeds, seed=seed, device=device)
     if "few-label" in config.protocol:
@@ -59,12 +65,13 @@ def _linear(
     run: Path | None,
     dataset: Dataset,
     config: EvalConfig,
+    world: World,
     layer: str | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Run the linear probe; its metric is "linear" or "linear_augmented", followed by the layer's name if given."""
     device, batches = resolve_device(config.device), None
     if config.features == "augmented" and run:
-        batches = augmented_batches(run, dataset, config, device, layer)
+        batches = augmented_batches(run, dataset, config, device, world, layer)
     yield from linear.evaluate(
         train,
         val,
@@ -76,13 +83,15 @@ def _linear(
     )
 
 
-def _layers(run: Path, dataset: Dataset, config: EvalConfig, layers: str) -> Iterator[tuple[str, float]]:
+def _layers(
+    run: Path, dataset: Dataset, config: EvalConfig, layers: str, world: World
+) -> Iterator[tuple[str, float]]:
     """Run the linear probe on each layer, and with several yield the best top-1 accuracy as "linear_best"."""
     accuracies = []
     for layer in layers_of(load_run_student(run).module, layers):
-        store = embed_run(run, dataset, config, layer)
+        store = embed_run(run, dataset, config, world, layer)
         train, val = load_features(store, "train"), load_features(store, "val")
-        metrics = dict(_linear(train, val, run, dataset, config, layer))
+        metrics = dict(_linear(train, val, run, dataset, config, world, layer))
         accuracies.append(next(iter(metrics.values())))
         yield from metrics.items()
     if len(accuracies) > 1:

@@ -35,7 +35,13 @@ from pipeline.results.records import Result
 from pipeline.results.table import TITLES, terminal_table
 from pipeline.results.targets import Target, target_of
 from pipeline.runtime.device import gpu_record, resolve_device
-from pipeline.runtime.distributed import use_all_cores
+from pipeline.runtime.distributed import (
+    ALONE,
+    World,
+    init_distributed,
+    shutdown_distributed,
+    use_all_cores,
+)
 from pipeline.runtime.outputs import require_writable_file
 from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import PROTOCOLS, EvalConfig
@@ -58,13 +64,26 @@ def evaluate_targets(config: EvalConfig) -> None:
             raise WrongUse(f"no protocol {name!r}: expected {', '.join(known)}{suggest(name, known)}")
     use_all_cores()
     is_voc = bool(set(config.protocol) & VOC_PROTOCOLS.keys())
+    world = join_ranks(config)
     targets = load_targets(config.targets)
     for target in targets:
         if not recorded_path(target.path).is_file():  # what is recorded already needs no permission to write
             require_writable_file(target.metrics)
-    evaluate_all = evaluate_on_voc if is_voc else evaluate_on_dataset
-    results = evaluate_all(targets, config)
-    Console().print(terminal_table(results, shown_metrics(results)))
+    results = evaluate_on_voc(targets, config) if is_voc else evaluate_on_dataset(targets, config, world)
+    if world.rank == 0:
+        Console().print(terminal_table(results, shown_metrics(results)))
+    shutdown_distributed()
+
+
+def join_ranks(config: EvalConfig) -> World:
+    """Return this process's rank under torchrun. Raises WrongUse for an evaluation that is not divided among ranks."""
+    world = init_distributed(resolve_device(config.device))
+    if world.size > 1 and (config.features != "augmented" or "linear" not in config.protocol):
+        raise WrongUse(
+            "under torchrun, eval divides the linear probe of random crops alone: add --features augmented, or leave "
+            "torchrun out"
+        )
+    return world
 
 
 def load_targets(paths: Sequence[Path]) -> list[Target]:
@@ -78,7 +97,7 @@ def with_distinct_names(targets: Sequence[Target], results: Sequence[Result]) ->
     return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
 
 
-def evaluate_on_dataset(targets: Sequence[Target], config: EvalConfig) -> list[Result]:
+def evaluate_on_dataset(targets: Sequence[Target], config: EvalConfig, world: World = ALONE) -> list[Result]:
     """Evaluate each target on a packed dataset. Raises as evaluate_targets."""
     dataset = open_dataset(config.dataset)
     for split in SPLITS:
@@ -92,7 +111,8 @@ def evaluate_on_dataset(targets: Sequence[Target], config: EvalConfig) -> list[R
         raise PipelineError(f"{problem}; evaluation needs a dataset packed from class folders")
     for target in targets:
         require_applicable(target.run, dataset, config)
-    return with_distinct_names(targets, [evaluate_target(target, dataset, config) for target in targets])
+    results = [evaluate_target(target, dataset, config, world) for target in targets]
+    return with_distinct_names(targets, results)
 
 
 def evaluate_on_voc(targets: Sequence[Target], config: EvalConfig) -> list[Result]:
@@ -125,14 +145,18 @@ def evaluate_target_on_voc(target: Target, images: str, config: EvalConfig) -> R
     )
 
 
-def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig) -> Result:
-    """Embed if needed, run the protocols, and record the metrics beside the target.
+def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig, world: World = ALONE) -> Result:
+    """Embed if needed, run the protocols, and record the metrics beside the target, as the first rank finds them.
 
     On another dataset than the training one, the run's own store and metrics are left unchanged.
     """
     run = target.run
-    store = embed_run(run, dataset, config) if run else checked_store(open_store(target.store), dataset)
-    metrics = dict(scores(store, run, dataset, config))
+    store = (
+        embed_run(run, dataset, config, world) if run else checked_store(open_store(target.store), dataset)
+    )
+    metrics = dict(scores(store, run, dataset, config, world))
+    if world.rank > 0:
+        return Result(name=target.name, role=target.role, metrics=metrics)
     is_own = run is None or is_training_dataset(run, dataset)
     images = dataset.splits["train"].identity["images"]
     folder = None if is_own else dataset.path

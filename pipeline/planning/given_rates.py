@@ -9,7 +9,7 @@ from pipeline.errors import WrongUse
 from pipeline.planning.assumed_gpu import LAUNCH, AssumedGpu, describe_exchange, exchange_seconds
 from pipeline.planning.network_cost import NetworkCosts
 from pipeline.planning.network_families import TABLES, describe_speed, relative_speed
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 RESNET50_STEP_FLOPS = 24.3e9  # one image of 224 px, forward and backward, as network_cost counts
 

@@ -15,7 +15,8 @@ from pipeline.images.beton_format import beton_bytes
 from pipeline.images.beton_writer import SMALLEST_PAGE
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.dataset_json import DESCRIPTION
-from pipeline.settings.commands import PackConfig, PlanConfig
+from pipeline.settings.commands import PackConfig
+from pipeline.settings.plan import PlanConfig
 
 TABLE_BYTES = 56  # per row of SPLIT.parquet, measured on the demo's and CIFAR-10's
 

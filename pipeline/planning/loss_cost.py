@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.streamed import BLOCK, CONVERTED_BLOCK
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 LAUNCHES_PER_BLOCK = 12  # of a pass over the anchors: convert, two products, mask, exponential, sums
 

@@ -21,7 +21,7 @@ from pipeline.planning.measured_step import images_per_second, measure_step
 from pipeline.planning.network_cost import NetworkCosts, teacher_shape
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.precision import use_full_float32
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.teachers.registry import untrained_teacher
 
 

@@ -19,7 +19,7 @@ from pipeline.planning.given_rates import decoding_threads
 from pipeline.planning.inputs import Images
 from pipeline.planning.network_cost import NetworkCosts, build_head
 from pipeline.runtime.distributed import use_all_cores
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.training import DistillConfig
 
 SECONDS = 4.0  # minimum duration of a network's measurement

@@ -26,7 +26,7 @@ from pipeline.models.students import build_student
 from pipeline.objectives.builders import anchor_count
 from pipeline.planning.inputs import Images
 from pipeline.planning.loss_cost import LossCost, loss_cost
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import untrained_teacher
 

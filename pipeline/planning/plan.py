@@ -13,7 +13,7 @@ from pipeline.objectives.builders import anchor_count
 from pipeline.planning.given_rates import Rates
 from pipeline.planning.inputs import Images, rows_of_busiest_worker, store_shapes
 from pipeline.planning.network_cost import NetworkCosts, parameter_bytes, teacher_shape
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 # Measured: bytes of a process with its libraries (CUDA's excluded), log and loader; and the peak of loading weights and
 # of writing a checkpoint, in multiples of the parameters' bytes.

@@ -18,7 +18,7 @@ from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.markdown_file import require_markers, write_into
 from pipeline.results.plain_text import human_bytes
 from pipeline.runtime.device import CPU
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
 HEAD = ("", "dataset", "cache", "stage one", "stage two", "live teacher")

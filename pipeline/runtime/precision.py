@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import torch
+
+from pipeline.errors import PipelineError
 
 
 def use_full_float32() -> None:
@@ -30,7 +33,8 @@ def tf32_products(enabled: bool = True) -> Iterator[None]:
 def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
     """Let cuDNN time its algorithms and take the fastest or, if deterministic, let CUDA only use repeatable ones.
 
-    An operation without a repeatable algorithm then raises RuntimeError. On the CPU there is nothing to choose.
+    An operation without a repeatable algorithm then raises RuntimeError, see `explain_nondeterminism`. On the CPU there
+    is nothing to choose.
     """
     if device.type == "cpu":
         return
@@ -38,3 +42,18 @@ def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
+
+
+@contextlib.contextmanager
+def explain_nondeterminism() -> Iterator[None]:
+    """Turn the error of an operation that has no repeatable algorithm into a PipelineError."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+        if not found:
+            raise
+        raise PipelineError(
+            f"--deterministic: {found[1]}, which this student needs, has no repeatable algorithm in PyTorch; leave the "
+            "flag out, or train another student"
+        ) from error

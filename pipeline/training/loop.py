@@ -29,6 +29,7 @@ from pipeline.runtime.distributed import (
     shutdown_distributed,
 )
 from pipeline.runtime.out_of_memory import release_free_memory
+from pipeline.runtime.precision import explain_nondeterminism
 from pipeline.runtime.signals import StopRequest
 from pipeline.settings.field import as_json, defaults
 from pipeline.settings.training import DistillConfig, PretrainConfig
@@ -180,6 +181,7 @@ class Training:
         with contextlib.ExitStack() as held:
             held.callback(shutdown_distributed)
             held.enter_context(explain_lost_rank())
+            held.enter_context(explain_nondeterminism())
             with self.world.together():
                 if is_main_process():
                     for run in self.runs:

@@ -14,7 +14,7 @@ from pipeline.planning.inputs import packed_images
 from pipeline.planning.measured_step import measure_step
 from pipeline.planning.network_cost import network_costs, planned_teacher
 from pipeline.runtime.device import CPU
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.photograph_training import (
     ANCHORS,

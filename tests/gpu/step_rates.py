@@ -18,7 +18,7 @@ from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.running_softmax import product
 from pipeline.objectives.streamed import SimilarityLoss
-from pipeline.planning.measured_rates import wait_for
+from pipeline.planning.measured_step import wait_for
 from pipeline.runtime.distributed import World
 from pipeline.runtime.precision import tf32_products
 from pipeline.settings.training import DistillConfig

@@ -13,7 +13,8 @@ from pipeline.images.dataset import open_dataset
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
-from pipeline.planning.measured_rates import TeacherJob, run_teacher, wait_for
+from pipeline.planning.measured_rates import TeacherJob, run_teacher
+from pipeline.planning.measured_step import wait_for
 from pipeline.runtime.distributed import cores_of_rank
 from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.settings import commands, training
 from pipeline.settings.field import CommandSettings, options
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.toml_file import without_none
 from tests.support.bad_cases import Case, with_flags
 from tests.support.bad_files import nothing
@@ -25,7 +26,7 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "sweep s.toml": commands.SweepConfig,
     "report {run} --out r.html": commands.ReportConfig,
     "export {run} s.onnx": commands.ExportConfig,
-    "plan {dataset}": commands.PlanConfig,
+    "plan {dataset}": PlanConfig,
 }
 
 

@@ -1,12 +1,14 @@
 """Set-up is the same whatever targets are named together, and in which order, on each supported Python."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def planned(*targets: str, path: str = os.environ["PATH"]) -> list[str]:
@@ -101,3 +103,22 @@ def test_another_folder_of_the_same_name_does_not_get_the_dataset_of_the_first(
             f"error: {packed} was packed from {pictures}, not from {folder}: name another one, DATASET=..."
         )
         assert (message in run.stderr) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks"),
+    [("0", None), ("1", None), ("8", "8"), (None, None)],
+    ids=["none", "one", "eight", "here"],
+)
+def test_training_has_a_rank_for_each_gpu(gpus: str | None, ranks: str | None) -> None:
+    given = [f"GPUS={gpus}"] if gpus else []
+    (line,) = (line for line in planned("distill", *given) if "cli.py distill" in line)
+    found = re.search(r"torch.distributed.run --standalone --nproc-per-node=(\d+) cli.py distill", line)
+    assert (found and found[1]) == (ranks if gpus else str(torch.cuda.device_count() or "") or None)
+    assert all("torch.distributed" not in line for line in planned("untrained", *given))
+
+
+@pytest.mark.parametrize(("visible", "ranks"), [("3", 0), ("0,5", 2)])
+def test_only_visible_gpus_count(visible: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert any(f"--nproc-per-node={ranks} " in line for line in planned("distill")) == bool(ranks)

@@ -1,5 +1,6 @@
 """Two ranks train as one process does, and several students as they train one."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import WrongUse
+from pipeline.evaluate.run import evaluate_targets
+from pipeline.settings.commands import EvalConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
-from tests.support.training_runs import STUDENT, assert_same_run, losses, settings, weights
+from tests.support.training_runs import STUDENT, assert_same_run, losses, settings, untrained_run, weights
 from tests.support.two_ranks import on_two_ranks
 
 PLAIN = "tests.support.tiny_student:plain"
@@ -33,6 +37,32 @@ def test_two_ranks_train_as_one(packed: Path, cached: Path, tmp_path: Path, obje
     for name, tensor in one.items():
         # the sum over a batch of 40 is taken in two halves: float32 rounding, grown over 12 steps
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def evaluate_as_rank(rank: int, config: EvalConfig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        patch.setenv("LOCAL_WORLD_SIZE", "2")
+        patch.setenv("LOCAL_RANK", str(rank))
+        patch.setattr("pipeline.evaluate.run.shutdown_distributed", lambda: None)  # on_two_ranks does
+        evaluate_targets(config)
+
+
+def test_two_ranks_measure_the_probe_of_random_crops_that_one_measures(packed: Path, tmp_path: Path) -> None:
+    one, two = (untrained_run(packed, tmp_path / name, "plain") for name in ("one", "two"))
+    options = {"dataset": packed, "features": "augmented", "batch_size": 40, "epochs": 3, "device": "cpu"}
+    evaluate_targets(EvalConfig(targets=(one,), **options))
+    on_two_ranks(evaluate_as_rank, tmp_path, EvalConfig(targets=(two,), **options))
+    found, expected = (json.loads((run / "metrics.json").read_text())["metrics"] for run in (two, one))
+    assert found.keys() == expected.keys() >= {"nn1", "linear_augmented", "ca"}
+    # the same batches: an image or two of the 40 may fall to the other of two nearly equal classes
+    assert found == pytest.approx(expected, abs=2 / 40 + 1e-9)
+
+
+def test_what_is_not_divided_among_ranks_is_refused(packed: Path, tmp_path: Path) -> None:
+    run = untrained_run(packed, tmp_path / "run", "plain")
+    with pytest.raises(WrongUse, match="under torchrun, eval divides the linear probe of random crops alone"):
+        on_two_ranks(evaluate_as_rank, tmp_path, EvalConfig(targets=(run,), dataset=packed, device="cpu"))
 
 
 def distill_twice(rank: int, alone: DistillConfig, together: list[DistillConfig]) -> None:

@@ -24,6 +24,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_crop, stream, uniform
 from pipeline.loading.staging import PinnedStaging
 from pipeline.settings.commands import PackConfig
+from tests.support.fake_cuda import as_pinned
 from tests.support.late_streams import LateCopies
 
 
@@ -157,6 +158,7 @@ def test_a_batch_on_cuda_is_whole_and_channels_last(
 ) -> None:
     LateCopies().install(monkeypatch)
     monkeypatch.setattr("pipeline.loading.image_loader.imagenet_table", lambda: None)  # of the CPU
+    monkeypatch.setattr(torch.Tensor, "pin_memory", as_pinned)
     with FakeTensorMode():
         numbers, pixels = torch.empty(32, dtype=torch.int64), torch.empty(32, 24, 24, 3, dtype=torch.uint8)
         embeddings = torch.empty(32, teacher.shape.dim, dtype=torch.uint16)

@@ -9,7 +9,7 @@ from pipeline.images.beton_format import beton_bytes, open_beton
 from pipeline.images.beton_writer import SMALLEST_PAGE
 from pipeline.images.dataset import open_dataset
 from pipeline.planning.inputs import planned_images, rows_of_busiest_worker
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 
 def test_a_packed_dataset_is_measured_and_an_absent_one_is_close(packed: Path) -> None:

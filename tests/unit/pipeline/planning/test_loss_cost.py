@@ -1,7 +1,7 @@
 """Cost of the loss by hand: operations, bytes and what ranks exchange."""
 
 from pipeline.planning.loss_cost import loss_cost
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 
 def test_1q_on_one_device_and_on_eight() -> None:

@@ -8,7 +8,7 @@ from distributed import Client
 
 from pipeline.planning import measured_rates, measured_step
 from pipeline.planning.table import compute_plan
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 
 def test_a_packed_dataset_is_planned_with_measured_rates(

@@ -11,7 +11,7 @@ from pipeline.planning.inputs import packed_images, planned_images
 from pipeline.planning.measured_step import measure_loader, measure_loss, measure_student
 from pipeline.planning.network_cost import NetworkCosts, network_costs, planned_teacher
 from pipeline.runtime.device import CPU
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, **settings: object) -> tuple[PlanConfig, NetworkCosts]:

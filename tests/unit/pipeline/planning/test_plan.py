@@ -15,7 +15,7 @@ from pipeline.planning.inputs import packed_images, rows_of_busiest_worker
 from pipeline.planning.network_cost import forward_cost, planned_teacher, step_cost
 from pipeline.planning.plan import STAGE_TWO_PROCESS, cache_footprint
 from pipeline.planning.table import compute_plan
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 

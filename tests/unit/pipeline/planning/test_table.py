@@ -7,7 +7,7 @@ import pytest
 
 import cli
 from pipeline.planning.table import compute_plan, human_time, markdown
-from pipeline.settings.commands import PlanConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.toml_file import from_toml
 
 

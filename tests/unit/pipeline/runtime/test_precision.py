@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.runtime.device import resolve_device
-from pipeline.runtime.precision import choose_algorithms, tf32_products
+from pipeline.runtime.precision import choose_algorithms, explain_nondeterminism, tf32_products
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -55,3 +56,16 @@ def test_the_cpu_has_nothing_to_choose() -> None:
     CUDNN.benchmark = False
     choose_algorithms(torch.device("cpu"), deterministic=True)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_without_a_repeatable_algorithm_is_a_sentence() -> None:
+    def fail(message: str) -> None:
+        with explain_nondeterminism():
+            raise RuntimeError(message)
+
+    with pytest.raises(
+        PipelineError, match="--deterministic: some_op_cuda, which this student needs, has no repeat"
+    ):
+        fail("some_op_cuda does not have a deterministic implementation, but you set '...'")
+    with pytest.raises(RuntimeError, match="something else"):
+        fail("something else")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import CacheTeacherConfig, PlanConfig
+from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.training import DistillConfig
 
 PLACES = {"dataset": Path("d"), "cache": Path("c"), "run": Path("r")}

@@ -1,0 +1,52 @@
+"""From a command to its exit code: errors become one sentence on stderr."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from cache.errors import StoreError
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.runtime.signals import terminated_as_interrupted
+from pipeline.runtime.terminal import print_any_text
+
+INTERRUPTED = 130
+
+
+def run_command(
+    main: click.Command, arguments: list[str] | None, resumes: Callable[[list[str]], bool]
+) -> int:
+    """Run a command and return its exit code: 0 success, 1 failure, 2 wrong use, 130 interrupted.
+
+    An error is printed as one sentence. arguments: None for those of the process. resumes: whether a command with
+    these arguments goes on after an interruption when it is run again.
+    """
+    print_any_text()
+    try:
+        with terminated_as_interrupted():
+            main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (PipelineError, StoreError) as error:
+        click.echo(f"error: {error}", err=True)
+        return 2 if isinstance(error, WrongUse) else 1
+    except (KeyboardInterrupt, click.Abort):
+        goes_on = resumes(sys.argv[1:] if arguments is None else arguments)
+        click.echo(f"\ninterrupted{'; the same command goes on from here' if goes_on else ''}", err=True)
+        if arguments is None:
+            # Not sys.exit: destructors of objects that were being built would print errors, and a library's exit
+            # handler may wait for a lock that the interrupted code had taken.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        return INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+        return 1
+    return 0
