@@ -7,6 +7,7 @@ import functools
 import hashlib
 import sys
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -199,7 +200,9 @@ class _Walk:
 
     def _add_pickled(self, value: Any) -> None:
         try:
-            parts = value.__reduce_ex__(4)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, from Python 3.12 on
+                parts = value.__reduce_ex__(4)
         except Exception as error:  # a foreign type may raise anything
             self.note("hidden")
             if self.strict:
