@@ -15,9 +15,8 @@ CHUNKS_AT_ONCE = 2  # of a worker: while one is computed, the next is decoded, o
 DEATHS_ALLOWED = 1
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_FOR_A_RESULT = 30
-SECONDS_WITHOUT_WORKERS = (
-    60  # of our own cluster, which restarts them within a few; a user's may be queued for hours
-)
+# Of our own cluster, which restarts them within a minute even on a busy machine; a user's may be queued for hours.
+SECONDS_WITHOUT_WORKERS = 180
 Outcome = dict[int, int] | BaseException
 
 

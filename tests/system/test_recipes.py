@@ -15,7 +15,9 @@ from pipeline.models.students import STUDENTS
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
 from pipeline.settings import commands as configs
+from pipeline.settings.command_line import merged
 from pipeline.settings.commands import PROTOCOLS
+from pipeline.settings.plan import PlanConfig
 from pipeline.settings.toml_file import from_toml, from_values
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.sweeps.recipe import read_recipe
@@ -53,7 +55,7 @@ def commands(path: Path) -> list[tuple[str, Any]]:
     for line in re.findall(r"^#   python cli\.py (.+)$", path.read_text(), re.MULTILINE):
         name, *arguments = shlex.split(line)
         with cli.main.commands[name].make_context(name, arguments) as context:
-            found.append((name, SETTINGS[name](**cli.merged(SETTINGS[name], context.params))))
+            found.append((name, SETTINGS[name](**merged(SETTINGS[name], context.params))))
     return found
 
 
@@ -175,7 +177,7 @@ def test_every_recipe_is_settings_of_its_command(path: Path) -> None:
                 resolved(replace(DistillConfig(**places), **values))
     else:
         command = DistillConfig if path.stem not in ("pretrain", "teacher") else PretrainConfig
-        command = configs.PlanConfig if path.parent.name == "plans" else command
+        command = PlanConfig if path.parent.name == "plans" else command
         assert from_toml(command, path)
 
 
