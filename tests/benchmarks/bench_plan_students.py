@@ -26,6 +26,7 @@ from tests.benchmarks.photograph_training import (
 
 STUDENTS = ("resnet18", "resnet50", "mobilenet_v2", "timm/efficientnet_b0", "timm/vit_small_patch16_224")
 SIZE, BATCH, STEPS, ROUNDS = 128, 32, 4, 3
+PRECISION = "fp32"  # bf16 takes several times as long on a processor that has to emulate it
 
 
 def measure(folder: Path) -> Iterator[Figure]:
@@ -48,7 +49,9 @@ def measure(folder: Path) -> Iterator[Figure]:
 def training(folder: Path, student: str) -> PhotographTraining:
     """Return a run of the student over STEPS batches an epoch."""
     folder.mkdir()
-    return photograph_training(folder, images=BATCH * STEPS, batch=BATCH, student=student, size=SIZE)
+    return photograph_training(
+        folder, images=BATCH * STEPS, batch=BATCH, student=student, size=SIZE, amp_dtype=PRECISION
+    )
 
 
 def planned_step(dataset: Path, student: str) -> float:
@@ -60,6 +63,7 @@ def planned_step(dataset: Path, student: str) -> float:
         image_size=SIZE,
         batch_size=BATCH,
         anchors=str(ANCHORS),
+        amp_dtype=PRECISION,
     )
     # the store has rows for more images than there are
     images = replace(packed_images(dataset), rows={"train": STORE_ROWS})

@@ -57,7 +57,13 @@ class PhotographTraining:
 
 
 def photograph_training(
-    folder: Path, *, images: int, batch: int, student: str = "resnet18", size: int = SIZE
+    folder: Path,
+    *,
+    images: int,
+    batch: int,
+    student: str = "resnet18",
+    size: int = SIZE,
+    amp_dtype: str = "bf16",
 ) -> PhotographTraining:
     """Pack photographs, write a store and build the student, all in `folder`. size: of its input, in pixels."""
     use_all_cores()
@@ -83,6 +89,7 @@ def photograph_training(
             student=student,
             image_size=size,
             batch_size=batch,
+            amp_dtype=amp_dtype,
         )
     )
     network = build_student(student, image_size=size, seed=0)
