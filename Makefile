@@ -13,7 +13,7 @@ TEST_SYSTEM := chromium
 FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
 
 # Training has one rank for each GPU, of those that CUDA_VISIBLE_DEVICES leaves.
-GPUS   ?= $(shell { [ -n "$$CUDA_VISIBLE_DEVICES" ] && echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n' || nvidia-smi -L 2>/dev/null; } | grep -c .)
+GPUS   ?= $(shell if [ "$${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n'; else nvidia-smi -L 2>/dev/null; fi | grep -c .)
 TRAIN  = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/python -m torch.distributed.run --standalone --nproc-per-node=$(GPUS) cli.py,$(RUN_PY))
 
 # What the verbs work on. Without DATA they use the demo's images and its recipes.

@@ -118,7 +118,17 @@ def test_training_has_a_rank_for_each_gpu(gpus: str | None, ranks: str | None) -
     assert all("torch.distributed" not in line for line in planned("untrained", *given))
 
 
-@pytest.mark.parametrize(("visible", "ranks"), [("3", 0), ("0,5", 2)])
-def test_only_visible_gpus_count(visible: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert any(f"--nproc-per-node={ranks} " in line for line in planned("distill")) == bool(ranks)
+@pytest.mark.parametrize(("visible", "ranks"), [("3", 0), ("0,5", 2), ("", 0), (None, 3)])
+def test_only_visible_gpus_count(
+    visible: str | None, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with three GPUs."""
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nprintf 'GPU 0\\nGPU 1\\nGPU 2\\n'\n")
+    command.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    lines = planned("distill", path=f"{tmp_path}:{os.environ['PATH']}")
+    found = re.findall(r"--nproc-per-node=(\d+) ", "\n".join(lines))
+    assert found == [str(ranks)] * bool(ranks)
