@@ -16,6 +16,7 @@ import click
 import torch
 
 from cache.durable import write_file
+from pipeline.errors import WrongUse
 from pipeline.images.pack import pack
 from pipeline.runtime.device import gpu_record, resolve_device
 from pipeline.runtime.distributed import use_all_cores
@@ -105,7 +106,10 @@ def main(out: Path) -> None:
     from tests.gpu.step_rates import STEP_SECTIONS
     from tests.gpu.whole_rates import WHOLE_SECTIONS
 
-    device = resolve_device(os.environ.get("GPU_CHECK_DEVICE", "cuda"))
+    try:
+        device = resolve_device(os.environ.get("GPU_CHECK_DEVICE", "cuda"))
+    except WrongUse as error:
+        raise click.ClickException(str(error)) from error
     use_all_cores()
     choose_algorithms(device, deterministic=False)
     with tempfile.TemporaryDirectory(prefix="gpu-rates-") as folder:

@@ -47,6 +47,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_with_131072_anchors_it_is_the_loss_in_float64(device: torch.device, precision: str) -> None:
+    if device.type == "cpu" and precision == "bf16":
+        pytest.skip("the CPU rounds logits to bfloat16")
     student, teacher, anchors = inputs(device)
     query = student.double().requires_grad_()
     expected = reference_loss(query, teacher.double(), anchors.double(), anchors.double(), TAU)
@@ -57,8 +59,6 @@ def test_with_131072_anchors_it_is_the_loss_in_float64(device: torch.device, pre
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     loss = SimilarityLoss(tau=TAU, product_dtype=dtype, tf32=precision == "tf32")
     found, gradient = loss_and_gradient(loss, student, teacher, anchors)
-    if device.type == "cpu" and precision == "bf16":
-        pytest.skip("the CPU rounds logits to bfloat16")
     errors = relative(found, expected.detach()), relative(gradient, query.grad)
     assert all(error <= bound for error, bound in zip(errors, BOUNDS[precision], strict=True)), errors
 
