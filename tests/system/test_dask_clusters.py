@@ -16,11 +16,9 @@ from distributed import Client
 import cli
 from cache.reader import open_store
 from pipeline.embedding.cache_teacher import embed
-from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.images.pack import pack
-from pipeline.settings.commands import PackConfig
+from pipeline.images.dataset import Dataset
 from pipeline.teachers.backbone_spec import BackboneSpec
-from tests.support.mixed_images import draw_mixed_images
+from tests.support.mixed_images import packed_mixed_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120
@@ -82,10 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("mixed")
-    draw_mixed_images(folder / "images")
-    pack(PackConfig(data=folder / "images", out=folder / "dataset", workers=1))
-    return open_dataset(folder / "dataset")
+    return packed_mixed_images(tmp_path_factory.mktemp("mixed"))
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,9 @@ import pytest
 from cache.reader import open_store
 from pipeline.embedding.cache_teacher import embed
 from pipeline.errors import PipelineError
-from pipeline.images.dataset import Dataset, open_dataset
-from pipeline.images.pack import pack
-from pipeline.settings.commands import PackConfig
+from pipeline.images.dataset import Dataset
 from pipeline.teachers.backbone_spec import BackboneSpec
-from tests.support.mixed_images import WHITE_ALWAYS, draw_mixed_images
+from tests.support.mixed_images import WHITE_ALWAYS, packed_mixed_images
 from tests.support.tiny_store import states
 
 CHUNK = 64  # rows of 131,072 float16, near 16 MiB
@@ -40,10 +38,7 @@ def teacher(function: str) -> BackboneSpec:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("mixed")
-    draw_mixed_images(folder / "images")
-    pack(PackConfig(data=folder / "images", out=folder / "dataset", workers=1))
-    return open_dataset(folder / "dataset")
+    return packed_mixed_images(tmp_path_factory.mktemp("mixed"))
 
 
 @pytest.fixture(scope="module")
