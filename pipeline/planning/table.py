@@ -18,6 +18,7 @@ from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.markdown_file import require_markers, write_into
 from pipeline.results.plain_text import human_bytes
 from pipeline.runtime.device import CPU
+from pipeline.runtime.precision import usual_precision
 from pipeline.settings.plan import PlanConfig
 
 UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
@@ -46,6 +47,8 @@ def compute_plan(config: PlanConfig) -> Plan:
     """
     if not (config.gpus or has_rates(config)):
         config = dataclasses.replace(config, gpus=torch.cuda.device_count())
+    if config.amp_dtype is None:
+        config = dataclasses.replace(config, amp_dtype="bf16" if config.gpus else usual_precision(CPU))
     images, teacher = planned_images(config), planned_teacher(config)
     if images.train < config.batch_size:
         raise WrongUse(

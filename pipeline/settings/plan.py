@@ -34,7 +34,11 @@ class PlanConfig(CommandSettings):
     epochs: int = setting(130, "number of epochs of a student", minimum=1)
     batch_size: int = setting(256, "images per step over all GPUs", minimum=1)
     optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
-    amp_dtype: str = setting("bf16", "precision of the student's training", choices=PRECISIONS)
+    amp_dtype: str | None = setting(
+        None,
+        "precision of the student's training. Default: bf16 on GPUs, and on a processor that multiplies it, else fp32",
+        choices=PRECISIONS,
+    )
     gpus: int | None = setting(
         None, "number of GPUs for both stages. Default: those of this machine; without any, its CPU"
     )

@@ -13,7 +13,8 @@ SCHEDULES = ("step", "step-30-60-80", "cosine")
 class TrainConfig(CommandSettings):
     """Settings that `distill` and `pretrain` share: the student and its optimization.
 
-    Those of optimization are None where the command leaves them to the objective, until `resolved` fills them in.
+    Those of optimization are None where the command leaves them to the objective, until `resolved` fills them in, and
+    amp_dtype where it leaves it to the device, until `with_precision` does.
     """
 
     student: str = setting(
@@ -51,9 +52,9 @@ class TrainConfig(CommandSettings):
         0, "random seed for initial weights, image order, crops and anchors", maximum=MAX_SEED
     )
     amp_dtype: str = setting(
-        "bf16",
+        None,
         "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 2q and seed compute their products with "
-        "the anchors in TF32; fp32 is float32 throughout",
+        "the anchors in TF32; fp32 is float32 throughout. Default: bf16 if the device multiplies it, else fp32",
         choices=PRECISIONS,
     )
     workers: int | None = setting(

@@ -27,6 +27,7 @@ from pipeline.training.recorded_run import (
     require_same_revision,
     require_writable_runs,
     resolved_for_run,
+    with_precision,
 )
 from pipeline.training.student_run import student_runs
 from pipeline.training.trainable_rows import (
@@ -45,7 +46,7 @@ def distill(*configs: DistillConfig) -> None:
     Several configs, which differ in `student` and `run` only, share one pass over the images: one loader and one set of
     anchors. Each run ends with exactly the weights that it would have alone.
     """
-    configs = tuple(map(resolved_for_run, configs))
+    configs = with_precision(tuple(map(resolved_for_run, configs)))
     config = configs[0]
     dataset, store = open_dataset(config.dataset), open_store(config.cache)
     train, folders = dataset.split("train"), [each.run for each in configs]

@@ -14,7 +14,12 @@ from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.runtime.precision import choose_algorithms
 from pipeline.settings.training import PretrainConfig
 from pipeline.training.loop import Training
-from pipeline.training.recorded_run import are_finished, dataset_identity, require_writable_runs
+from pipeline.training.recorded_run import (
+    are_finished,
+    dataset_identity,
+    require_writable_runs,
+    with_precision,
+)
 from pipeline.training.student_run import student_runs
 
 
@@ -24,6 +29,7 @@ def pretrain(*configs: PretrainConfig) -> None:
 
     Several configs, which differ in `student` and `run` only, share one pass over the images.
     """
+    configs = with_precision(configs)
     config = configs[0]
     dataset = open_dataset(config.dataset)
     split = dataset.split("train")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import DatasetSplit
@@ -11,8 +11,10 @@ from pipeline.images.dataset_json import DESCRIPTION
 from pipeline.models.checkpoints import load_safetensors
 from pipeline.objectives.registry import entry_of, resolved
 from pipeline.results.run_record import read_config, record_differences
+from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import is_main_process
 from pipeline.runtime.outputs import require_writable_folder
+from pipeline.runtime.precision import usual_precision
 from pipeline.settings.field import as_json, defaults
 from pipeline.settings.training import DistillConfig, PretrainConfig
 
@@ -23,6 +25,8 @@ NOT_ASKED_OF_THE_FINISHED = (
     "chunks",
     "objective_revision",
 )  # identities that matter only while a run goes on
+
+Config = TypeVar("Config", DistillConfig, PretrainConfig)
 
 
 def has_record(run: Path) -> bool:
@@ -69,6 +73,17 @@ def resolved_for_run(config: DistillConfig) -> DistillConfig:
     if found.get("objective") != config.objective or not known:
         return usual
     return replace(usual, **{name: found[name] for name in left_out})
+
+
+def with_precision(configs: Sequence[Config]) -> tuple[Config, ...]:
+    """Return settings with a precision: where none is given, that of the first run with a record, else the device's."""
+    given = configs[0].amp_dtype
+    if given is None:
+        recorded = [
+            read_config(each.run)["config"].get("amp_dtype") for each in configs if has_record(each.run)
+        ]
+        given = next(iter(recorded), None) or usual_precision(resolve_device(configs[0].device))
+    return tuple(replace(each, amp_dtype=given) for each in configs)
 
 
 def are_finished(

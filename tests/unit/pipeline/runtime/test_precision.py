@@ -1,13 +1,19 @@
-"""On CUDA float32 means float32, but for the products that are meant to be in TF32."""
+"""bfloat16 only where it is multiplied; on CUDA float32 means float32, but for products meant to be in TF32."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pipeline.errors import PipelineError
 from pipeline.runtime.device import resolve_device
-from pipeline.runtime.precision import choose_algorithms, explain_nondeterminism, tf32_products
+from pipeline.runtime.precision import (
+    choose_algorithms,
+    explain_nondeterminism,
+    tf32_products,
+    usual_precision,
+)
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -21,6 +27,39 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.benchmark = before
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"avx512_f": True, "avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"neon": True, "bf16": True}, "bf16"),
+        ({"neon": True}, "fp32"),
+    ],
+)
+def test_a_processor_trains_in_bf16_if_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert usual_precision(torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_a_gpu_trains_in_bf16_if_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability[0])
+    )
+    assert usual_precision(torch.device("cuda", 0)) == precision
+
+
+def test_this_processor_tells_what_it_can() -> None:
+    assert torch.cpu.get_capabilities()["architecture"] in ("x86_64", "aarch64", "arm64")
 
 
 def test_a_gpu_computes_float32_in_full(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.objectives.registry import OBJECTIVES
@@ -13,7 +14,7 @@ from pipeline.results.run_record import read_config
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.distill import distill
 from pipeline.training.pretrain import pretrain
-from pipeline.training.recorded_run import RESUME_FILE, STUDENT_FILE, steps_of_complete
+from pipeline.training.recorded_run import RESUME_FILE, STUDENT_FILE, steps_of_complete, with_precision
 from pipeline.training.student_run import StudentRun
 from tests.support.tiny_store import contents
 from tests.support.training_runs import STUDENT, Crash, assert_same_run, distill_until_crash, settings
@@ -68,6 +69,25 @@ def test_only_what_goes_on_has_conditions(
     distill(config)
     with pytest.raises(PipelineError, match=r"config\.lr: expected 0\.2, found 0\.1"):
         distill(replace(config, lr=0.2))
+
+
+def test_without_a_precision_the_device_decides_and_a_begun_run_keeps_its_own(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(packed, cached, tmp_path / "run", epochs=0, amp_dtype=None)
+    for precision, instruction in (("fp32", "avx2"), ("bf16", "avx512_bf16")):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda instruction=instruction: {instruction: True}
+        )
+        begun = replace(config, run=tmp_path / precision)
+        distill(begun)
+        assert read_config(begun.run)["config"]["amp_dtype"] == precision
+    kept = replace(config, run=tmp_path / "fp32")
+    distill(kept)  # finished, and not another run
+    new = replace(config, run=tmp_path / "new")
+    assert [each.amp_dtype for each in with_precision((new, kept))] == ["fp32", "fp32"]
+    with pytest.raises(PipelineError, match=r'config\.amp_dtype: expected "bf16", found "fp32"'):
+        distill(replace(kept, amp_dtype="bf16"))
 
 
 def test_a_finished_pretraining_is_finished_on_another_machine(
