@@ -39,7 +39,7 @@ SWEEPS    := table1 students ablations
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
-.PHONY: help setup system test-system demo dataset cache-teacher cache distill scratch untrained pixels eval report sweeps readme bench lint test torture gpu-check
+.PHONY: help setup system test-system demo dataset cache-teacher cache distill scratch untrained pixels eval report sweeps readme bench lint test test-long torture gpu-check
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# *//'
@@ -153,8 +153,15 @@ lint: $(READY)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+# In the order of their names, or the commands of tests/system would come last, one after the other.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: test-system $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+# What `make test` leaves out: the demo, rehearsals of gpu-check and torture, and kills of stage one.
+test-long: test-system $(READY)
+	$(PYTEST) -m long
 
 # Whether this machine's GPU computes what the CPU does, and how fast: docs/gpu.md says more. Minutes; no network.
 gpu-check: $(READY)

@@ -24,6 +24,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Report that no test was skipped: pytest's -rs prints nothing in that case."""
     if not terminalreporter.getreports("skipped"):
         terminalreporter.write_line("no test was skipped")
+    if terminalreporter.getreports("deselected"):
+        terminalreporter.write_line("tests marked `long` are run by `make test-long`")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,6 +9,8 @@ import pytest
 from pipeline.images.demo_data import demo_data
 from tests.support import drawn_clip_art
 
+pytestmark = pytest.mark.long
+
 TINY = "--image-size 32 --epochs 2 --batch-size 64 --anchors 64 --device cpu"
 
 

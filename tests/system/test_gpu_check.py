@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.gpu.page import NOTHING, PAGE, page
+
+pytestmark = pytest.mark.long
 
 REHEARSED = ("test_objectives", "test_collectives")
 ON_CPU = {**os.environ, "GPU_CHECK_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}

@@ -18,6 +18,8 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 from tests.support.mixed_images import WHITE_ALWAYS, packed_mixed_images
 from tests.support.tiny_store import states
 
+pytestmark = pytest.mark.long
+
 CHUNK = 64  # rows of 131,072 float16, near 16 MiB
 EMBED_SLOWLY = """
 import sys

@@ -24,7 +24,7 @@ def first(lines: list[str], part: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "targets", [("test",), ("lint", "test"), ("test", "lint"), ("setup", "lint", "test")]
+    "targets", [("test",), ("test-long",), ("lint", "test"), ("test", "lint"), ("setup", "lint", "test")]
 )
 def test_the_browser_and_the_packages_are_installed_before_the_tests(targets: tuple[str, ...]) -> None:
     lines = planned(*targets)

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.torture.faults import LIBRARY, build
 from tests.torture.plan import MOMENTS, SIGNALS, trials
+
+pytestmark = pytest.mark.long
 
 TRIALS = 15
 # writes in place, as an editor saves a file
