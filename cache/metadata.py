@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cache.layout import FORMAT, SplitShape
 from cache.ledger import chunk_ledger, row_ledger
 
 ATTRIBUTE = "anchorage"
+CROP_SCALE = "crop_scale"
 
 
 def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, bytes]:
@@ -28,11 +29,14 @@ def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dic
     return _group_files(attributes | ({"origin": dict(origin)} if origin else {}))
 
 
-def split_metadata(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files (relative name to bytes) of a split without chunks."""
+def split_metadata(
+    shape: SplitShape, dataset: Mapping[str, Any], crop_scale: Sequence[float] | None = None
+) -> dict[str, bytes]:
+    """Return the files (relative name to bytes) of a split without chunks. crop_scale: of its random views."""
     sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
+    of_views = {CROP_SCALE: list(crop_scale)} if crop_scale else {}
     columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
-    return _group_files({"dataset": dict(dataset), **sizes}, columns)
+    return _group_files({"dataset": dict(dataset), **sizes, **of_views}, columns)
 
 
 def read_store(path: Path) -> dict[str, Any]:
@@ -64,6 +68,21 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
         NotAStore: there is no such split.
         FormatMismatch: a size is missing, or an array has another shape, dtype, chunk shape or codecs.
     """
+    shape, dataset, _ = read_split_attributes(path, split)
+    folder = path / split
+    group = zarr.open_group(folder, mode="r", zarr_format=3)
+    for column in (*chunk_columns(shape), *row_columns(shape)):
+        _check_array(folder, group, column)
+    return shape, dataset
+
+
+def read_split_attributes(
+    path: Path, split: str
+) -> tuple[SplitShape, dict[str, Any], tuple[float, float] | None]:
+    """Return a split's shape, its dataset's identity, and the crop scale of its random views, None without any.
+
+    Raises as `read_split`, but for its arrays, which are not looked at.
+    """
     folder = path / check_split_name(split)
     attributes = _attributes(folder)
     sizes: dict[str, Any] = {name: attributes.get(name) for name in ("rows", "views", "dim")}
@@ -72,11 +91,8 @@ def read_split(path: Path, split: str) -> tuple[SplitShape, dict[str, Any]]:
         raise FormatMismatch(
             f"the attributes of {folder} lack a dataset, or rows, views and dim above 0; {repair_hint(path)}"
         )
-    shape = SplitShape(**sizes)
-    group = zarr.open_group(folder, mode="r", zarr_format=3)
-    for column in (*chunk_columns(shape), *row_columns(shape)):
-        _check_array(folder, group, column)
-    return shape, attributes["dataset"]
+    scale = attributes.get(CROP_SCALE)
+    return SplitShape(**sizes), attributes["dataset"], tuple(scale) if scale else None
 
 
 def check_split_metadata(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any]) -> None:
@@ -84,7 +100,7 @@ def check_split_metadata(path: Path, split: str, shape: SplitShape, dataset: Map
 
     `read_split` checks what reading depends on; this also checks fill values, chunk file names and the ledger's arrays.
     """
-    for name, data in split_metadata(shape, dataset).items():
+    for name, data in split_metadata(shape, dataset).items():  # a crop scale is in the group's file alone
         folder = path / split / name.removesuffix("zarr.json").rstrip("/")
         if not folder.is_dir() or folder == path / split:  # there may be no ledger
             continue
@@ -168,6 +184,11 @@ def _attributes(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def _first_views(shape: tuple[int, ...], column: Column) -> tuple[int, ...]:
+    """Return the shape of an array, but not more views than the column has."""
+    return shape if column.views is None or not shape else (min(shape[0], column.views), *shape[1:])
+
+
 def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
     try:
         array = group.get(column.name)
@@ -175,7 +196,8 @@ def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
         array = None
     expected = (column.shape, column.chunk_shape, column.dtype, _serializer(column), (Crc32cCodec(),), ())
     found = isinstance(array, zarr.Array) and (
-        array.shape,
+        # arrays grow before the split that is to have more views does
+        _first_views(array.shape, column),
         array.chunks,
         array.dtype,
         array.serializer,

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.chunkfile import available_memory, check_file, populate, read_chunk
-from cache.columns import Column, chunk_columns, row_columns
+from cache.chunkfile import available_memory, populate
+from cache.columns import chunk_columns
 from cache.errors import IncompleteStore, NotAStore
 from cache.gather import gather_rows
-from cache.layout import ChunkKey, Status
+from cache.layout import Status
 from cache.metadata import read_split, read_store, split_names
 from cache.rows import checked_rows
 from cache.sigbus import require_intact_maps
+from cache.split_files import SplitFiles
 from cache.unmapped_rows import UNMAPPED, gather_or_read, map_files, require_rows_read
-from cache.verify_once import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Store:
     """An open store.
 
     teacher: identity of the teacher. id: sha256 of that identity. origin: readable names of the teacher, as given on
-    the command line; empty if they were not recorded. labels: those that `relabelled` was given.
+    the command line; empty if they were not recorded. labels: those that `relabelled` was given. views: how many views
+    of each split are looked at, from the first on; None: all.
     """
 
     path: Path
@@ -36,9 +37,10 @@ class Store:
     id: str
     splits: tuple[str, ...]
     labels: Mapping[str, tuple[Mapping[str, Any], NDArray[np.int64]]] = field(default_factory=dict)
+    views: int | None = None
 
-    def split(self, name: str) -> "Split":
-        """Open a split.
+    def split(self, name: str, *, views: int | None = None) -> "Split":
+        """Open a split, or at most its first `views` views, whose files alone then matter.
 
         Raises NotAStore for a split that is not there, FormatMismatch if its arrays are laid out differently, and
         CorruptStore if a chunk file has the wrong size.
@@ -46,7 +48,7 @@ class Store:
         if name not in self.splits:
             known = ", ".join(self.splits) or "none yet"
             raise NotAStore(f"{self.path} has no split '{name}'; it has {known}")
-        split = Split(self.path, name)
+        split = Split(self.path, name, views or self.views)
         if name in self.labels:
             split.relabel(*self.labels[name])
         return split
@@ -56,8 +58,8 @@ class Store:
         return replace(self, labels={**self.labels, **labels})
 
 
-def open_store(path: Path) -> Store:
-    """Open the store at `path`, complete or not.
+def open_store(path: Path, *, views: int | None = None) -> Store:
+    """Open the store at `path`, complete or not, or only the first `views` views of its splits.
 
     Raises NotAStore if there is no store, FormatMismatch if it has another format.
     """
@@ -68,6 +70,7 @@ def open_store(path: Path) -> Store:
         origin=found.get("origin", {}),
         id=found["id"],
         splits=split_names(path),
+        views=views,
     )
 
 
@@ -77,19 +80,19 @@ class Split:
     path: of the store. dataset: identity of the dataset. absent: the chunks that are not written yet.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, views: int | None = None) -> None:
         self.path, self.name = path, name
         self.shape, self.dataset = read_split(path, name)
-        self._folder = path / name
-        columns = (*chunk_columns(self.shape), *row_columns(self.shape))
-        self._columns = {column.name: column for column in columns}
+        if views is not None:
+            self.shape = replace(self.shape, views=min(views, self.shape.views))
         self._labels: NDArray[np.int64] | None = None
-        embedding = self._columns["embedding"]
-        files = {key: self._folder / embedding.file_name(key) for key in self.shape.chunk_keys}
-        self._maps, self._unmapped = map_files(files, embedding.file_bytes)
-        self._present = self._maps.keys() | self._unmapped.keys()
-        self.absent = [key for key in self.shape.chunk_keys if key not in self._present]
-        self.check_sizes()
+        self._embedding = chunk_columns(self.shape)[-1]
+        files = {key: path / name / self._embedding.file_name(key) for key in self.shape.chunk_keys}
+        self._maps, self._unmapped = map_files(files, self._embedding.file_bytes)
+        present = self._maps.keys() | self._unmapped.keys()
+        self.absent = [key for key in self.shape.chunk_keys if key not in present]
+        self._files = SplitFiles(path / name, self.shape, present)
+        self._files.check_sizes()
 
     @property
     def complete(self) -> bool:
@@ -100,7 +103,7 @@ class Split:
         """Raise IncompleteStore unless every chunk is present."""
         if self.absent:
             raise IncompleteStore(
-                f"the split '{self.name}' of {self.path} has {len(self._present)} of "
+                f"the split '{self.name}' of {self.path} has {len(self._files.present)} of "
                 f"{len(self.shape.chunk_keys)} chunks; run the command that writes it again "
                 "(cache-teacher for a teacher's cache); it computes only what is missing"
             )
@@ -121,22 +124,30 @@ class Split:
     @cached_property
     def status(self) -> NDArray[np.uint8]:
         """(V, N) uint8: the `Status` of each row; ABSENT in absent chunks."""
-        return self._read_column("status")
+        return self._files.read("status")
 
     @cached_property
     def norm(self) -> NDArray[np.float32]:
         """(V, N) float32: L2 norms before normalisation; NaN in absent chunks."""
-        return self._read_column("norm")
+        return self._files.read("norm")
 
     @cached_property
     def crop(self) -> NDArray[np.float32]:
         """(V, N, 5) float32: top, left, height, width as fractions of the upright original, and 1 if flipped."""
-        return self._read_column("crop")
+        return self._files.read("crop")
+
+    def crop_of(self, view: int) -> NDArray[np.float32]:
+        """Return the crops of one view, (N, 5) float32, as in `crop`. Read anew on each call."""
+        return self._files.read("crop", view)
+
+    def norm_of(self, view: int) -> NDArray[np.float32]:
+        """Return the norms of one view, (N,) float32, as in `norm`. Read anew on each call."""
+        return self._files.read("norm", view)
 
     @property
     def label(self) -> NDArray[np.int64]:
         """(N,) int64: the class of each row, -1 for none. Read anew on each access, as `thumb` is, to save memory."""
-        return self._read_column("label") if self._labels is None else self._labels
+        return self._files.read("label") if self._labels is None else self._labels
 
     def relabel(self, dataset: Mapping[str, Any], labels: NDArray[np.int64]) -> None:
         """Replace the labels (N,) and the dataset's identity in memory; the store keeps those that it was made with."""
@@ -146,7 +157,7 @@ class Split:
     @property
     def thumb(self) -> NDArray[np.uint64]:
         """(N,) uint64: the perceptual hash of each row's image."""
-        return self._read_column("thumb")
+        return self._files.read("thumb")
 
     def eligible(self, views: Sequence[int] = (0,)) -> NDArray[np.int64]:
         """Return the rows with status OK in all of these views, ascending."""
@@ -196,8 +207,7 @@ class Split:
         Raises:
             CorruptStore: chunk files are changed or missing; the message names them.
         """
-        self.check_sizes()
-        return verify(self._folder, self._chunk_files(), progress)
+        return self._files.verify(progress)
 
     def warm(self) -> threading.Thread | None:
         """Start a thread that reads all mapped chunks into memory, and return it; None if they do not fit.
@@ -206,37 +216,11 @@ class Split:
         when it is opened.
         """
         maps = list(self._maps.values())
-        if len(maps) * self._columns["embedding"].file_bytes > available_memory():
+        if len(maps) * self._embedding.file_bytes > available_memory():
             return None
         thread = threading.Thread(target=populate, args=(maps,), daemon=True)
         thread.start()
         return thread
-
-    def _chunks_of(self, column: Column) -> list[ChunkKey]:
-        if column.views is None:
-            return [ChunkKey(0, index) for index in range(self.shape.chunks)]
-        return sorted(self._present)
-
-    def _chunk_files(self) -> dict[str, Column]:
-        return {
-            column.file_name(key): column
-            for column in self._columns.values()
-            for key in self._chunks_of(column)
-        }
-
-    def check_sizes(self) -> None:
-        """Raise CorruptStore if a chunk file is missing or has the wrong size."""
-        for name, column in self._chunk_files().items():
-            check_file(self._folder / name, column)
-
-    def _read_column(self, name: str) -> NDArray:
-        column = self._columns[name]
-        values = np.full((column.views or 1, column.rows, *column.tail), column.fill, column.dtype)
-        for key in self._chunks_of(column):
-            held = self.shape.rows_of(key)
-            chunk = read_chunk(self._folder / column.file_name(key), column)
-            values[key.view, held.start : held.stop] = chunk[: len(held)]
-        return values.reshape(column.shape)
 
     def _checked_rows(self, rows: ArrayLike, view: int) -> NDArray[np.int64]:
         if not 0 <= view < self.shape.views:

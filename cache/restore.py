@@ -14,7 +14,15 @@ from cache.errors import IdentityMismatch, StoreError
 from cache.identity import identity_id
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import mark, row_ledger
-from cache.metadata import parsed, read_split, read_store, split_metadata, split_names, store_metadata
+from cache.metadata import (
+    parsed,
+    read_split,
+    read_split_attributes,
+    read_store,
+    split_metadata,
+    split_names,
+    store_metadata,
+)
 
 
 def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
@@ -39,15 +47,25 @@ def damaged_metadata(
     Raises IdentityMismatch if there are then unreadable files; otherwise raises as `read_store` does.
     """
     store = read_store(path)
-    views = {folder.name for folder in (path / split / "embedding" / "c").glob("*")}
-    shape = SplitShape(rows=rows, views=1, dim=store["teacher"].get("dim", 1))
-    can_be_known = "dim" in store["teacher"] and not views - {"0"}
+    views, crop_scale = known_views(path, split)
+    shape = SplitShape(rows=rows, views=views or 1, dim=store["teacher"].get("dim", 1))
+    can_be_known = "dim" in store["teacher"] and views is not None
     marked = [each for each in datasets if can_be_known and is_marked(path, split, shape, each, store["id"])]
     if not marked:
         require_readable(path, split)
         return {}
-    expected = split_metadata(shape, marked[0])
+    expected = split_metadata(shape, marked[0], crop_scale)
     return {name: data for name, data in expected.items() if parsed(path / split / name) != parsed(data)}
+
+
+def known_views(path: Path, split: str) -> tuple[int | None, tuple[float, float] | None]:
+    """Return a split's number of views and their crop scale; None if random views hide their number and scale."""
+    try:
+        shape, _, crop_scale = read_split_attributes(path, split)
+        return shape.views, crop_scale
+    except StoreError:
+        random = {folder.name for folder in (path / split / "embedding" / "c").glob("*")} - {"0"}
+        return (None if random else 1), None
 
 
 def readable_and_marked(path: Path, split: str, store_id: str) -> bool:

@@ -15,7 +15,14 @@ from cache.errors import IdentityMismatch
 from cache.identity import identity_difference
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.ledger import ROW_LEDGER, chunk_ledger, has_ledger, ledger_entry, mark, row_ledger
-from cache.metadata import check_split_name, read_split, read_store, split_metadata, store_metadata
+from cache.metadata import (
+    check_split_name,
+    read_split,
+    read_split_attributes,
+    read_store,
+    split_metadata,
+    store_metadata,
+)
 from cache.restore import restore_store
 
 
@@ -73,13 +80,15 @@ def create_split(
     dim: int,
     labels: NDArray[np.int64],
     thumbs: NDArray[np.uint64],
+    crop_scale: tuple[float, float] | None = None,
 ) -> None:
     """Create a split with its labels (N,) and thumbs (N,), or check that the one in the store is the same.
 
     The split appears atomically, with all labels and thumbs, and with every chunk absent. dataset: its identity.
+    views: one that has fewer gets more, one that has more keeps them. crop_scale: of random views, if there are any.
 
     Raises:
-        IdentityMismatch: the split in the store belongs to another dataset or has another shape.
+        IdentityMismatch: the split in the store belongs to another dataset or has another shape, or other random views.
         NotAStore: there is no store at `path`.
         StoreError: the system refused to write, or the name cannot be used.
     """
@@ -90,14 +99,29 @@ def create_split(
     marks = [mark(store_id, split, dataset, ChunkKey(0, index)) for index in range(shape.chunks)]
     files = _row_files(shape, labels, thumbs, marks)
     if not (folder / "zarr.json").exists():
-        place_folder(folder, {**split_metadata(shape, dataset), **files}, staged_beside=path)
-    found = _described(*read_split(path, split))
-    _require_same(f"the split '{split}' of {path}", _described(shape, dataset), found)
+        place_folder(folder, {**split_metadata(shape, dataset, crop_scale), **files}, staged_beside=path)
+    found, of_dataset, of_views = read_split_attributes(path, split)
+    scale = crop_scale or of_views
+    _require_same(
+        f"the split '{split}' of {path}",
+        _described(shape, dataset, scale),
+        _described(found, of_dataset, of_views or scale),
+    )
+    if views > found.views:
+        _add_views(folder, split_metadata(shape, dataset, scale))
+    read_split(path, split)
     remove_leftovers_within(folder)
     for name, data in files.items():
-        kept = has_ledger(folder) or not name.startswith(ROW_LEDGER)
-        if kept and not _has_size(folder / name, len(data)):
+        recorded = has_ledger(folder) or not name.startswith(ROW_LEDGER)
+        if recorded and not _has_size(folder / name, len(data)):
             write_file(folder / name, data)
+
+
+def _add_views(folder: Path, metadata: Mapping[str, bytes]) -> None:
+    """Rewrite the metadata of a split's folder for more views: the arrays', and last the split's own, which counts."""
+    for name in sorted(metadata, key=lambda name: name == "zarr.json"):
+        if (folder / name).exists():  # there may be no ledger
+            write_file(folder / name, metadata[name])
 
 
 def absent_chunks(path: Path, split: str) -> list[ChunkKey]:
@@ -167,8 +191,10 @@ def _row_files(
     return files
 
 
-def _described(shape: SplitShape, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return {"dataset": dataset, "rows": shape.rows, "views": shape.views, "dim": shape.dim}
+def _described(
+    shape: SplitShape, dataset: Mapping[str, Any], crop_scale: tuple[float, float] | None
+) -> dict[str, Any]:
+    return {"dataset": dataset, "rows": shape.rows, "dim": shape.dim, "crop_scale": crop_scale}
 
 
 def _require_same(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from cache.writer import absent_chunks, create_split, create_store
 from pipeline.embedding.alike_rows import warn_of_alike_features, warn_of_alike_rows
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
+from pipeline.embedding.random_views import SEED, random_view_of
 from pipeline.embedding.tasks import Chunk, Job, chunk_count
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
@@ -43,6 +44,8 @@ def cache_teacher(config: CacheTeacherConfig) -> None:
         open_dataset(config.dataset),
         config.cache,
         splits=config.split,
+        views=config.views,
+        crop_scale=config.crop_scale,
         device=config.device,
         precision=config.amp_dtype,
         batch_size=config.batch_size,
@@ -59,6 +62,8 @@ def embed(
     out: Path,
     *,
     splits: Sequence[str] = (),
+    views: int = 0,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = 128,
@@ -68,14 +73,15 @@ def embed(
 ) -> EmbedReport:
     """Write the embeddings of the images' centre crops to the store `out`; without `splits`, of all splits.
 
+    views: random crops of each training image to embed as well, with areas in the range `crop_scale`.
     workers: None means one per GPU, or one per core up to four. scheduler: address of a running dask cluster to use
     instead; its workers must run in a checkout of this project and see the same paths, and each resolves the device
     for itself.
 
     Raises:
-        IdentityMismatch: `out` holds the embeddings of another backbone, setting or dataset.
+        IdentityMismatch: `out` holds the embeddings of another backbone, setting or dataset, or other random views.
         InUse: another process is writing `out`.
-        WrongUse: an unknown split.
+        WrongUse: an unknown split, or random views for a preprocessing of the user's own.
         PipelineError: some chunks could not be computed; it names them, and all others are written. Or no worker
             can compute.
     """
@@ -91,10 +97,14 @@ def embed(
     warn_of_preprocessing(identity, backbone_spec.origin())
     if backbone_spec.kind == "teacher":
         warn_of_alike_features(backbone)
+    random_view_of(backbone, views, crop_scale)  # refuses what cannot be cropped
     create_store(out, identity, backbone_spec.origin())
-    chunks = [
-        chunk for name in names for chunk in _missing_chunks(dataset, name, out, backbone.dim, progress)
-    ]
+    chunks: list[Chunk] = []
+    for name in names:
+        shape = SplitShape(
+            rows=dataset.splits[name].rows, views=1 + views if name == "train" else 1, dim=backbone.dim
+        )
+        chunks += _missing_chunks(dataset, name, out, shape, crop_scale, progress)
     if not chunks:
         return EmbedReport()
     job = Job(
@@ -104,6 +114,7 @@ def embed(
         device=device,
         precision=precision,
         batch_size=batch_size,
+        crop_scale=crop_scale,
     )
     with sole_writer(out):
         if scheduler is None:
@@ -114,7 +125,7 @@ def embed(
             with open_client(scheduler=scheduler) as client:
                 report = dispatch(client, job, chunks, progress)
     _raise_failures(report, len(chunks))
-    store = open_store(out)
+    store = open_store(out, views=1)
     for name in names:
         warn_of_alike_rows(store.split(name))
     return report
@@ -138,7 +149,7 @@ def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> 
         "dtype": "float16",
         "precision": precision,
         "batch_size": batch_size,
-        "views_seed": 0,
+        "views_seed": SEED,
         "format": FORMAT,
     }
 
@@ -150,15 +161,30 @@ def _selected_splits(dataset: Dataset, splits: Sequence[str]) -> list[str]:
     return [name for name in dataset.splits if not splits or name in splits]
 
 
-def _missing_chunks(dataset: Dataset, name: str, out: Path, dim: int, progress: bool) -> list[Chunk]:
-    """Create the split in the store if needed, and list its chunks that are not computed yet."""
+def _missing_chunks(
+    dataset: Dataset,
+    name: str,
+    out: Path,
+    shape: SplitShape,
+    crop_scale: tuple[float, float],
+    progress: bool,
+) -> list[Chunk]:
+    """Create the split in the store if needed, with at least these views, and list their chunks that are missing."""
     split = dataset.splits[name]
-    shape = SplitShape(rows=split.rows, views=1, dim=dim)
-    labels, thumbs, identity = split.labels, split.thumbs, stored_identity(out, split)
-    create_split(out, name, dataset=identity, rows=split.rows, views=1, dim=dim, labels=labels, thumbs=thumbs)
-    absent = absent_chunks(out, name)
+    create_split(
+        out,
+        name,
+        dataset=stored_identity(out, split),
+        rows=shape.rows,
+        views=shape.views,
+        dim=shape.dim,
+        labels=split.labels,
+        thumbs=split.thumbs,
+        crop_scale=crop_scale if shape.views > 1 else None,
+    )
+    absent = [key for key in absent_chunks(out, name) if key.view < shape.views]
     if progress:
-        print(f"{name}: {len(absent)} of {shape.chunks} chunks to do", file=sys.stderr)
+        print(f"{name}: {len(absent)} of {len(shape.chunk_keys)} chunks to do", file=sys.stderr)
     return [
         Chunk(
             dataset=dataset.path.resolve(),
@@ -181,11 +207,16 @@ def stored_identity(store: Path, split: DatasetSplit) -> dict[str, Any]:
     return found if found in split.formerly else split.identity
 
 
+def _of_view(chunk: Chunk) -> str:
+    return f"view {chunk.key.view}, " if chunk.key.view else ""
+
+
 def _raise_failures(report: EmbedReport, total: int) -> None:
     if not report.failures:
         return
     named = [
-        f"{chunk.split} chunk {chunk.key.index} (rows {chunk.rows.start} to {chunk.rows.stop - 1}): {reason}"
+        f"{chunk.split} chunk {chunk.key.index} ({_of_view(chunk)}rows {chunk.rows.start} to {chunk.rows.stop - 1}): "
+        f"{reason}"
         for chunk, reason in report.failures.items()
     ]
     more = f"; and {len(named) - FAILURES_SHOWN} more" if len(named) > FAILURES_SHOWN else ""

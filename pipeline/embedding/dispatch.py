@@ -98,7 +98,7 @@ class RowsBar:
         interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
         total = sum(len(chunk.rows) for chunk in chunks)
         self.client, self.lock = client, threading.Lock()
-        self.done = {(chunk.split, chunk.rows.start): 0 for chunk in chunks}
+        self.done = {chunk.place: 0 for chunk in chunks}
         self.bar = tqdm(
             total=total, unit=" rows", disable=not shown, mininterval=interval, dynamic_ncols=True
         )
@@ -115,13 +115,13 @@ class RowsBar:
 
     def set(self, chunk: Chunk, rows: int) -> None:
         """Set how many rows of a chunk are done; fewer than before if the chunk was restarted."""
-        self._set((chunk.split, chunk.rows.start), rows)
+        self._set(chunk.place, rows)
 
     def _on_event(self, event: tuple[float, Any]) -> None:
-        split, start, rows = event[1]
-        self._set((split, start), rows)
+        place, rows = event[1]
+        self._set(tuple(place), rows)
 
-    def _set(self, place: tuple[str, int], rows: int) -> None:
+    def _set(self, place: tuple[str, int, int], rows: int) -> None:
         with self.lock:
             self.bar.update(rows - self.done[place])
             self.done[place] = rows

@@ -14,16 +14,16 @@ from cache.layout import Status
 from cache.writer import ChunkRows, normalize
 from pipeline.embedding.chunk_pipeline import ChunkPipeline
 from pipeline.embedding.inputs import inputs_for
+from pipeline.embedding.random_views import Crop, RandomView
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.decode import UnreadableImage, decode
-from pipeline.images.preprocessing import Box
 from pipeline.loading.staging import start_fetch
 from pipeline.models.architectures import checked_features, guarded_call
 from pipeline.models.backbone import Backbone
 from pipeline.runtime.prefetch import prefetch
 
 BATCHES_AHEAD = 2
-Input = tuple[Tensor, Box]
+Input = tuple[Tensor, Crop]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class ExtractedFeatures:
 class StartedBatch:
     """A batch under way.
 
-    boxes: crops by place among all rows, for the readable ones. fetch: wait for their features (n, D) and return them;
+    crops: by place among all rows, for the readable ones. fetch: wait for their features (n, D) and return them;
     None if there are none. done: number of rows up to the end of this batch.
     """
 
-    boxes: dict[int, Box]
+    crops: dict[int, Crop]
     fetch: Callable[[], NDArray[np.float32]] | None
     done: int
 
@@ -65,22 +65,27 @@ def extract(
     settings: ExtractionSettings,
     report: Callable[[int], None] = lambda rows: None,
     pipeline: ChunkPipeline | None = None,
+    view: RandomView | None = None,
 ) -> ExtractedFeatures:
-    """Return the features of `rows`, computed in batches that start at the first row.
+    """Return the features of `rows`, computed in batches that start at the first row; of center crops without a view.
 
     The backbone must be on settings.device (see `move_to_device`). read returns an image's bytes by row, or raises
     UnreadableImage; report is called with the number of rows done. pipeline: shares threads with other calls under
     way (see `pipeline_for`); without one, this call has its own. The bits depend on batch size and threads.
     """
     torch.set_num_threads(settings.threads)
-    inputs = inputs_for(backbone, settings.device, settings.batch_size)
+    preprocessing = view.preprocessing if view else backbone.preprocessing
+    inputs = inputs_for(preprocessing, backbone.name, settings.device, settings.batch_size)
 
     def prepare(row: int) -> Input | None:
         try:
             image = decode(read(row))
         except UnreadableImage:
             return None
-        return inputs.prepare(image), backbone.preprocessing.box(*image.size)
+        if view:
+            image, crop = view.cut(row, image)
+            return inputs.prepare(image), crop
+        return inputs.prepare(image), (*preprocessing.box(*image.size), 0.0)
 
     def start(images: Sequence[Tensor]) -> Callable[[], NDArray[np.float32]]:
         return start_forward(backbone, inputs.batch(images), settings)
@@ -89,10 +94,10 @@ def extract(
         for first in range(0, len(rows), settings.batch_size):
             batch = list(islice(prepared, settings.batch_size))
             decoded = {first + place: item for place, item in enumerate(batch) if item is not None}
-            boxes = {place: box for place, (_, box) in decoded.items()}
+            crops = {place: crop for place, (_, crop) in decoded.items()}
             images = [image for image, _ in decoded.values()]
             fetch = (pipeline.run(start, images) if pipeline else start(images)) if images else None
-            yield StartedBatch(boxes=boxes, fetch=fetch, done=first + len(batch))
+            yield StartedBatch(crops=crops, fetch=fetch, done=first + len(batch))
 
     ahead = images_ahead(settings)
     prefetched = (
@@ -113,9 +118,9 @@ def collect(
     )
     for batch in batches:
         if batch.fetch:
-            places = list(batch.boxes)
+            places = list(batch.crops)
             features.feature[places] = batch.fetch()
-            features.crop[places] = [(*box, 0.0) for box in batch.boxes.values()]
+            features.crop[places] = list(batch.crops.values())
             features.readable[places] = True
         report(batch.done)
     return features

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images.preprocessing import Preprocessing
+from pipeline.images.preprocessing import Preprocessing, Transform
 from pipeline.loading.staging import PinnedStaging
-from pipeline.models.backbone import Backbone, stack_images
+from pipeline.models.backbone import stack_images
 
 
 class Inputs(Protocol):
@@ -26,8 +26,8 @@ class Inputs(Protocol):
 class FloatInputs:
     """Inputs that are preprocessed on the CPU."""
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.name, self.prepare = backbone.name, backbone.preprocessing.transform
+    def __init__(self, preprocessing: Transform, name: str) -> None:
+        self.name, self.prepare = name, preprocessing.transform
 
     def batch(self, prepared: Sequence[Tensor]) -> Tensor:
         return stack_images(prepared, self.name)
@@ -58,9 +58,8 @@ class ByteInputs:
         return images.contiguous()
 
 
-def inputs_for(backbone: Backbone, device: torch.device, batch_size: int) -> Inputs:
-    """Return the inputs of a backbone: as bytes for a GPU, unless the preprocessing is the user's own."""
-    preprocessing = backbone.preprocessing
+def inputs_for(preprocessing: Transform, name: str, device: torch.device, batch_size: int) -> Inputs:
+    """Return the inputs of the backbone `name`: as bytes for a GPU, unless the preprocessing is the user's own."""
     if device.type == "cpu" or not isinstance(preprocessing, Preprocessing):
-        return FloatInputs(backbone)
+        return FloatInputs(preprocessing, name)
     return ByteInputs(preprocessing, device, batch_size)

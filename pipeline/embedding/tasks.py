@@ -22,6 +22,7 @@ from pipeline.embedding.extract import (
     pipeline_for,
     to_chunk_rows,
 )
+from pipeline.embedding.random_views import random_view_of
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
@@ -35,7 +36,7 @@ class Job:
     """What all chunks of one run have in common.
 
     device: by name, which each worker resolves for itself. threads: of each worker; None means its share of the cores
-    of its machine.
+    of its machine. crop_scale: of random views.
     """
 
     spec: BackboneSpec
@@ -45,6 +46,7 @@ class Job:
     precision: str
     batch_size: int
     threads: int | None = None
+    crop_scale: tuple[float, float] = (0.08, 1.0)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def settings(self, device: torch.device, threads: int) -> ExtractionSettings:
@@ -65,6 +67,11 @@ class Chunk:
     key: ChunkKey
     rows: range
 
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Split, view and number of the chunk: which of all chunks it is."""
+        return self.split, self.key.view, self.key.index
+
 
 def chunk_count(rows: Iterable[int], dim: int) -> int:
     """Return the number of chunks of a store whose splits have these numbers of rows, one view each."""
@@ -78,9 +85,7 @@ def compute(job: Job, settings: ExtractionSettings, chunk: Chunk, topic: str) ->
     """
     secede()
     log_event = get_worker().log_event
-    rows = embed_chunk(
-        job, settings, chunk, lambda done: log_event(topic, (chunk.split, chunk.rows.start, done))
-    )
+    rows = embed_chunk(job, settings, chunk, lambda done: log_event(topic, (chunk.place, done)))
     return dict(Counter(rows.status.tolist()))
 
 
@@ -92,7 +97,8 @@ def embed_chunk(
         backbone = _load_backbone(job.spec, job.weights_sha256, settings.device)
         split = _open_split(chunk.dataset, chunk.data, chunk.split, chunk.images)
         pipeline = _open_pipeline(job.id, settings)
-    features = extract(backbone, image_reader(split), chunk.rows, settings, report, pipeline)
+    view = random_view_of(backbone, chunk.key.view, job.crop_scale)
+    features = extract(backbone, image_reader(split), chunk.rows, settings, report, pipeline, view)
     rows = to_chunk_rows(features)
     pipeline.write(write_chunk, job.store, chunk.split, chunk.key, rows)
     return rows

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,9 +15,10 @@ from cache.errors import CorruptStore, IdentityMismatch
 from cache.identity import identity_difference
 from cache.layout import ChunkKey, Status
 from cache.lock import sole_writer
-from cache.metadata import read_split
+from cache.metadata import read_split, read_split_attributes
 from cache.reader import Split, Store, open_store
 from cache.restore import damaged_metadata
+from cache.writer import ChunkRows
 from pipeline.embedding.alike_rows import warn_of_alike_rows
 from pipeline.embedding.cache_teacher import embed
 from pipeline.embedding.extract import (
@@ -26,9 +28,9 @@ from pipeline.embedding.extract import (
     move_to_device,
     to_chunk_rows,
 )
+from pipeline.embedding.random_views import random_view_of
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
-from pipeline.models.backbone import Backbone
 from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import RepairConfig, VerifyConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
@@ -50,7 +52,7 @@ def verify_cache(config: VerifyConfig) -> None:
         raise WrongUse("--rows computes embeddings from the images: give their --dataset too")
     done, faults = find_faults(config)
     print_verdict(config, done, faults)
-    store = open_store(config.cache)
+    store = open_store(config.cache, views=1)
     for name in store.splits:
         if store.split(name).complete:
             warn_of_alike_rows(store.split(name))
@@ -141,10 +143,19 @@ def recompute(config: RepairConfig, faults: list[Fault]) -> None:
         device=config.device,
         precision=store.teacher["precision"],
         batch_size=store.teacher["batch_size"],
+        **random_views(store),
         workers=config.workers,
         scheduler=config.scheduler,
         progress=True,
     )
+
+
+def random_views(store: Store) -> dict[str, Any]:
+    """Return the arguments of `embed` for the random views that a store has."""
+    if "train" not in store.splits:
+        return {}
+    shape, _, crop_scale = read_split_attributes(store.path, "train")
+    return {"views": shape.views - 1, "crop_scale": crop_scale} if crop_scale else {}
 
 
 def require_same_dataset(store: Store, dataset: Dataset) -> None:
@@ -176,10 +187,12 @@ def column_faults(split: Split, dataset: DatasetSplit) -> Iterator[Fault]:
 
 
 def row_faults(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator[Fault]:
-    """Recompute config.rows random rows over all splits, and yield a fault for each chunk with a row that differs."""
+    """Recompute config.rows random rows of all splits and views, and yield a fault for each chunk that differs."""
     _, backbone = open_teacher_of_cache(store, config.teacher, config.weights)
     splits = [store.split(name) for name in store.splits]
-    ends = np.cumsum([split.shape.rows for split in splits])
+    crop_scale = random_views(store).get("crop_scale", ())
+    views = [(split, view) for split in splits for view in range(split.shape.views)]
+    ends = np.cumsum([split.shape.rows for split, _ in views])
     draws = np.random.default_rng(config.seed)
     drawn = np.sort(draws.choice(ends[-1], min(config.rows, ends[-1]), replace=False))
     device = resolve_device(config.device)
@@ -190,25 +203,24 @@ def row_faults(config: VerifyConfig, store: Store, dataset: Dataset) -> Iterator
         batch_size=store.teacher["batch_size"],
         threads=len(os.sched_getaffinity(0)),
     )
-    for split, end in zip(splits, ends, strict=True):
+    for (split, view), end in zip(views, ends, strict=True):
         start = end - split.shape.rows
         rows = drawn[(drawn >= start) & (drawn < end)] - start
-        yield from compare_rows(split, dataset.splits[split.name], backbone, settings, rows)
+        images, cut = dataset.splits[split.name], random_view_of(backbone, view, crop_scale)
+        new = to_chunk_rows(extract(backbone, image_reader(images), rows.tolist(), settings, view=cut))
+        yield from compare_rows(split, view, rows, new)
 
 
-def compare_rows(
-    split: Split, dataset: DatasetSplit, backbone: Backbone, settings: ExtractionSettings, rows: np.ndarray
-) -> Iterator[Fault]:
-    """Recompute `rows` and yield a fault for each chunk with a row of another status, or a cosine below the limit."""
-    new = to_chunk_rows(extract(backbone, image_reader(dataset), rows.tolist(), settings))
-    computed, stored = new.embedding.astype(np.float64), split.gather(rows).astype(np.float64)
+def compare_rows(split: Split, view: int, rows: np.ndarray, new: ChunkRows) -> Iterator[Fault]:
+    """Yield a fault for each chunk with a row of another status than the new one, or a cosine below the limit."""
+    computed, stored = new.embedding.astype(np.float64), split.gather(rows, view).astype(np.float64)
     with np.errstate(invalid="ignore"):
         norms = np.linalg.norm(computed, axis=1) * np.linalg.norm(stored, axis=1)
         cosine = (computed * stored).sum(1) / norms
-    same_status = new.status == split.status[0, rows]
+    same_status = new.status == split.status[view, rows]
     wrong = ~same_status | ((new.status == Status.OK) & ~(cosine >= LOWEST_COSINE))
     for index in np.unique(rows[wrong] // split.shape.chunk_rows):
-        key = ChunkKey(0, int(index))
+        key = ChunkKey(view, int(index))
         inside = wrong & (rows // split.shape.chunk_rows == index)
         lowest = np.nan_to_num(cosine[inside], nan=0).min()
         named = ", ".join(map(str, rows[inside][:ROWS_SHOWN]))

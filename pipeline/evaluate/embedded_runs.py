@@ -53,7 +53,7 @@ def embed_run(
     with world.together():
         if world.rank == 0:
             _embed_missing(path, BackboneSpec(kind="run", run=run, layer=layer), dataset, config)
-    return checked_store(open_store(path), dataset)
+    return checked_store(open_store(path, views=1), dataset)
 
 
 def _embed_missing(path: Path, backbone: BackboneSpec, dataset: Dataset, config: EvalConfig) -> None:

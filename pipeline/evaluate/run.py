@@ -152,7 +152,9 @@ def evaluate_target(target: Target, dataset: Dataset, config: EvalConfig, world:
     """
     run = target.run
     store = (
-        embed_run(run, dataset, config, world) if run else checked_store(open_store(target.store), dataset)
+        embed_run(run, dataset, config, world)
+        if run
+        else checked_store(open_store(target.store, views=1), dataset)
     )
     metrics = dict(scores(store, run, dataset, config, world))
     if world.rank > 0:

@@ -26,7 +26,18 @@ from ffcv.traversal_order.base import TraversalOrder
 
 from cache.reader import Split
 from pipeline.loading.order import Order
-from pipeline.loading.random_crop import EPOCH_BIT, ROW_MASK, RandomCrop, link, views_of, views_of_by_threads
+from pipeline.loading.random_crop import (
+    CENTER,
+    EPOCH_BIT,
+    RANDOM,
+    ROW_MASK,
+    STORED,
+    RandomCrop,
+    link,
+    views_of,
+    views_of_by_threads,
+)
+from pipeline.loading.replay import Replay
 
 Compiler.set_enabled(False)
 link(
@@ -55,25 +66,28 @@ class ResumableOrder(TraversalOrder):
 class CropDecoder(ResizedCropRGBImageDecoder):
     """Decode, crop, resize and flip an image: randomly, seeded by (seed, epoch, row, view), or the center crop.
 
-    FFCV's base class provides the state and the buffers.
+    With a Replay, as in its view of the epoch. FFCV's base class provides the state and the buffers.
     """
 
     # abstract in the base class, where it does not receive the row, which our crops need
     get_crop_generator = None
 
-    def __init__(self, size: int, crop: RandomCrop | None, seed: int, view: int) -> None:
+    def __init__(self, size: int, crop: RandomCrop | Replay | None, seed: int, view: int) -> None:
         super().__init__((size, size))
         self.crop, self.seed, self.view = crop, seed, view
 
     def generate_code(self) -> Callable:
         loop = views_of_by_threads if Compiler.num_threads > 1 else views_of
         key = (self.seed, self.view)
-        plan = self.crop or RandomCrop()
-        crop = (self.crop is not None, np.array(plan.scale), np.array(plan.ratio), plan.flip)
+        replay = self.crop if isinstance(self.crop, Replay) else None
+        plan = self.crop if isinstance(self.crop, RandomCrop) else RandomCrop()
+        kind = STORED if replay else RANDOM if self.crop else CENTER
+        crop = (kind, np.array(plan.scale), np.array(plan.ratio), plan.flip)
 
         def decode(samples, memory, metadata, storage):  # type: ignore[no-untyped-def]
             destination, scratch = memory
-            loop(samples, metadata, storage, key, crop, scratch, destination)
+            stored = replay.crops[samples & ROW_MASK] if replay else np.empty((len(samples), 5), np.float32)
+            loop(samples, metadata, storage, key, crop, stored, scratch, destination)
             return destination[: len(samples)]
 
         return decode
@@ -95,11 +109,14 @@ class NumberDecoder(Operation):
 
 
 class TeacherRows(Operation):
-    """Replace row numbers by their cached embeddings, float16 as uint16 bits; follows the decoder of rows."""
+    """Replace row numbers by their cached embeddings, float16 as uint16 bits; follows the decoder of rows.
 
-    def __init__(self, split: Split, view: int = 0) -> None:
+    Of the center view, or of a Replay's in the epoch.
+    """
+
+    def __init__(self, split: Split, replay: Replay | None) -> None:
         super().__init__()
-        self.split, self.view = split, view
+        self.split, self.replay = split, replay
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (self.split.shape.dim,), np.dtype("<u2")
@@ -107,14 +124,18 @@ class TeacherRows(Operation):
 
     def generate_code(self) -> Callable:
         def gather(rows, destination):  # type: ignore[no-untyped-def]
-            self.split.take(rows, self.view, destination)
+            self.split.take(rows, self.replay.view if self.replay else 0, destination)
             return destination[: len(rows)]
 
         return gather
 
 
 def pipelines(
-    image_size: int, crops: tuple[RandomCrop | None, ...], seed: int, teacher: Split | None
+    image_size: int,
+    crops: tuple[RandomCrop | Replay | None, ...],
+    seed: int,
+    teacher: Split | None,
+    replay: Replay | None,
 ) -> dict[str, PipelineSpec | None]:
     """Return FFCV's pipelines of a batch: row, label, one image per view, and the teacher's rows last."""
     specs: dict[str, PipelineSpec | None] = {
@@ -126,5 +147,5 @@ def pipelines(
         decoder = CropDecoder(image_size, crop, seed, view)
         specs[f"view {view}"] = PipelineSpec("image", decoder, [ToTensor()])
     if teacher is not None:
-        specs["teacher"] = PipelineSpec("row", NumberDecoder(), [TeacherRows(teacher), ToTensor()])
+        specs["teacher"] = PipelineSpec("row", NumberDecoder(), [TeacherRows(teacher, replay), ToTensor()])
     return specs

@@ -29,6 +29,7 @@ from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.ffcv_operations import ResumableOrder, pipelines
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, stream
+from pipeline.loading.replay import Replay
 from pipeline.loading.staging import PinnedStaging
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import cores_of_rank
@@ -42,7 +43,8 @@ class ImageLoader:
     Images are float32 (B, 3, H, W), channels last in memory, normalised with ImageNet's mean and std.
 
     order: which rows, in which order. image_size: in pixels. crops: one per view, None for the center crop.
-    teacher: the split of the cache whose view 0 is joined; it must have all of these rows. color_jitter: applied to
+    teacher: the split of the cache whose view 0 is joined; it must have all of these rows. replay: takes the place of
+    the only crop, and its views' embeddings that of view 0. color_jitter: applied to
     each view, seeded by (seed, epoch, batch, rank). workers: number of threads that decode, see
     `decoding_threads`; no bit of a batch depends on it. device: of the batches.
     """
@@ -56,13 +58,14 @@ class ImageLoader:
         crops: tuple[RandomCrop | None, ...] = (None,),
         seed: int = 0,
         teacher: Split | None = None,
+        replay: Replay | None = None,
         color_jitter: ColorJitter | None = None,
         workers: int | None = None,
         device: torch.device = CPU,
     ) -> None:
         self.beton, self.order, self.device = beton, order, device
         self.color_jitter, self.seed = color_jitter, seed
-        self.joined = teacher is not None
+        self.joined, self.replay = teacher is not None, replay
         self.mean = torch.tensor(IMAGENET.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(IMAGENET.std, device=self.device).view(1, 3, 1, 1)
         self.table = imagenet_table()
@@ -79,7 +82,7 @@ class ImageLoader:
             indices=(),  # only FFCV's own orders use them
             drop_last=order.drop_last,
             batches_ahead=BATCHES_AHEAD,
-            pipelines=pipelines(image_size, crops, seed, teacher),
+            pipelines=pipelines(image_size, (replay,) if replay else crops, seed, teacher, replay),
         )
         torch.set_num_threads(threads)  # a Loader changes the number of torch's threads
         self.loader.first_traversal_order = range(len(order.rows))  # FFCV needs only its length
@@ -92,6 +95,8 @@ class ImageLoader:
 
         Raises CorruptStore if a file was truncated meanwhile, PipelineError if an image cannot be decoded.
         """
+        if self.replay:
+            self.replay.start(epoch)
         self.resumable.skip = skip
         self.loader.next_epoch = epoch
         threads = torch.get_num_threads()
@@ -113,13 +118,16 @@ class ImageLoader:
 
     def batch(self, fields: tuple[torch.Tensor, ...]) -> Batch:
         """Return FFCV's buffers as a Batch on the device. Everything is copied, because FFCV reuses its buffers."""
+        if self.replay:
+            fields = (*fields, torch.from_numpy(self.replay.norms[fields[0].numpy()]))
         rows, labels, *rest = self.staging.to_device(fields) if self.staging else fields
+        norm = rest.pop() if self.replay else None
         teacher = rest.pop().view(torch.float16) if self.joined else None
         images = tuple(self.normalize(pixels) for pixels in rest)
         if not self.staging:
             rows, labels = rows.clone(), labels.clone()
             teacher = None if teacher is None else teacher.clone()
-        return Batch(images=images, rows=rows, labels=labels, teacher=teacher)
+        return Batch(images=images, rows=rows, labels=labels, teacher=teacher, teacher_norm=norm)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels uint8 (B, H, W, 3) as normalised float32 (B, 3, H, W), a new tensor on the same device."""

@@ -23,6 +23,7 @@ ATTEMPTS = 10
 EPOCH_BIT = 40
 ROW_MASK = (1 << EPOCH_BIT) - 1
 JPG = 0  # FFCV's mode of an image stored as JPEG
+CENTER, RANDOM, STORED = range(3)  # kinds of crop
 # FFCV's C functions are called by name, so that the compiled code can be cached on disk; `link` sets their addresses.
 RESIZE, DECODE_JPEG = "anchorage_ffcv_resize", "anchorage_ffcv_imdecode"
 _resize = types.ExternalFunction(RESIZE, types.int32(*[types.int64] * 11))
@@ -92,6 +93,36 @@ def random_crop(
 
 
 @njit(nogil=True, cache=True)
+def random_view(
+    seed: int,
+    epoch: int,
+    row: int,
+    view: int,
+    height: int,
+    width: int,
+    scale: np.ndarray,
+    ratio: np.ndarray,
+    flip: float,
+) -> tuple[int, int, int, int, bool]:
+    """Return one view of an image in one epoch: top, left, height and width in pixels, and whether it is flipped."""
+    state = stream(seed, epoch, row, view)
+    top, left, h, w = random_crop(state, height, width, scale, ratio)
+    return top, left, h, w, uniform(state, 0) < flip
+
+
+@njit(nogil=True, cache=True)
+def stored_view(crop: np.ndarray, height: int, width: int) -> tuple[int, int, int, int, bool]:
+    """Return a view as `random_view` does, from its crop (5,) in a store: fractions of the image, and 1 if flipped.
+
+    The crop may be of the original, and the image a smaller copy: edges are rounded to whole pixels.
+    """
+    top, left = round(crop[0] * height), round(crop[1] * width)
+    bottom, right = round((crop[0] + crop[2]) * height), round((crop[1] + crop[3]) * width)
+    top, left = min(top, height - 1), min(left, width - 1)
+    return top, left, max(1, bottom - top), max(1, right - left), crop[4] == 1
+
+
+@njit(nogil=True, cache=True)
 def widest_crop(height: int, width: int, ratio: np.ndarray) -> tuple[int, int, int, int]:
     """Return the largest center crop with width / height within `ratio` (torchvision's fallback)."""
     w, h = width, height
@@ -134,47 +165,55 @@ def stored_pixels(field, size, content, scratch):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
-def cut(pixels, state, crop, out):  # type: ignore[no-untyped-def]
-    """Crop pixels (H, W, 3), resize them into out (size, size, 3), and flip them; or take the center crop.
+def cut(pixels, moment, crop, stored, out):  # type: ignore[no-untyped-def]
+    """Crop pixels (H, W, 3), resize them into out (size, size, 3), and flip them.
 
-    state: of the random stream. crop: whether it is random, then a RandomCrop's scale and ratio as arrays, and flip.
+    moment: seed, epoch, row and view. crop: its kind, then a RandomCrop's scale and ratio as arrays, and flip.
+    stored: the crop (5,) of a store, for the kind STORED.
     """
-    is_random, scale, ratio, flip = crop
+    kind, scale, ratio, flip = crop
     height, width = pixels.shape[:2]
-    if is_random:
-        top, left, h, w = random_crop(state, height, width, scale, ratio)
+    is_flipped = False
+    if kind == RANDOM:
+        seed, epoch, row, view = moment
+        top, left, h, w, is_flipped = random_view(seed, epoch, row, view, height, width, scale, ratio, flip)
+    elif kind == STORED:
+        top, left, h, w, is_flipped = stored_view(stored, height, width)
     else:
         top, left, h, w = center_crop(height, width, 1.0)
     _resize(
         *(0, pixels.ctypes.data, height, width, top, top + h, left, left + w),
         *(out.ctypes.data, out.shape[0], out.shape[1]),
     )
-    if is_random and uniform(state, 0) < flip:
+    if is_flipped:
         out[:] = out[:, ::-1].copy()
 
 
 @njit(nogil=True, cache=True)
-def view_of(sample, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
+def view_of(sample, table, storage, key, crop, stored, scratch, out):  # type: ignore[no-untyped-def]
     """Write one view of an image into `out`.
 
     sample: row and epoch. table: FFCV's records. storage: the bytes of the .beton, and the size of each row's image.
-    key: (seed, view).
+    key: (seed, view). crop, stored: as for `cut`.
     """
     row, epoch = sample & ROW_MASK, sample >> EPOCH_BIT
     content, sizes = storage
     pixels = stored_pixels(table[row], sizes[row], content, scratch)
-    cut(pixels, stream(key[0], epoch, row, key[1]), crop, out)
+    cut(pixels, (key[0], epoch, row, key[1]), crop, stored, out)
 
 
 @njit(nogil=True, cache=True)
-def views_of(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
-    """Write one view of each image of samples (B,) int64 into out (B, size, size, 3); scratch: (B, bytes)."""
+def views_of(samples, table, storage, key, crop, stored, scratch, out):  # type: ignore[no-untyped-def]
+    """Write one view of each image of samples (B,) int64 into out (B, size, size, 3).
+
+    stored: (B, 5) float32. scratch: (B, bytes).
+    """
     for i in range(len(samples)):
-        view_of(samples[i], table, storage, key, crop, scratch[i], out[i])
+        view_of(samples[i], table, storage, key, crop, stored[i], scratch[i], out[i])
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def views_of_by_threads(samples, table, storage, key, crop, scratch, out):  # type: ignore[no-untyped-def]
+def views_of_by_threads(samples, table, storage, key, crop, stored, scratch, out):  # type: ignore[no-untyped-def]
     """As `views_of`, with numba's threads."""
     for i in prange(len(samples)):
-        view_of(samples[i], table, storage, key, crop, scratch[i], out[i])
+        view_of(samples[i], table, storage, key, crop, stored[i], scratch[i], out[i])

@@ -46,7 +46,7 @@ def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArra
         momentum=config.momentum,
         tau=_temperature(config.tau),
         tf32=config.amp_dtype != "fp32",
-        live=config.live_teacher,
+        live=config.live_teacher or config.replay,
     )
 
 

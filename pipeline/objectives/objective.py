@@ -87,7 +87,7 @@ class TeacherNorms(nn.Module):
 
     def __init__(self, split: Split) -> None:
         super().__init__()
-        self.register_buffer("norm", torch.from_numpy(split.norm[0].copy()), persistent=False)
+        self.register_buffer("norm", torch.from_numpy(split.norm_of(0)), persistent=False)
 
     def raw_embedding(self, batch: Batch) -> Tensor:
         """Return the teacher's raw rows, float32 (B, Dt): unit rows times their norms, cached or of a live teacher."""

@@ -147,7 +147,7 @@ def load_system(path: Path) -> System:
 def _open_if_exists(path: Path, store_id: str | None = None) -> Store | None:
     """Return the store at a path, or None if it does not exist or does not have the given id."""
     try:
-        store = open_store(path)
+        store = open_store(path, views=1)
     except StoreError:
         return None
     return store if store_id in (None, store.id) else None

@@ -19,11 +19,11 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 def usual_precision(device: torch.device) -> str:
     """Return the default of --amp-dtype on a device: bf16 if it multiplies bfloat16, else fp32."""
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
+    if device.type == "cpu":
         found = torch.cpu.get_capabilities()
         has_bf16 = any(found.get(name, False) for name in BF16_INSTRUCTIONS)
+    else:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if has_bf16 else "fp32"
 
 

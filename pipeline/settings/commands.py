@@ -63,6 +63,15 @@ class CacheTeacherConfig(CommandSettings):
     weights: Path | None = setting(None, "the teacher's weights file: .safetensors, .pt or .pth")
     image_size: int | None = setting(None, "input size in pixels. Default: the teacher's own")
     split: tuple[str, ...] = setting((), "splits to embed, separated by commas. Default: all")
+    views: int = setting(
+        0, "random crops of each training image to embed beside its center crop, for distill --replay"
+    )
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0),
+        "with --views: range of a crop's area, as fractions of the image",
+        minimum=0.001,
+        maximum=1,
+    )
     batch_size: int = setting(
         128, "images per forward pass; recorded, because it affects the last bits of a row", minimum=1
     )

@@ -105,6 +105,13 @@ class DistillConfig(TrainConfig):
     crop_scale: tuple[float, float] = setting(
         (0.08, 1.0), "range of a random crop's area, as fractions of the image", minimum=0.001, maximum=1
     )
+    replay: bool = setting(
+        False,
+        "show the student one of the cache's random crops in each epoch, in turn; see cache-teacher --views",
+    )
+    replay_views: int | None = setting(
+        None, "with --replay: how many of the cache's random crops take turns. Default: all that it has"
+    )
     live_teacher: bool = setting(
         False, "run the teacher on every crop instead of reading its cached embedding"
     )

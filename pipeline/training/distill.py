@@ -29,6 +29,7 @@ from pipeline.training.recorded_run import (
     resolved_for_run,
     with_precision,
 )
+from pipeline.training.replayed_views import open_replay, views_of, with_replayed_views
 from pipeline.training.student_run import student_runs
 from pipeline.training.trainable_rows import (
     describe_excluded,
@@ -47,8 +48,9 @@ def distill(*configs: DistillConfig) -> None:
     anchors. Each run ends with exactly the weights that it would have alone.
     """
     configs = with_precision(tuple(map(resolved_for_run, configs)))
+    dataset, store = open_dataset(configs[0].dataset), open_store(configs[0].cache)
+    configs = with_replayed_views(configs, store)
     config = configs[0]
-    dataset, store = open_dataset(config.dataset), open_store(config.cache)
     train, folders = dataset.split("train"), [each.run for each in configs]
     uses_labels = config.objective == "supervised"
     made_of: dict[str, Any] = {
@@ -63,7 +65,7 @@ def distill(*configs: DistillConfig) -> None:
     world = init_distributed(device)
     use_all_cores()
     choose_algorithms(device, deterministic=config.deterministic)
-    split = open_split(store.split("train"), train, world, partial=config.partial)
+    split = open_split(store.split("train", views=views_of(config)), train, world, partial=config.partial)
     if is_main_process():
         warn_of_preprocessing(store.teacher, store.origin)
     chunks = training_chunks(split, folders, world, device) if config.partial else written_chunks(split)
@@ -85,6 +87,7 @@ def distill(*configs: DistillConfig) -> None:
         rows=rows,
         runs=student_runs(configs, students, objectives, world, device),
         teacher=split,
+        replay=open_replay(config, split, objectives[0]),
         live=live_teacher(config, store, objectives[0], device),
         made_of=made_of,
         excluded=describe_excluded(split, chunks),

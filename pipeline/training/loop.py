@@ -19,15 +19,11 @@ from pipeline.loading.color_jitter import ColorJitter
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
+from pipeline.loading.replay import Replay
 from pipeline.models.optimizer import learning_rate
 from pipeline.results.run_record import open_run
 from pipeline.runtime.device import gpu_record
-from pipeline.runtime.distributed import (
-    any_rank,
-    explain_lost_rank,
-    is_main_process,
-    shutdown_distributed,
-)
+from pipeline.runtime.distributed import any_rank, explain_lost_rank, is_main_process, shutdown_distributed
 from pipeline.runtime.out_of_memory import release_free_memory
 from pipeline.runtime.precision import explain_nondeterminism
 from pipeline.runtime.signals import StopRequest
@@ -47,9 +43,9 @@ class Training:
     """The training of one or more students in one pass over the data.
 
     runs: one per student; their settings differ in student and run folder only. rows: integers, the training rows.
-    excluded: how many other rows there are, and why they are not trained on. teacher: the cache's split, which
-    provides the teacher's embeddings if the objective needs them; live: the teacher itself, which then does instead.
-    made_of: the identities of the inputs, recorded in the run folders.
+    excluded: how many other rows there are, and why. teacher: the cache's split, for objectives that need a teacher;
+    replay: which of its views are shown; live: the teacher itself, in the cache's place. made_of: the identities of
+    the inputs, recorded in the run folders.
     """
 
     command: str
@@ -59,6 +55,7 @@ class Training:
     made_of: dict[str, Any]
     excluded: str = ""
     teacher: Split | None = None
+    replay: Replay | None = None
     live: LiveTeacher | None = None
     color_jitter: ColorJitter | None = None
 
@@ -162,6 +159,7 @@ class Training:
             crops=(RandomCrop(scale=config.crop_scale),) * self.objective.views,
             seed=config.seed,
             teacher=self.teacher if self.objective.needs_teacher and not self.live else None,
+            replay=self.replay,
             color_jitter=self.color_jitter,
             workers=config.workers,
             device=self.device,
@@ -235,11 +233,12 @@ class Training:
         students = " and ".join(run.config.student for run in self.runs)
         steps = [run.step for run in self.runs]
         start = f", from step {' and '.join(map(str, steps))}" if any(steps) else ""
-        live = f", with {self.live.name} live on each crop" if self.live else ""
+        shown = f", with {self.live.name} live on each crop" if self.live else ""
+        shown += f", {self.replay.views} cached views in turn" if self.replay else ""
         excluded = f" (left out: {self.excluded})" if self.excluded else ""
         return (
             f"{self.command}: {students} at {config.image_size} px on {len(self.rows):,} rows{excluded}, "
-            f"{self.objective.describe()}{live}; {config.epochs} epochs of {len(self.loader)} batches of "
+            f"{self.objective.describe()}{shown}; {config.epochs} epochs of {len(self.loader)} batches of "
             f"{config.batch_size}{ranks}, {config.amp_dtype} on {self.device.type}{start}"
         )
 

@@ -29,8 +29,8 @@ def require_complete(split: Split) -> None:
 
 
 def written_chunks(split: Split) -> list[int]:
-    """Return the chunks of view 0 that are written, ascending."""
-    absent = {key.index for key in split.absent if key.view == 0}
+    """Return the chunks that are written in all of the split's views, ascending."""
+    absent = {key.index for key in split.absent}
     return [index for index in range(split.shape.chunks) if index not in absent]
 
 
@@ -57,8 +57,11 @@ def training_chunks(split: Split, runs: Sequence[Path], world: World, device: to
 
 
 def trainable_rows(split: Split, chunks: list[int]) -> NDArray[np.int64]:
-    """Return the rows of these chunks with an embedding, int64 (n,), ascending. PipelineError if there are none."""
-    eligible = split.eligible()
+    """Return the rows of these chunks with an embedding in all of the split's views, int64 (n,), ascending.
+
+    PipelineError if there are none.
+    """
+    eligible = split.eligible(range(split.shape.views))
     rows = eligible[np.isin(eligible // split.shape.chunk_rows, chunks)]
     if not rows.size:
         raise PipelineError(
@@ -70,11 +73,11 @@ def trainable_rows(split: Split, chunks: list[int]) -> NDArray[np.int64]:
 
 def describe_excluded(split: Split, chunks: list[int]) -> str:
     """Return the number of excluded rows for each reason, as text; "" if there are none."""
-    status = split.status[0]
+    status = split.status
     among = np.isin(np.arange(split.shape.rows) // split.shape.chunk_rows, chunks)
     counts = {
         f"in {split.shape.chunks - len(chunks)} of {split.shape.chunks} chunks not cached yet": ~among,
-        "unreadable": among & (status == Status.UNREADABLE),
-        "with a zero or non-finite embedding": among & (status == Status.DEGENERATE),
+        "unreadable": among & (status == Status.UNREADABLE).any(0),
+        "with a zero or non-finite embedding": among & (status == Status.DEGENERATE).any(0),
     }
     return ", ".join(f"{rows.sum():,} {why}" for why, rows in counts.items() if rows.any())

@@ -31,8 +31,8 @@ def test_the_bar_takes_back_the_rows_of_a_chunk_that_begins_again() -> None:
     chunks = [Chunk(**place, key=ChunkKey(0, n), rows=range(64 * n, 64 * n + 64)) for n in range(2)]
     client, seen = Subscriptions(), []
     with RowsBar(client, chunks, shown=True) as bar:
-        for start, done in ((0, 16), (64, 16), (64, 32), (64, 16)):
-            client.handler((0.0, ("train", start, done)))
+        for index, done in ((0, 16), (1, 16), (1, 32), (1, 16)):
+            client.handler((0.0, (chunks[index].place, done)))
             seen.append(bar.bar.n)
         bar.set(chunks[0], 64)
         assert [*seen, bar.bar.n] == [16, 32, 48, 32, 80]

@@ -46,7 +46,13 @@ def test_a_run_recorded_before_settings_were_none_by_default_can_be_resumed(tmp_
     }
     config = as_json(DistillConfig(**record["config"])) | {"crop_scale": record["config"]["crop_scale"]}
     assert [config[name] for name in ("head_dim", "student_tau", "eval_every", "teacher")] == [None] * 4
-    younger = {"loss_dtype": "fp32", "partial": False, "deterministic": False}
+    younger = {
+        "loss_dtype": "fp32",
+        "partial": False,
+        "deterministic": False,
+        "replay": False,
+        "replay_views": None,
+    }
     open_run(tmp_path / "run", "distill", config, record["made_of"], younger)
     with pytest.raises(PipelineError, match=r"config\.head_dim: expected 8, found "):
         open_run(tmp_path / "run", "distill", {**config, "head_dim": 8}, record["made_of"], younger)
