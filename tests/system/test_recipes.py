@@ -1,5 +1,6 @@
 """Recipes hold valid settings of their commands, and the paper's recipes quote its numbers."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import cli
 from pipeline.evaluate.run import VOC_PROTOCOLS
-from pipeline.models.students import STUDENTS
+from pipeline.models.students import STUDENTS, build_student
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
 from pipeline.settings import commands as configs
@@ -22,6 +24,7 @@ from pipeline.settings.toml_file import from_toml, from_values
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.sweeps.recipe import read_recipe
 from pipeline.teachers.registry import TEACHERS
+from recipes.cifar10 import agreement
 
 RECIPES = Path("recipes")
 PAPER = RECIPES / "paper"
@@ -190,3 +193,33 @@ def test_the_readme_leads_to_every_recipe_with_the_papers_numbers() -> None:
         name = f"{SHORT[row.teacher]}-{row.student}-{row.objective}"
         linked_cell = f"[{numbers}](paper/{name}.toml)"
         assert (linked_cell if row.where == paper.MAIN and name in ROWS else numbers) in text
+
+
+def test_the_small_student_gives_256_features_at_the_sizes_of_the_recipes() -> None:
+    student = build_student("recipes.cifar10.student:resnet10", image_size=32, seed=0)
+    assert student.dim == 256
+    assert student(torch.zeros(2, 3, 24, 24)).shape == (2, 256)
+
+
+def test_agreement_is_the_rank_correlation_of_the_rows_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        "one": {"a": [0.5, 0.7], "b": [0.4], "c": [0.3]},
+        "two": {"a": [0.9], "b": [0.1], "c": [0.2], "d": [0]},
+    }
+    for folder, rows in found.items():
+        (tmp_path / folder).mkdir()
+        for name, values in rows.items():
+            for seed, value in enumerate(values):
+                record = {"name": name, "metrics": {"nn1": value}}
+                (tmp_path / folder / f"{name}-seed{seed}-s.json").write_text(json.dumps(record))
+    agreement.main(tmp_path / "one", tmp_path / "two")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:4]] == [
+        ["a", "60.0", "90.0"],
+        ["c", "30.0", "20.0"],
+        ["b", "40.0", "10.0"],
+    ]
+    # ranks 3 2 1 against 3 1 2: 1 - 6 * 2 / (3 * 8)
+    assert lines[4] == "rank correlation 0.50 over 3 methods"
