@@ -110,6 +110,18 @@ def cache_repair(config: commands.RepairConfig) -> None:
     repair_cache(config)
 
 
+@command(cache, "neighbours", commands.NeighboursConfig)
+def cache_neighbours(config: commands.NeighboursConfig) -> None:
+    """Find each training image's nearest neighbours.
+
+    The store keeps them, for distill --anchor-policy neighbours. The search is exact: its time grows with the square
+    of the number of images.
+    """
+    from pipeline.embedding.neighbour_graph import cache_neighbours
+
+    cache_neighbours(config)
+
+
 @command(main, "distill", training.DistillConfig)
 def distill(*runs: training.DistillConfig) -> None:
     """Stage two: train a student from the teacher's store.

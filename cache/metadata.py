@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.core.group import GroupMetadata
@@ -37,6 +39,20 @@ def split_metadata(
     of_views = {CROP_SCALE: list(crop_scale)} if crop_scale else {}
     columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
     return _group_files({"dataset": dict(dataset), **sizes, **of_views}, columns)
+
+
+def array_metadata(column: Column) -> dict[str, bytes]:
+    """Return the file (relative name to bytes) of an array that lies beside those of a split."""
+    return {"zarr.json": _group_files({}, [column])[f"{column.name}/zarr.json"]}
+
+
+def read_array(folder: Path, name: str) -> NDArray[Any]:
+    """Read such an array with zarr, which checks its checksums. Raises CorruptStore if it is damaged."""
+    try:
+        array = zarr.open_array(folder / name, mode="r", zarr_format=3)
+        return np.asarray(array[...])
+    except Exception as error:  # of damaged arrays zarr may raise anything
+        raise CorruptStore(f"{folder / name} is damaged: delete it and make it again") from error
 
 
 def read_store(path: Path) -> dict[str, Any]:

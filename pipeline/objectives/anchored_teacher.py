@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cache.anchors import AnchorWindow
-from cache.reader import Split
 from pipeline.loading.batch import Batch
+from pipeline.objectives.centroids import Centroids
+from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.objective import teacher_embedding
 from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.streamed import SimilarityLoss, TeacherSide
@@ -25,21 +25,26 @@ class SharedStep:
 
 
 class AnchoredTeacher(nn.Module):
-    """A queue of the teacher's anchors on the device, and the loss of a batch against them. It saves no state.
+    """The teacher's anchors on the device, and the loss of a batch against them.
 
-    split: the teacher's cache. window: which of its rows are anchors at each step. similarity_loss: temperatures and
-    precision. own_anchor: whether the teacher's embedding of an image is one more anchor, for that image alone.
+    anchors: a window over the cache's rows, or centroids. similarity_loss: temperatures and precision. own_anchor:
+    whether the teacher's embedding of an image is one more anchor, for that image alone. neighbours: further anchors
+    of each image.
 
     With several ranks, each holds some of the anchors and scores the queries of all ranks against them.
     """
 
     def __init__(
-        self, split: Split, window: AnchorWindow, similarity_loss: SimilarityLoss, *, own_anchor: bool = False
+        self,
+        anchors: AnchorQueue | Centroids,
+        similarity_loss: SimilarityLoss,
+        *,
+        own_anchor: bool = False,
+        neighbours: NeighbourAnchors | None = None,
     ) -> None:
         super().__init__()
-        self.queue = AnchorQueue(split, window, centered=similarity_loss.product_dtype == torch.bfloat16)
+        self.queue, self.neighbours, self.own_anchor = anchors, neighbours, own_anchor
         self.similarity_loss = replace(similarity_loss, sharded=True)
-        self.own_anchor = own_anchor
         self.last: SharedStep | None = None
 
     def loss(self, query: Tensor, batch: Batch, step: int) -> Tensor:
@@ -53,11 +58,21 @@ class AnchoredTeacher(nn.Module):
         """Fetch the anchors of a step and compute the teacher's side of its loss."""
         self.queue.move_to(step)
         own_teacher, anchors = teacher_embedding(batch), self.queue.anchors
-        teacher = all_gather(own_teacher)
+        teacher, rows = all_gather(own_teacher), all_gather(batch.rows)
+        left_out, own, drawn_from = self.queue.slots_of(rows), None, None
+        if self.own_anchor:
+            own = self.queue.center(teacher)[:, None]
+        if self.neighbours is not None:
+            near, embedding = self.neighbours.of(rows)
+            # a neighbour is an anchor once
+            left_out = torch.cat([left_out[:, None], self.queue.slots_of(near)], dim=1)
+            own, drawn_from = self.queue.center(embedding), self.neighbours.drawn_from
         loss = replace(
             self.similarity_loss,
-            self_index=self.queue.slots_of(all_gather(batch.rows)),
-            positive=self.queue.center(teacher) if self.own_anchor else None,
+            self_index=left_out,
+            counts=self.queue.counts,
+            own_anchors=own,
+            drawn_from=drawn_from,
         )
         side = loss.teacher_side(teacher, anchors, anchors)
         return SharedStep(step=step, teacher=own_teacher, loss=loss, teacher_side=side)

@@ -5,12 +5,16 @@ import torch
 from numpy.typing import NDArray
 
 from cache.anchors import AnchorWindow, default_anchors
+from cache.neighbours import read_neighbours
 from cache.reader import Split
 from pipeline.errors import WrongUse
+from pipeline.objectives.centroids import Centroids
 from pipeline.objectives.clusterfit import ClusterFit
 from pipeline.objectives.compress import Compress1q, Compress2q
 from pipeline.objectives.crd import CRD
+from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.regression import RegressionBN
 from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
 from pipeline.settings.training import DistillConfig
@@ -24,16 +28,51 @@ def _temperature(value: float | None) -> float:
 
 
 def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CompRess-1q with anchors from the training rows."""
-    window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
+    """Build CompRess-1q with anchors from the training rows, by --anchor-policy."""
+    count, dtype = anchor_count(config.anchors, len(rows)), PRODUCT_DTYPES[config.loss_dtype]
+    anchors: AnchorQueue | Centroids
+    if config.anchor_policy == "kmeans":
+        anchors = Centroids(split, rows, count, config.seed)
+    else:
+        window = AnchorWindow(rows, count, config.batch_size, config.seed)
+        anchors = AnchorQueue(split, window, centered=dtype == torch.bfloat16)
     return Compress1q(
-        split,
-        window,
+        anchors,
         student_dim=student_dim,
         tau=_temperature(config.tau),
-        product_dtype=PRODUCT_DTYPES[config.loss_dtype],
+        neighbours=neighbour_anchors(config, split, rows, count)
+        if config.anchor_policy == "neighbours"
+        else None,
+        product_dtype=dtype,
         tf32=config.amp_dtype != "fp32",
     )
+
+
+def neighbour_anchors(
+    config: DistillConfig, split: Split, rows: NDArray[np.int64], anchors: int
+) -> NeighbourAnchors:
+    """Return the anchors that each image has beside those of all, from the graph in the cache.
+
+    WrongUse if the graph is of other images than the training rows, or too wide for the anchors.
+    """
+    graph = read_neighbours(split.path, split.name)
+    if len(rows) != len(split.eligible()):
+        raise WrongUse(
+            "--anchor-policy neighbours needs all images of the cache, among which neighbours were searched; leave "
+            "--subset and --partial out"
+        )
+    width = config.neighbours or graph.shape[1]
+    if width > graph.shape[1]:
+        raise WrongUse(
+            f"--neighbours {width}: the graph of {split.path} has {graph.shape[1]}; make a wider one with "
+            f"`python cli.py cache neighbours {split.path} --k {width}`"
+        )
+    if anchors <= width + 1 or len(rows) <= width + 1:
+        raise WrongUse(
+            f"--anchors {anchors} with {width} neighbours: expected more than {width + 1}, or an image may have no "
+            "anchor that is not a neighbour; give more --anchors or fewer --neighbours"
+        )
+    return NeighbourAnchors(split, np.ascontiguousarray(graph[:, :width]), len(rows))
 
 
 def build_2q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:

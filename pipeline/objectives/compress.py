@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cache.anchors import AnchorWindow
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
+from pipeline.objectives.centroids import Centroids
+from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
-from pipeline.objectives.queues import KeyQueue
+from pipeline.objectives.queues import AnchorQueue, KeyQueue
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.runtime.distributed import all_gather
 
@@ -50,30 +51,33 @@ def reference_loss(
 class Compress1q(Objective):
     """CompRess-1q: student and teacher are compared with the teacher's anchors, the student behind a linear head.
 
-    split: the teacher's cache. window: which of its rows are anchors at each step, the same on every rank, as it
-    advances by the global batch. product_dtype, tf32: of the products with the anchors, see
-    `SimilarityLoss`. It saves no state.
+    anchors: which embeddings the anchors are at each step, the same on every rank: the paper's queue, or centroids.
+    neighbours: further anchors of each image. product_dtype, tf32: of the products with the anchors, see
+    `SimilarityLoss`. It saves no state but that of its anchors.
     """
 
     def __init__(
         self,
-        split: Split,
-        window: AnchorWindow,
+        anchors: AnchorQueue | Centroids,
         *,
         student_dim: int,
         tau: float = 0.04,
+        neighbours: NeighbourAnchors | None = None,
         product_dtype: torch.dtype = torch.float32,
         tf32: bool = False,
     ) -> None:
         super().__init__()
         self.student_dim = student_dim
-        self.teacher_dim = split.shape.dim
+        self.teacher_dim = anchors.split.shape.dim
         self.tau = tau
         loss = SimilarityLoss(tau=tau, product_dtype=product_dtype, tf32=tf32)
-        self.teacher = AnchoredTeacher(split, window, loss)
+        self.teacher = AnchoredTeacher(anchors, loss, neighbours=neighbours)
 
     def describe(self) -> str:
-        return f"CompRess-1q, {self.teacher.queue.window.size:,} anchors, tau {self.tau}"
+        anchors, neighbours = self.teacher.queue, self.teacher.neighbours
+        kind = "centroids" if isinstance(anchors, Centroids) else "anchors"
+        near = f" and {neighbours.graph.shape[1]} neighbours" if neighbours else ""
+        return f"CompRess-1q, {anchors.total:,} {kind}{near}, tau {self.tau}"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)

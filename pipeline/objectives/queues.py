@@ -35,7 +35,7 @@ class Slots(nn.Module):
         self.register_buffer("slot_of_row", table, persistent=False)
 
     def slots_of(self, rows: Tensor) -> Tensor:
-        """Return the slots of rows (B,): int64 (B,), -1 for rows without one."""
+        """Return the slots of rows: int64 of the same shape, -1 for rows without one."""
         return self.slot_of_row[rows.to(self.rows.device)].long()
 
     def place(self, slots: Tensor, rows: Tensor) -> None:
@@ -58,6 +58,7 @@ class AnchorQueue(Slots):
 
     anchors: Tensor
     origin: Tensor | None
+    counts = None  # each anchor stands for itself
 
     def __init__(self, split: Split, window: AnchorWindow, *, centered: bool = False) -> None:
         self.held = slots_of_rank(window.size)
@@ -73,6 +74,11 @@ class AnchorQueue(Slots):
         self.register_buffer(
             "anchors", torch.zeros(self.size, split.shape.dim, dtype=dtype), persistent=False
         )
+
+    @property
+    def total(self) -> int:
+        """The number of anchors on all ranks."""
+        return self.window.size
 
     def move_to(self, step: int) -> None:
         """Hold the anchors of a step. From the step before, only the anchors that enter are fetched."""

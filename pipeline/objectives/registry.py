@@ -176,6 +176,13 @@ def resolved(config: DistillConfig) -> DistillConfig:
             f"--loss-dtype {config.loss_dtype} with the objective {config.objective}: only "
             f"{' and '.join(REDUCED)} support products below fp32; leave it out"
         )
+    if config.anchor_policy != "window" and config.objective != "1q":
+        raise WrongUse(
+            f"--anchor-policy {config.anchor_policy} with the objective {config.objective}: only 1q has it; "
+            "leave it out"
+        )
+    if config.neighbours and config.anchor_policy != "neighbours":
+        raise WrongUse("--neighbours belongs to --anchor-policy neighbours: give it too, or leave it out")
     for name in ("tau", "student_tau"):
         given = getattr(config, name)
         if given is not None and getattr(own, name) is None:

@@ -49,18 +49,21 @@ class RunningSums:
         self.logits = torch.zeros_like(self.partition) if sum_logits else None
         self.count = query.new_zeros(len(query), dtype=torch.int64)
 
-    def weigh(self, logits: Tensor, self_index: Tensor | None = None) -> Tensor:
+    def weigh(self, logits: Tensor, left_out: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
         """Overwrite logits (B, n) with their weights, and add them to the partition and the sum of logits.
 
-        self_index: int64 (B,), the column whose weight is 0; outside 0..n-1: none.
+        left_out: int64 (B, E), columns whose weight is 0; outside 0..n-1: none. counts: how many anchors each counts
+        for, (n,) or (B, 1); None: one.
         """
         finite_logits = None if self.logits is None else logits.clone()
-        if self_index is not None:
-            mask_column(logits, self_index)
+        if left_out is not None:
+            mask_columns(logits, left_out)
         if self.needs_peak:
             self._raise_peak(logits.amax(1, keepdim=True))
             logits.sub_(self.peak)
         weights = logits.exp_()
+        if counts is not None:
+            weights *= counts
         self.partition += weights.sum(1)
         if self.logits is not None and finite_logits is not None:
             self.logits += finite_logits.mul_(weights).sum(1)
@@ -117,8 +120,8 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype, buffer: Tensor | None = No
     return torch.mm(a, b, out=buffer).to(dtype)
 
 
-def mask_column(logits: Tensor, column: Tensor) -> None:
-    """Set logits[i, column[i]] to -inf where that column exists, without synchronizing with the device."""
-    nearest = column.clamp(0, logits.shape[1] - 1)[:, None]
-    kept = logits.gather(1, nearest)
-    logits.scatter_(1, nearest, kept.masked_fill_(nearest == column[:, None], -torch.inf))
+def mask_columns(logits: Tensor, columns: Tensor) -> None:
+    """Set logits[i, columns[i, e]] to -inf where that column exists, without synchronizing with the device."""
+    nearest = columns.clamp(0, logits.shape[1] - 1)
+    lowered = torch.where(nearest == columns, -torch.inf, torch.inf).to(logits.dtype)
+    logits.scatter_reduce_(1, nearest, lowered, "amin")

@@ -10,6 +10,7 @@ from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.anchored_teacher import AnchoredTeacher
 from pipeline.objectives.objective import Objective, l2_normalize
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.streamed import SimilarityLoss
 
 DEFAULT_ANCHORS = 65_536
@@ -46,11 +47,12 @@ class Seed(Objective):
         self.tau = tau
         self.student_tau = student_tau
         loss = SimilarityLoss(tau=student_tau, teacher_tau=tau, product_dtype=product_dtype, tf32=tf32)
-        self.teacher = AnchoredTeacher(split, window, loss, own_anchor=True)
+        queue = AnchorQueue(split, window, centered=product_dtype == torch.bfloat16)
+        self.anchor_count = window.size
+        self.teacher = AnchoredTeacher(queue, loss, own_anchor=True)
 
     def describe(self) -> str:
-        anchors = self.teacher.queue.window.size
-        return f"SEED, {anchors:,} anchors, teacher tau {self.tau}, student tau {self.student_tau}"
+        return f"SEED, {self.anchor_count:,} anchors, teacher tau {self.tau}, student tau {self.student_tau}"
 
     def head(self) -> nn.Module:
         width = self.student_dim

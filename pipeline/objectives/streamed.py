@@ -51,8 +51,12 @@ class SimilarityLoss:
     """Mean over queries of KL(p(teacher) || p(student)), with p = softmax(cosine / tau) over the anchors.
 
     tau: the student's temperature, and the teacher's unless `teacher_tau` is given.
-    self_index: int64 (B,), the slot of each query's own image among the anchors, -1 if absent. Both sides leave it out.
-    positive: (B, D), one more anchor for each query, which no other query sees. Student and teacher share one space.
+    self_index: int64 (B,), the slot of each query's own image among the anchors, -1 if absent; or (B, E), several
+    slots. Both sides leave them out.
+    counts: float (K,), how many images each anchor stands for; None: one.
+    own_anchors: (B, M, D), more anchors for each query, which no other query sees. Student and teacher share one space.
+    drawn_from: the number of images from which the anchors are a random draw, without a query's own ones; an own anchor
+    then counts for one image, and another for its share of these. None: all count the same.
     filled: only the first `filled` slots are anchors; None: all.
     sharded: each rank holds some of the anchors, and all ranks have the same queries.
     block: anchors per block; None: what suits the device.
@@ -65,7 +69,9 @@ class SimilarityLoss:
     tau: float
     teacher_tau: float | None = None
     self_index: Tensor | None = None
-    positive: Tensor | None = None
+    counts: Tensor | None = None
+    own_anchors: Tensor | None = None
+    drawn_from: int | None = None
     filled: int | None = None
     sharded: bool = False
     block: int | None = None
@@ -114,11 +120,13 @@ class SimilarityLoss:
         """Stream p = softmax(query . anchor / tau) over the anchors (K, D), averaging values (K, Dv) under it."""
         one_space = anchors is values
         anchors, values = anchors[: self.filled], values[: self.filled]
-        self_index = self.self_index
-        if self_index is None:
-            self_index = torch.full((len(query),), -1, device=query.device)
+        left_out = self.self_index
+        if left_out is None:
+            left_out = torch.full((len(query),), -1, device=query.device)
+        left_out = left_out.view(len(query), -1)
+        counts = None if self.counts is None else self.counts[: self.filled]
         sums = RunningSums(query, values.shape[1], tau, self.product_dtype, sum_logits=not one_space)
-        sums.count += len(anchors) - ((self_index >= 0) & (self_index < len(anchors))).long()
+        sums.count += len(anchors) - ((left_out >= 0) & (left_out < len(anchors))).sum(1)
         scaled_query = (query.to(sums.dtype) / tau).to(self.product_dtype)
         block = self._block_size(anchors)
         buffer = scaled_query.new_empty(len(query) * block)
@@ -126,18 +134,21 @@ class SimilarityLoss:
             # l = cosine / tau
             out = buffer[: len(query) * len(a)].view(len(query), -1)
             logits = product(scaled_query, a.T, sums.dtype, out)
-            # w = exp(l - peak), but 0 for the query's own anchor; Z += sum w
-            w = sums.weigh(logits, self_index - start)
+            # w = exp(l - peak), but 0 for what is left out; Z += sum w
+            of_block = None if counts is None else counts[start : start + len(a)]
+            w = sums.weigh(logits, left_out - start, of_block)
             # Z m += sum w a
             sums.add(w, v)
         if self.sharded:
             sums.sum_over_ranks()
-        if self.positive is not None:
-            # the same for the anchor that this query alone has
-            positive = self.positive.to(sums.dtype)
-            w = sums.weigh((scaled_query * positive).sum(1, keepdim=True))
-            sums.values += w * positive
-            sums.count += 1
+        if self.own_anchors is not None:
+            # the same for the anchors that this query alone has
+            own = self.own_anchors.to(sums.dtype)
+            share = None if self.drawn_from is None else (sums.count / self.drawn_from)[:, None]
+            logits = torch.einsum("bd,bmd->bm", scaled_query.to(sums.dtype), own)
+            w = sums.weigh(logits, counts=share)
+            sums.values += torch.einsum("bm,bmd->bd", w, own)
+            sums.count += own.shape[1]
         return sums.softmax(scaled_query)
 
     def _block_size(self, anchors: Tensor) -> int:

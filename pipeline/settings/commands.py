@@ -105,6 +105,15 @@ class RepairConfig(VerifyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NeighboursConfig(CommandSettings):
+    """Settings of `cache neighbours`."""
+
+    cache: Path = argument("the teacher's store, NAME.zarr")
+    k: int = setting(50, "number of neighbours of each training image", minimum=1)
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedConfig(CommandSettings):
     """Settings of `embed`."""
 

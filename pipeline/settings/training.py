@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
 
 OPTIMIZERS = ("sgd", "nesterov", "adamw")
+ANCHOR_POLICIES = ("window", "neighbours", "kmeans")
 SCHEDULES = ("step", "step-30-60-80", "cosine")
 
 
@@ -86,6 +87,16 @@ class DistillConfig(TrainConfig):
     objective: str = setting("1q", "training objective, see `objectives`")
     anchors: str | None = setting(
         None, "number of anchor points K, or all. Default: the objective's, or every eligible row if fewer"
+    )
+    anchor_policy: str = setting(
+        "window",
+        "objective 1q: what the anchors are. window: images that change step by step, as in the paper; neighbours: "
+        "these and each image's nearest neighbours, see `cache neighbours`; kmeans: centroids, each of which counts "
+        "for its cluster",
+        choices=ANCHOR_POLICIES,
+    )
+    neighbours: int | None = setting(
+        None, "policy neighbours: how many neighbours of each image. Default: all in the cache's graph"
     )
     tau: float | None = setting(None, "temperature. Default: the objective's, see `objectives`")
     student_tau: float | None = setting(None, "objective seed: the student's temperature. Default: 0.2")

@@ -15,6 +15,7 @@ from pipeline.images.pack import pack
 from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.registry import resolved
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.runtime.device import CPU
@@ -74,7 +75,7 @@ class Passes:
         )
         network = build_student(student, image_size=SIZE, seed=0)
         window = AnchorWindow(self.teacher.eligible(), ANCHORS, BATCH, seed=0)
-        objective = Compress1q(self.teacher, window, student_dim=network.dim, tau=TAU)
+        objective = Compress1q(AnchorQueue(self.teacher, window), student_dim=network.dim, tau=TAU)
         return StudentRun(config=config, student=network, objective=objective, world=World(), device=CPU)
 
     def training(self, runs: list[StudentRun]) -> Training:
@@ -134,7 +135,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 def compute_teacher_side(teacher: Split, batches: list[Batch]):  # type: ignore[no-untyped-def]
     """Return a function that computes the teacher's distribution over its anchors for each batch."""
     window = AnchorWindow(teacher.eligible(), ANCHORS, BATCH, seed=0)
-    queue = Compress1q(teacher, window, student_dim=1).teacher.queue
+    queue = AnchorQueue(teacher, window)
 
     def call() -> None:
         for step, batch in enumerate(batches):

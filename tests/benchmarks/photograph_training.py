@@ -13,6 +13,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.registry import resolved
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
@@ -94,7 +95,7 @@ def photograph_training(
     )
     network = build_student(student, image_size=size, seed=0)
     window = AnchorWindow(teacher.eligible(), ANCHORS, batch, seed=0)
-    objective = Compress1q(teacher, window, student_dim=network.dim)
+    objective = Compress1q(AnchorQueue(teacher, window), student_dim=network.dim)
     run = StudentRun(config=config, student=network, objective=objective, world=World(), device=CPU)
     run.model = run.wrap_model()
     return PhotographTraining(run=run, joined=joined, plain=plain)

@@ -16,6 +16,7 @@ from cache.reader import open_store
 from pipeline.loading.batch import Batch
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.running_softmax import product
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.planning.measured_step import wait_for
@@ -123,7 +124,7 @@ def open_run(bench: Bench, student: str) -> StudentRun:
     network = build_student(student, image_size=bench.scale.image_size, seed=0)
     split = open_store(bench.cache).split("train")
     window = AnchorWindow(split.eligible(), split.shape.rows, bench.scale.batch, seed=0)
-    objective = Compress1q(split, window, student_dim=network.dim, tf32=True)
+    objective = Compress1q(AnchorQueue(split, window), student_dim=network.dim, tf32=True)
     run = StudentRun(config=config, student=network, objective=objective, world=World(), device=bench.device)
     run.model = run.wrap_model()
     return run

@@ -20,6 +20,7 @@ PLACES = {name: Path(name) for name in ("dataset", "cache", "run")}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in OBJECTIVES],
     ("1q", {"loss_dtype": "bf16"}),
+    ("1q", {"anchor_policy": "kmeans"}),
     ("seed", {"loss_dtype": "bf16"}),
     ("2q", {"momentum": 0.0}),
     ("2q", {"live_teacher": True}),

@@ -11,6 +11,7 @@ from cache.reader import Split, open_store
 from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import Compress1q, Compress2q, reference_loss
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.shards import gather_slots
 from pipeline.objectives.streamed import SimilarityLoss
 from tests.support.tiny_store import written
@@ -73,7 +74,7 @@ def train(objective: Objective, network: nn.Module, split: Split, steps: range) 
 
 def compress_1q(split: Split, anchors: int = 20, tau: float = 0.07) -> Compress1q:
     window = AnchorWindow(split.eligible(), anchors, BATCH, seed=0)
-    return Compress1q(split, window, student_dim=STUDENT_DIM, tau=tau)
+    return Compress1q(AnchorQueue(split, window), student_dim=STUDENT_DIM, tau=tau)
 
 
 def test_1q_a_student_at_its_teacher_has_no_loss_and_no_gradient(split: Split) -> None:
@@ -109,7 +110,12 @@ def test_1q_in_bf16_differs_from_fp32_by_rounding_only(split: Split) -> None:
     losses, gradients = [], []
     for product_dtype in (torch.float32, torch.bfloat16):
         window = AnchorWindow(split.eligible(), 20, BATCH, seed=0)
-        objective = Compress1q(split, window, student_dim=STUDENT_DIM, tau=0.07, product_dtype=product_dtype)
+        objective = Compress1q(
+            AnchorQueue(split, window, centered=product_dtype == torch.bfloat16),
+            student_dim=STUDENT_DIM,
+            tau=0.07,
+            product_dtype=product_dtype,
+        )
         embedding = drawn.clone().requires_grad_()
         loss = objective((embedding,), batch, 1)
         loss.backward()

@@ -43,7 +43,10 @@ def cuda_batch(views: int, *, live: bool) -> Batch:
 @pytest.fixture(autouse=True)
 def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """k-means is faiss's, which knows no fake tensors."""
-    found = lambda embedding, *_: (None, np.zeros(len(embedding), np.int64))  # noqa: E731
+
+    def found(embedding: np.ndarray, clusters: int, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return embedding[:clusters], np.zeros(len(embedding), np.int64)
+
     monkeypatch.setattr("pipeline.neighbours.kmeans", found)
 
 

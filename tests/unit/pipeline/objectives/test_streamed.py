@@ -101,7 +101,7 @@ def test_a_positive_is_an_anchor_of_its_query_alone(anchors: int, tau: float, te
     space, self_index = l2_normalize(anchors, 5, 3), torch.tensor([0, -1, 8])
     taus = {"tau": tau, "teacher_tau": teacher_tau}
     loss, gradient = loss_and_gradient(
-        query, teacher, space, space, self_index=self_index, positive=positive, block=4, **taus
+        query, teacher, space, space, self_index=self_index, own_anchors=positive[:, None], block=4, **taus
     )
     total = 0.0
     for i, slot in enumerate(self_index.tolist()):
@@ -113,6 +113,40 @@ def test_a_positive_is_an_anchor_of_its_query_alone(anchors: int, tau: float, te
         torch.testing.assert_close(
             gradient[i], expected_gradient[0] / len(query), rtol=1e-6, atol=1e-13 / tau**2
         )
+    assert loss.item() == pytest.approx(total, rel=1e-6, abs=1e-13 / tau)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_an_anchor_that_counts_for_several_is_that_anchor_several_times(tau: float) -> None:
+    query, teacher, space = l2_normalize(3, 5, 0), l2_normalize(3, 5, 1), l2_normalize(9, 5, 2)
+    other = l2_normalize(9, 7, 3)
+    counts = torch.tensor([1, 3, 1, 2, 1, 1, 4, 1, 1])
+    repeated = torch.arange(9).repeat_interleave(counts)
+    for teacher_query, teacher_space in ((teacher, space), (l2_normalize(3, 7, 4), other)):
+        loss, gradient = loss_and_gradient(
+            query, teacher_query, space, teacher_space, tau=tau, counts=counts.double(), block=4
+        )
+        expected = reference(query, teacher_query, space[repeated], teacher_space[repeated], tau=tau)
+        assert loss.item() == pytest.approx(expected[0].item(), rel=1e-6, abs=1e-13 / tau)
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-6, atol=1e-13 / tau**2)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_several_slots_are_left_out_and_own_anchors_count_for_one_image_each(tau: float) -> None:
+    query, teacher, space = l2_normalize(2, 5, 0), l2_normalize(2, 5, 1), l2_normalize(9, 5, 2)
+    own, left_out = l2_normalize(6, 5, 3).view(2, 3, 5), torch.tensor([[0, 8, -1], [-1, 4, -1]])
+    loss, gradient = loss_and_gradient(
+        query, teacher, space, space, tau=tau, self_index=left_out, own_anchors=own, drawn_from=28, block=4
+    )
+    total = 0.0
+    for i in range(2):
+        kept = [slot for slot in range(9) if slot not in left_out[i].tolist()]
+        # a drawn anchor stands for 28 / 7 or 28 / 8 images: in whole numbers, 4 x or 7 x against 1 x or 2 x
+        times, once = (4, 1) if len(kept) == 7 else (7, 2)
+        anchors = torch.cat([space[kept].repeat(times, 1), own[i].repeat(once, 1)])
+        expected = reference(query[i : i + 1], teacher[i : i + 1], anchors, anchors, tau=tau)
+        total += expected[0].item() / 2
+        torch.testing.assert_close(gradient[i], expected[1][0] / 2, rtol=1e-6, atol=1e-13 / tau**2)
     assert loss.item() == pytest.approx(total, rel=1e-6, abs=1e-13 / tau)
 
 

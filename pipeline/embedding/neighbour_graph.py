@@ -1,0 +1,61 @@
+"""`cache neighbours`: find each training image's nearest neighbours among the others, and keep them in the store."""
+
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from cache.errors import IncompleteStore
+from cache.lock import sole_writer
+from cache.neighbours import EMPTY, has_neighbours, read_neighbours, write_neighbours
+from cache.reader import open_store
+from pipeline.errors import WrongUse
+from pipeline.neighbours import knn
+from pipeline.runtime.device import resolve_device
+from pipeline.settings.commands import NeighboursConfig
+
+SPLIT = "train"
+QUERIES_AT_ONCE = 4096
+
+
+def cache_neighbours(config: NeighboursConfig) -> None:
+    """Run the `cache neighbours` command.
+
+    Raises WrongUse if there is a graph already, or are too few rows; IncompleteStore for a store that lacks chunks.
+    """
+    store = open_store(config.cache, views=1)
+    split = store.split(SPLIT)
+    if has_neighbours(config.cache, SPLIT):
+        width = read_neighbours(config.cache, SPLIT).shape[1]
+        if width == config.k:
+            print(f"{config.cache}: the graph of {width} neighbours is there already")
+            return
+        raise WrongUse(
+            f"--k {config.k}: {config.cache} has a graph of {width} neighbours; delete "
+            f"{config.cache / SPLIT / 'neighbours'} first"
+        )
+    try:
+        split.require_complete()
+    except IncompleteStore as error:
+        raise IncompleteStore(f"{error}; neighbours are searched among all images") from error
+    rows = split.eligible()
+    if config.k >= len(rows):
+        raise WrongUse(
+            f"--k {config.k}: of {len(rows):,} images each has at most {len(rows) - 1:,} neighbours"
+        )
+    device = resolve_device(config.device)
+    embedding = split.gather(rows).astype(np.float32)
+    graph = np.full((split.shape.rows, config.k), EMPTY, np.int32)
+    with tqdm(total=len(rows), unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(rows), QUERIES_AT_ONCE):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            _, found = knn(embedding, embedding[part], config.k + 1, device)
+            own = np.arange(len(rows))[part, None]
+            # the image itself is among the nearest, unless more than k others equal it: then the last is left out
+            place = np.where((found == own).any(1), (found == own).argmax(1), config.k)
+            kept = found[np.arange(config.k + 1) != place[:, None]].reshape(len(found), config.k)
+            graph[rows[part]] = rows[kept]
+            bar.update(len(found))
+    with sole_writer(config.cache):
+        write_neighbours(config.cache, SPLIT, graph)
+    print(f"{config.cache}: {config.k} neighbours of each of {len(rows):,} images")

@@ -1,0 +1,76 @@
+"""Anchors that do not move: centroids of the teacher's embeddings, each of which stands for its cluster."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cache.reader import Split
+from pipeline.objectives.objective import to_device
+from pipeline.objectives.queues import EMPTY, fetch
+from pipeline.objectives.shards import slots_of_rank
+from pipeline.runtime.distributed import broadcast, is_main_process
+
+ITERATIONS = 20
+
+
+class Centroids(nn.Module):
+    """`size` k-means centroids of the training rows, in the place of an `AnchorQueue`.
+
+    A centroid is the mean of its cluster's unit embeddings and is not normalized: of all points, its similarity to a
+    query is the mean of theirs. anchors, counts: of this rank's share, float16 (slots, Dt), and the number of images
+    in each cluster, float32 (slots,). The first rank runs k-means at the first step; the state is all centroids.
+    """
+
+    origin = None
+    centroids: Tensor
+    cluster_sizes: Tensor
+
+    def __init__(self, split: Split, rows: NDArray[np.int64], size: int, seed: int) -> None:
+        super().__init__()
+        self.split, self.training_rows, self.size, self.seed = split, rows, size, seed
+        self.held = slots_of_rank(size)
+        self.register_buffer("centroids", torch.zeros(size, split.shape.dim, dtype=torch.float16))
+        self.register_buffer("cluster_sizes", torch.zeros(size))
+
+    @property
+    def total(self) -> int:
+        return self.size
+
+    @property
+    def anchors(self) -> Tensor:
+        return self.centroids[self.held.start : self.held.stop]
+
+    @property
+    def counts(self) -> Tensor:
+        return self.cluster_sizes[self.held.start : self.held.stop]
+
+    def move_to(self, step: int) -> None:
+        """Find the centroids, at the first step; they serve all others."""
+        if step == 0:
+            if is_main_process():
+                self.find()
+            broadcast(self.centroids)
+            broadcast(self.cluster_sizes)
+
+    def find(self) -> None:
+        """Run k-means over the training rows."""
+        from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
+
+        rows, dim, device = len(self.training_rows), self.split.shape.dim, self.centroids.device
+        tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.size:,} centroids as anchors")
+        embedding = np.empty((rows, dim), np.float32)
+        fetch(self.split, np.arange(rows), self.training_rows, torch.from_numpy(embedding))
+        centroids, cluster = kmeans(embedding, self.size, ITERATIONS, self.seed, device)
+        sizes = np.bincount(cluster, minlength=self.size).astype(np.float32)
+        self.centroids.copy_(to_device(centroids, device))
+        self.cluster_sizes.copy_(to_device(sizes, device))
+
+    def slots_of(self, rows: Tensor) -> Tensor:
+        """Return -1 for each row, as no anchor is an image: int64, of the shape of rows."""
+        return torch.full_like(rows, EMPTY, device=self.centroids.device)
+
+    def center(self, embedding: Tensor) -> Tensor:
+        """Return embeddings as they are, like an `AnchorQueue` without an origin."""
+        return embedding
