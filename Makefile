@@ -85,6 +85,18 @@ if data.exists() and data.resolve() != packed:
 endef
 export SAME_FOLDER
 
+# Two weights files of one teacher would share a cache.
+define SAME_WEIGHTS
+import sys
+from pathlib import Path
+from cache.reader import open_store
+cache, weights = map(Path, sys.argv[1:])
+made_from = open_store(cache).origin.get("file", weights.name)
+if made_from != weights.name:
+    sys.exit(f"error: {cache} was made from {made_from}, not from {weights.name}: name another one, CACHE=...")
+endef
+export SAME_WEIGHTS
+
 # Paths stand in quotes and are no targets, since make allows neither spaces nor colons in those.
 # Packed once: to compare a dataset with its images again, run `pack` by hand.
 dataset: $(READY)
@@ -100,6 +112,7 @@ cache-teacher: dataset
 # Fill the cache unless it is there; what is missing in one is for `make cache-teacher`.
 cache: $(READY)
 	@test -e "$(CACHE)" || $(MAKE) --no-print-directory cache-teacher
+	$(if $(WEIGHTS),@.venv/bin/python -c "$$SAME_WEIGHTS" "$(CACHE)" "$(WEIGHTS)")
 
 distill: cache
 	$(TRAIN) distill "$(DATASET)" "$(CACHE)" "$(RUN)" --student "$(STUDENT)" --objective $(OBJECTIVE) $(DISTILL_ARGS)

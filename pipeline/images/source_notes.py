@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.images.folders import describe_kinds, has_images
+from pipeline.images.folders import describe_kinds, has_images, kind_of
 from pipeline.images.parquet import ParquetSource
 from pipeline.images.parquet_columns import IMAGE, LABEL
 from pipeline.images.sources import UNPACK, FolderSource, Source
@@ -95,12 +95,30 @@ def _folders_left_out(data: Path, sources: Mapping[str, Source]) -> Iterator[str
                 f"{listed(splits)} is taken as a class; if it is a split, put the class folders into train/, and name "
                 "the others val/ and test/"
             )
+        elif len(classes) == 1:
+            yield from _splits_below(data, sources["train"])
         return
     with os.scandir(data) as entries:
-        others = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        visible = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    others = [name for name, is_dir in visible if is_dir]
+    tables = [name for name, is_dir in visible if not is_dir and kind_of(name) == ".parquet"]
+    if tables:
+        yield f"passed over {listed(tables)} beside the folders of images; to pack it, move it to a folder of its own"
     others = [name for name in others if name not in taken and has_images(data / name)]
     if others:
         yield f"passed over the images in {listed([f'{name}/' for name in others])} beside the splits"
+
+
+def _splits_below(data: Path, source: Source) -> Iterator[str]:
+    """Yield a note if the only class holds folders named like splits: probably the folder above was given."""
+    parts = [Path(name).parts for name in source.names]
+    splits = sorted({part[1] for part in parts if len(part) > 2 and similar_split(part[1])})
+    if splits:
+        only = parts[0][0]
+        yield (
+            f"all images are of one class, {only}, with folders {listed(splits)} in it: to pack its splits, give "
+            f"{data / only}"
+        )
 
 
 def _label_notes(sources: Mapping[str, Source]) -> Iterator[str]:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cache.writer import create_store
+from tests.support.tiny_store import TEACHER
+
 
 def planned(*targets: str, path: str = os.environ["PATH"]) -> list[str]:
     """The lines that make would run, of a checkout that has no virtual environment yet."""
@@ -102,6 +105,17 @@ def test_another_folder_of_the_same_name_does_not_get_the_dataset_of_the_first(
         message = (
             f"error: {packed} was packed from {pictures}, not from {folder}: name another one, DATASET=..."
         )
+        assert (message in run.stderr) == bool(expected)
+
+
+def test_other_weights_of_one_teacher_do_not_get_the_cache_of_the_first(tmp_path: Path) -> None:
+    cache = tmp_path / "c.zarr"
+    create_store(cache, TEACHER, {"name": "moco_v2_resnet50", "file": "a.pth"})
+    for weights, expected in (("elsewhere/a.pth", 0), ("b.pth", 2), ("", 0)):
+        command = ["make", "-s", "-o", ".venv/.ready", "cache", f"CACHE={cache}", f"WEIGHTS={weights}"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == expected, run.stderr
+        message = f"error: {cache} was made from a.pth, not from b.pth: name another one, CACHE=..."
         assert (message in run.stderr) == bool(expected)
 
 

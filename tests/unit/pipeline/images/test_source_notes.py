@@ -78,6 +78,25 @@ def test_a_split_name_among_classes_is_a_class_and_said(tmp_path: Path) -> None:
     assert "Train is taken as a class; if it is a split, put the class folders into train/" in notes(data)
 
 
+def test_the_folder_above_the_one_with_the_splits_is_noticed(tmp_path: Path) -> None:
+    data = plant(
+        tmp_path, "birds/train/a/1.png", "birds/train/b/1.png", "birds/val/a/1.png", "birds/val/b/2.png"
+    )
+    assert notes(data) == (
+        f"all images are of one class, birds, with folders train, val in it: to pack its splits, give {data / 'birds'}"
+    )
+    assert "all images" not in notes(plant(tmp_path / "other", "birds/nests/1.png", "birds/eggs/1.png"))
+
+
+def test_parquet_files_beside_folders_are_passed_over_and_said(tmp_path: Path) -> None:
+    names = [f"{split}/{kind}/1.png" for split in ("train", "val") for kind in "ab"]
+    said = notes(plant(tmp_path, *names, "train.parquet", "more.PARQUET"))
+    assert said == (
+        "passed over more.PARQUET, train.parquet beside the folders of images; to pack it, move it to a folder of its "
+        "own"
+    )
+
+
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="both Train/ and training/"):
         open_sources(plant(tmp_path, "Train/a/1.png", "training/a/1.png"))
