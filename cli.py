@@ -36,10 +36,7 @@ def demo_data(config: commands.DemoDataConfig) -> None:
     from the same file on Debian's server if that is not installed.
     """
     from pipeline.images.demo_data import demo_data
-    from pipeline.runtime.outputs import require_writable_folder
 
-    if not config.out.exists():
-        require_writable_folder(config.out)
     demo_data(config.out, train=config.train, val=config.val)
 
 
@@ -110,13 +107,17 @@ def cache_repair(config: commands.RepairConfig) -> None:
     repair_cache(config)
 
 
+@command(cache, "compare", commands.CompareConfig)
+def cache_compare(config: commands.CompareConfig) -> None:
+    """Compare caches of the same images, to choose a teacher."""
+    from pipeline.report.cache_comparison import compare_caches
+
+    compare_caches(config)
+
+
 @command(cache, "neighbours", commands.NeighboursConfig)
 def cache_neighbours(config: commands.NeighboursConfig) -> None:
-    """Find each training image's nearest neighbours.
-
-    The store keeps them, for distill --anchor-policy neighbours. The search is exact: its time grows with the square
-    of the number of images.
-    """
+    """Find each training image's neighbours, as anchors for distill."""
     from pipeline.embedding.neighbour_graph import cache_neighbours
 
     cache_neighbours(config)

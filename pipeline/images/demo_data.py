@@ -15,6 +15,7 @@ from pipeline.errors import WrongUse
 from pipeline.images.clip_art import Drawing, clip_art_folder, drawings_below, read_drawing
 from pipeline.images.scan import map_rows
 from pipeline.images.sources import FolderSource
+from pipeline.runtime.outputs import require_writable_folder
 
 # A class is a folder at the top of the package. These hold drawings of anything (icons, "unsorted"), or so many of one
 # series that they would outnumber their class (playing cards, flags): the student learns from them without a label.
@@ -40,8 +41,8 @@ def demo_data(out: Path, *, train: int | None = None, val: int | None = None) ->
     (numbered, or recolored) go to one split. train, val: number of images, balanced over classes, those without a label
     being one more; None: all. An existing folder with the same counts is left as it is.
 
-    Raises WrongUse if OUT exists with other content or there are fewer images, PipelineError if the package is missing
-    and cannot be downloaded.
+    Raises WrongUse if OUT exists with other content or cannot be written, or there are fewer images; PipelineError if
+    the package is missing and cannot be downloaded.
     """
     wanted = {"train": train, "val": val}
     for split, count in wanted.items():
@@ -50,6 +51,7 @@ def demo_data(out: Path, *, train: int | None = None, val: int | None = None) ->
     if out.exists():
         _require_same(out, wanted)
         return out
+    require_writable_folder(out)
     drawings = distinct_drawings(clip_art_folder())
     splits = split_by_series({path: drawing.thumb for path, drawing in drawings.items()})
     chosen = {split: _balanced(split, paths, wanted[split]) for split, paths in splits.items()}

@@ -114,6 +114,17 @@ class NeighboursConfig(CommandSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig(CommandSettings):
+    """Settings of `cache compare`."""
+
+    caches: tuple[Path, ...] = argument("stores of the same images, NAME.zarr")
+    rows: int = setting(10_000, "number of training images to compare them on, drawn at random", minimum=1)
+    seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
+    json: bool = setting(False, "print JSON instead of tables")
+    device: str = setting("auto", "cpu, cuda, or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedConfig(CommandSettings):
     """Settings of `embed`."""
 

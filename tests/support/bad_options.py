@@ -20,6 +20,7 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "cache-teacher {dataset} c.zarr": commands.CacheTeacherConfig,
     "cache verify {cache}": commands.VerifyConfig,
     "cache repair {cache} --dataset {dataset}": commands.RepairConfig,
+    "cache compare {cache}": commands.CompareConfig,
     "cache neighbours {cache}": commands.NeighboursConfig,
     "distill {dataset} {cache} r": training.DistillConfig,
     "embed {dataset} o.zarr": commands.EmbedConfig,

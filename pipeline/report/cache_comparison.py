@@ -1,0 +1,147 @@
+"""`cache compare`: properties of caches of the same images that may tell which teacher's students come out best."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import skew
+
+from cache.reader import Split, Store, open_store
+from pipeline.errors import WrongUse
+from pipeline.neighbours import knn
+from pipeline.report.rows import unit_rows
+from pipeline.runtime.device import resolve_device
+from pipeline.settings.commands import CompareConfig
+
+SPLIT = "train"
+NEIGHBOURS = 10
+FEWEST_ROWS = 2 * NEIGHBOURS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheProperties:
+    """Properties of a cache on a sample of its training rows; no label is used but by nn1.
+
+    nn1: leave-one-out accuracy of the nearest neighbour, None without labels. effective_rank: exp of the entropy of the
+    eigenvalues of the embeddings' covariance (Roy and Vetterli 2007), at most `dim`. mean_cosine: of all pairs.
+    hubness: skewness of how often a row is among the 10 nearest neighbours of others (Radovanovic et al. 2010); 0 if
+    all are alike often. overlap: share of each row's 10 nearest neighbours that it has in the other caches too, in
+    their order, 1 for the cache itself.
+    """
+
+    name: str
+    dim: int
+    nn1: float | None
+    effective_rank: float
+    mean_cosine: float
+    hubness: float
+    overlap: tuple[float, ...] = ()
+
+
+def compare_caches(config: CompareConfig) -> None:
+    """Run the `cache compare` command: print a table, or JSON.
+
+    Raises WrongUse for caches of different images, or with too few common rows.
+    """
+    stores = [open_store(path, views=1) for path in config.caches]
+    splits = [store.split(SPLIT) for store in stores]
+    require_same_images(stores, splits)
+    rows = common_rows(splits, config.rows, config.seed)
+    embeddings = [unit_rows(split, rows) for split in splits]
+    device = resolve_device(config.device)
+    near = [neighbours(embedding, device) for embedding in embeddings]
+    labels = splits[0].label[rows]
+    found = [
+        dataclasses.replace(
+            properties(path.name, embedding, index, labels),
+            overlap=tuple(overlap(index, other) for other in near),
+        )
+        for path, embedding, index in zip(config.caches, embeddings, near, strict=True)
+    ]
+    if config.json:
+        print(
+            json.dumps({"rows": len(rows), "caches": [dataclasses.asdict(each) for each in found]}, indent=1)
+        )
+    else:
+        print_comparison(found, len(rows))
+
+
+def require_same_images(stores: Sequence[Store], splits: Sequence[Split]) -> None:
+    """Raise WrongUse unless all splits are of the same images."""
+    for store, split in zip(stores, splits, strict=True):
+        if split.dataset["images"] != splits[0].dataset["images"]:
+            raise WrongUse(
+                f"{store.path} and {stores[0].path} are caches of different images; compare caches of one dataset"
+            )
+
+
+def common_rows(splits: Sequence[Split], count: int, seed: int) -> NDArray[np.int64]:
+    """Return at most `count` random rows, ascending, of those with an embedding in every split."""
+    common = splits[0].eligible()
+    for split in splits[1:]:
+        common = np.intersect1d(common, split.eligible(), assume_unique=True)
+    if len(common) < FEWEST_ROWS:
+        raise WrongUse(
+            f"{len(common)} rows have an embedding in every cache: expected at least {FEWEST_ROWS}"
+        )
+    draws = np.random.default_rng(seed)
+    return np.sort(draws.choice(common, min(count, len(common)), replace=False))
+
+
+def neighbours(embedding: NDArray[np.float32], device: torch.device) -> NDArray[np.int64]:
+    """Return the indices of each row's 10 nearest other rows: (n, 10) int64."""
+    _, index = knn(embedding, embedding, NEIGHBOURS + 1, device)
+    own = index == np.arange(len(index))[:, None]
+    place = np.where(
+        own.any(1), own.argmax(1), NEIGHBOURS
+    )  # of many equal rows, the row itself may not be listed
+    return index[np.arange(NEIGHBOURS + 1) != place[:, None]].reshape(-1, NEIGHBOURS)
+
+
+def properties(
+    name: str, embedding: NDArray[np.float32], index: NDArray[np.int64], labels: NDArray[np.int64]
+) -> CacheProperties:
+    """Return the properties of embeddings (n, D) with neighbours (n, 10) and labels (n,), -1 for none."""
+    rows = embedding.astype(np.float64)
+    spectrum = np.linalg.eigvalsh(np.cov(rows.T)).clip(0)
+    share = spectrum[spectrum > 0] / spectrum.sum()
+    count = len(rows)
+    labelled = labels >= 0
+    hits = labels[index[labelled, 0]] == labels[labelled]
+    return CacheProperties(
+        name=name,
+        dim=rows.shape[1],
+        nn1=float(hits.mean()) if labelled.any() else None,
+        effective_rank=float(np.exp(-(share * np.log(share)).sum())),
+        # |sum of unit rows|^2 = n + the cosines of all ordered pairs
+        mean_cosine=float((np.square(rows.sum(0)).sum() - count) / (count * (count - 1))),
+        hubness=float(skew(np.bincount(index.ravel(), minlength=count))),
+    )
+
+
+def overlap(index: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """Return the mean share of each row's neighbours (n, k) that are among its neighbours (n, k) in another space."""
+    return float((index[:, :, None] == other[:, None, :]).any(2).mean())
+
+
+def print_comparison(found: Sequence[CacheProperties], rows: int) -> None:
+    """Print a table of properties, and one of overlaps if there are several caches."""
+    console = Console()
+    table = Table("cache", "dim", "1-NN", "effective rank", "mean cosine", "hubness")
+    for each in found:
+        nn1 = "-" if each.nn1 is None else f"{100 * each.nn1:.1f}"
+        numbers = (f"{each.effective_rank:.1f}", f"{each.mean_cosine:.3f}", f"{each.hubness:.2f}")
+        table.add_row(each.name, str(each.dim), nn1, *numbers)
+    console.print(table)
+    if len(found) > 1:
+        overlaps = Table("10 neighbours in common, %", *[each.name for each in found])
+        for each in found:
+            overlaps.add_row(each.name, *[f"{100 * share:.0f}" for share in each.overlap])
+        console.print(overlaps)
+    console.print(f"on {rows:,} training images")
