@@ -22,7 +22,7 @@ PEER_EPOCHS = (1, 4)
 
 def measure(folder: Path) -> Iterator[Figure]:
     """Time epochs of 128 photographs at 224 px: a ResNet-18 from a ResNet-50 in fp32 with random weights."""
-    training = photograph_training(folder, images=IMAGES, batch=BATCH)
+    training = photograph_training(folder, images=IMAGES, batch=BATCH, amp_dtype="bf16")
     backbone = load_teacher("tests.benchmarks.bench_live_teacher:resnet50")
     live = LiveTeacher(backbone, precision="fp32", device=CPU)
     images = training.a_batch().images[0]

@@ -34,11 +34,12 @@ def measure(folder: Path) -> Iterator[Figure]:
     )
     median = {name: statistics.median(values) for name, values in seconds.items()}
     added = median["with the cache"] - median["student alone"]
+    precision = training.run.config.amp_dtype
     # four products: both sides' logits, both sides' sums of anchors
     operations = 4 * 2 * IMAGES * DIM * ANCHORS
     yield Figure(
         name="student-epoch",
-        what=f"epoch of a ResNet-18 at {SIZE} px, bf16, with join and 1q, K {ANCHORS:,}, D {DIM}",
+        what=f"epoch of a ResNet-18 at {SIZE} px, {precision}, with join and 1q, K {ANCHORS:,}, D {DIM}",
         against="its forward and backward pass alone on the same loader",
         ratio=ratio(seconds, "with the cache", "student alone"),
         unit="x the time",

@@ -17,6 +17,7 @@ from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.registry import resolved
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
+from pipeline.runtime.precision import usual_precision
 from pipeline.settings.commands import PackConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.training.student_run import StudentRun
@@ -64,9 +65,12 @@ def photograph_training(
     batch: int,
     student: str = "resnet18",
     size: int = SIZE,
-    amp_dtype: str = "bf16",
+    amp_dtype: str | None = None,
 ) -> PhotographTraining:
-    """Pack photographs, write a store and build the student, all in `folder`. size: of its input, in pixels."""
+    """Pack photographs, write a store and build the student, all in `folder`. size: of its input, in pixels.
+
+    amp_dtype: None means what `distill` takes on this machine.
+    """
     use_all_cores()
     photographs = write_photographs(folder / "images", images, (STORED, STORED))
     pack(PackConfig(data=photographs, out=folder / "dataset"))
@@ -90,7 +94,7 @@ def photograph_training(
             student=student,
             image_size=size,
             batch_size=batch,
-            amp_dtype=amp_dtype,
+            amp_dtype=amp_dtype or usual_precision(CPU),
         )
     )
     network = build_student(student, image_size=size, seed=0)
