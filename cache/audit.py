@@ -4,6 +4,7 @@ Files are read, not mapped, so that one that is truncated meanwhile is an error 
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from cache.errors import CorruptStore, NotAStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
 from cache.metadata import check_split_metadata, read_split, read_store, repair_hint, split_names
+from cache.neighbours import NAME as NEIGHBOURS
+from cache.neighbours import has_neighbours, read_neighbours
+from cache.reader import Split
 from cache.threads import over_threads
 
 
@@ -85,6 +89,8 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
             progress(done, len(tasks))
     for name in split_names(path):
         faults += foreign_files(path, name, [task for task in tasks if task.split == name])
+        if not any(fault.split == name for fault in faults):
+            faults += graph_faults(path, name)
     columns = [column for task in tasks for column in files_of(task)]
     return Audit(
         files=len(columns),
@@ -188,6 +194,15 @@ def foreign_files(path: Path, split: str, tasks: Sequence[Task]) -> Iterator[Fau
                     yield Fault(split=split, file=file, reason="belongs to no chunk of the split")
 
 
+def graph_faults(path: Path, split: str) -> Iterator[Fault]:
+    """Yield a fault if a sound split has a graph of neighbours that is not."""
+    if has_neighbours(path, split):
+        try:
+            read_neighbours(Split(path, split, views=1))
+        except CorruptStore:
+            yield Fault(split=split, file=NEIGHBOURS, reason="is damaged, or of other images than the split")
+
+
 def remove_chunks(path: Path, faults: Sequence[Fault]) -> None:
     """Delete all files of every faulty chunk, so that the chunk is absent, and every file that belongs to no chunk.
 
@@ -202,7 +217,7 @@ def remove_chunks(path: Path, faults: Sequence[Fault]) -> None:
             doomed += [path / task.split / file for file in sorted(files, key=embedding_first)]
     for file in doomed:
         try:
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"cannot delete {file}: {error.strerror}; fix the cause and run the command again"

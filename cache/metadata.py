@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def split_metadata(
     sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
     of_views = {CROP_SCALE: list(crop_scale)} if crop_scale else {}
     columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
-    return _group_files({"dataset": dict(dataset), **sizes, **of_views}, columns)
+    # the crop scale stands twice, so that one lost file can be written again
+    return _group_files({"dataset": dict(dataset), **sizes, **of_views}, columns, {"crop": of_views})
 
 
 def array_metadata(column: Column) -> dict[str, bytes]:
@@ -116,7 +118,8 @@ def check_split_metadata(path: Path, split: str, shape: SplitShape, dataset: Map
 
     `read_split` checks what reading depends on; this also checks fill values, chunk file names and the ledger's arrays.
     """
-    for name, data in split_metadata(shape, dataset).items():  # a crop scale is in the group's file alone
+    crop_scale = read_split_attributes(path, split)[2]
+    for name, data in split_metadata(shape, dataset, crop_scale).items():
         folder = path / split / name.removesuffix("zarr.json").rstrip("/")
         if not folder.is_dir() or folder == path / split:  # there may be no ledger
             continue
@@ -160,7 +163,11 @@ def check_split_name(split: str) -> str:
     return split
 
 
-def _group_files(attributes: dict[str, Any], columns: Iterable[Column] = ()) -> dict[str, bytes]:
+def _group_files(
+    attributes: dict[str, Any],
+    columns: Iterable[Column] = (),
+    of_arrays: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> dict[str, bytes]:
     files: dict[str, Buffer] = {}
     group = zarr.create_group(store=MemoryStore(files), attributes={ATTRIBUTE: attributes})
     for column in columns:
@@ -172,6 +179,7 @@ def _group_files(attributes: dict[str, Any], columns: Iterable[Column] = ()) -> 
             fill_value=column.fill,
             serializer=_serializer(column),
             compressors=[Crc32cCodec()],
+            attributes=of_arrays.get(column.name, {}),
         )
     return {name: buffer.to_bytes() for name, buffer in files.items()}
 

@@ -7,18 +7,19 @@ from numpy.typing import NDArray
 
 from cache.columns import Column, encode
 from cache.durable import place_folder
-from cache.errors import NotAStore
+from cache.errors import CorruptStore, NotAStore
 from cache.layout import ChunkKey
 from cache.metadata import array_metadata, read_array, read_split
+from cache.reader import Split
 
 NAME = "neighbours"
 EMPTY = -1
 
 
 def write_neighbours(path: Path, split: str, neighbours: NDArray[np.int32]) -> None:
-    """Add the graph of a split to a store, atomically. neighbours: (N, M) rows, each row's nearest first.
+    """Add the graph of a split to a store, atomically, unless it has one. neighbours: (N, M), each row's nearest first.
 
-    Raises StoreError when the system refuses, or if there is a graph already.
+    Raises StoreError when the system refuses.
     """
     path = path.resolve()
     shape, _ = read_split(path, split)
@@ -46,15 +47,24 @@ def has_neighbours(path: Path, split: str) -> bool:
     return (path / split / NAME).is_dir()
 
 
-def read_neighbours(path: Path, split: str) -> NDArray[np.int32]:
-    """Return the graph of a split, int32 (N, M), after checking its checksums.
+def read_neighbours(split: Split) -> NDArray[np.int32]:
+    """Return the graph of a split, int32 (N, M), after checking it.
 
-    Raises NotAStore if it has none, CorruptStore if it is damaged.
+    Raises NotAStore if there is none; CorruptStore if it is damaged, or of other rows than those with an embedding.
     """
-    if not has_neighbours(path, split):
+    folder = split.path / split.name / NAME
+    if not folder.is_dir():
         raise NotAStore(
-            f"the split '{split}' of {path} has no graph of neighbours; add it with "
-            f"`python cli.py cache neighbours {path}`"
+            f"the split '{split.name}' of {split.path} has no graph of neighbours; add it with "
+            f"`python cli.py cache neighbours {split.path}`"
         )
-    neighbours: NDArray[np.int32] = read_array(path / split, NAME)
-    return neighbours
+    graph = read_array(split.path / split.name, NAME)
+    if graph.dtype != np.int32 or graph.ndim != 2 or len(graph) != split.shape.rows:
+        raise CorruptStore(f"{folder} is not a graph of this split: delete it and make it again")
+    usable = np.zeros(split.shape.rows + 1, bool)  # the last entry is EMPTY's
+    usable[split.eligible()] = True
+    near = graph[usable[:-1]]
+    inside = (near >= 0) & (near < split.shape.rows)
+    if not usable[np.where(inside, near, EMPTY)].all():
+        raise CorruptStore(f"{folder} is damaged or of other images: delete it and make it again")
+    return graph

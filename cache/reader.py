@@ -102,10 +102,11 @@ class Split:
     def require_complete(self) -> None:
         """Raise IncompleteStore unless every chunk is present."""
         if self.absent:
+            views = f" --views {self.shape.views - 1}" if self.shape.views > 1 else ""
             raise IncompleteStore(
                 f"the split '{self.name}' of {self.path} has {len(self._files.present)} of "
                 f"{len(self.shape.chunk_keys)} chunks; run the command that writes it again "
-                "(cache-teacher for a teacher's cache); it computes only what is missing"
+                f"(cache-teacher{views} for a teacher's cache); it computes only what is missing"
             )
 
     @cached_property

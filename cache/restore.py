@@ -15,6 +15,7 @@ from cache.identity import identity_id
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import mark, row_ledger
 from cache.metadata import (
+    CROP_SCALE,
     parsed,
     read_split,
     read_split_attributes,
@@ -59,13 +60,20 @@ def damaged_metadata(
 
 
 def known_views(path: Path, split: str) -> tuple[int | None, tuple[float, float] | None]:
-    """Return a split's number of views and their crop scale; None if random views hide their number and scale."""
+    """Return a split's number of views and their crop scale; the number is None if it is not known.
+
+    They are in the split's own file, and in that of its array `crop`.
+    """
     try:
         shape, _, crop_scale = read_split_attributes(path, split)
         return shape.views, crop_scale
     except StoreError:
-        random = {folder.name for folder in (path / split / "embedding" / "c").glob("*")} - {"0"}
-        return (None if random else 1), None
+        crop = parsed(path / split / "crop" / "zarr.json")
+    if isinstance(crop, dict) and "shape" in crop:
+        scale = crop.get("attributes", {}).get(CROP_SCALE)
+        return crop["shape"][0], tuple(scale) if scale else None
+    random = {folder.name for folder in (path / split / "embedding" / "c").glob("*")} - {"0"}
+    return (None if random else 1), None
 
 
 def readable_and_marked(path: Path, split: str, store_id: str) -> bool:

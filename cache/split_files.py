@@ -34,7 +34,7 @@ class SplitFiles:
     def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
         """Check the checksums, see `Split.verify`."""
         self.check_sizes()
-        return verify(self.folder, self.names(), progress)
+        return verify(self.folder, self.names(), progress, views=self.shape.views)
 
     def read(self, name: str, view: int | None = None) -> NDArray:
         """Return a column (V, N, *tail) or (N, *tail), or one view of it (N, *tail); absent chunks hold its fill."""

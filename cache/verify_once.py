@@ -21,12 +21,16 @@ MOST_NAMED = 5
 
 
 def verify(
-    folder: Path, files: Mapping[str, Column], progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    files: Mapping[str, Column],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    views: int = 1,
 ) -> bool:
-    """Check the crc32c of chunk files, given as name in `folder` to column; see `Split.verify`."""
+    """Check the crc32c of chunk files of the first `views` views, as name in `folder` to column; see `Split.verify`."""
     folder = folder.resolve()
-    before = _fingerprint(folder, files)
-    if _recorded(folder) == before:
+    before, record = _fingerprint(folder, files), _record_file(folder, views)
+    if _recorded(record) == before:
         return False
     bad = []
     for done, (name, sound) in enumerate(over_threads(partial(_sound, folder), files.items()), start=1):
@@ -36,7 +40,7 @@ def verify(
             progress(done, len(files))
     if bad:
         raise CorruptStore(_message(folder, bad))
-    _record(folder, before)
+    _record(record, before)
     return True
 
 
@@ -64,19 +68,21 @@ def _fingerprint(folder: Path, names: Iterable[str]) -> bytes:
     return canonical_json({"split": str(folder), "files": digest}).encode()
 
 
-def _recorded(folder: Path) -> bytes | None:
+def _recorded(record: Path) -> bytes | None:
     try:
-        return _record_file(folder).read_bytes()
+        return record.read_bytes()
     except OSError:
         return None
 
 
-def _record(folder: Path, fingerprint: bytes) -> None:
+def _record(record: Path, fingerprint: bytes) -> None:
     # without a record the store is verified again next time, which is no error
     with suppress(StoreError):
-        write_file(_record_file(folder), fingerprint)
+        write_file(record, fingerprint)
 
 
-def _record_file(folder: Path) -> Path:
+def _record_file(folder: Path, views: int) -> Path:
+    """Return the file of a split's record; random views have one of their own, as they are not always looked at."""
+    name = os.fsencode(folder) + (f"?views={views}".encode() if views > 1 else b"")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return home / "anchorage" / "verified" / hashlib.sha256(os.fsencode(folder)).hexdigest()
+    return home / "anchorage" / "verified" / hashlib.sha256(name).hexdigest()

@@ -3,12 +3,14 @@
 import sys
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cache.errors import IncompleteStore
 from cache.lock import sole_writer
 from cache.neighbours import EMPTY, has_neighbours, read_neighbours, write_neighbours
-from cache.reader import open_store
+from cache.reader import Split, open_store
 from pipeline.errors import WrongUse
 from pipeline.neighbours import knn
 from pipeline.runtime.device import resolve_device
@@ -23,10 +25,9 @@ def cache_neighbours(config: NeighboursConfig) -> None:
 
     Raises WrongUse if there is a graph already, or are too few rows; IncompleteStore for a store that lacks chunks.
     """
-    store = open_store(config.cache, views=1)
-    split = store.split(SPLIT)
+    split = open_store(config.cache, views=1).split(SPLIT)
     if has_neighbours(config.cache, SPLIT):
-        width = read_neighbours(config.cache, SPLIT).shape[1]
+        width = read_neighbours(split).shape[1]
         if width == config.k:
             print(f"{config.cache}: the graph of {width} neighbours is there already")
             return
@@ -44,18 +45,23 @@ def cache_neighbours(config: NeighboursConfig) -> None:
             f"--k {config.k}: of {len(rows):,} images each has at most {len(rows) - 1:,} neighbours"
         )
     device = resolve_device(config.device)
+    with sole_writer(config.cache):  # before the search, which may take long
+        write_neighbours(config.cache, SPLIT, search(split, rows, config.k, device))
+    print(f"{config.cache}: {config.k} neighbours of each of {len(rows):,} images")
+
+
+def search(split: Split, rows: NDArray[np.int64], k: int, device: torch.device) -> NDArray[np.int32]:
+    """Return the graph (N, k) of a split, with neighbours of these rows among each other; others have EMPTY."""
     embedding = split.gather(rows).astype(np.float32)
-    graph = np.full((split.shape.rows, config.k), EMPTY, np.int32)
+    graph = np.full((split.shape.rows, k), EMPTY, np.int32)
     with tqdm(total=len(rows), unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(rows), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            _, found = knn(embedding, embedding[part], config.k + 1, device)
+            _, found = knn(embedding, embedding[part], k + 1, device)
             own = np.arange(len(rows))[part, None]
             # the image itself is among the nearest, unless more than k others equal it: then the last is left out
-            place = np.where((found == own).any(1), (found == own).argmax(1), config.k)
-            kept = found[np.arange(config.k + 1) != place[:, None]].reshape(len(found), config.k)
+            place = np.where((found == own).any(1), (found == own).argmax(1), k)
+            kept = found[np.arange(k + 1) != place[:, None]].reshape(len(found), k)
             graph[rows[part]] = rows[kept]
             bar.update(len(found))
-    with sole_writer(config.cache):
-        write_neighbours(config.cache, SPLIT, graph)
-    print(f"{config.cache}: {config.k} neighbours of each of {len(rows):,} images")
+    return graph

@@ -19,6 +19,7 @@ from pipeline.objectives.regression import RegressionBN
 from pipeline.objectives.seed import DEFAULT_ANCHORS, Seed
 from pipeline.settings.training import DistillConfig
 
+FEWER_ANCHORS = 16_000  # by default, where they are centroids or have neighbours beside them
 PRODUCT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,10 +30,20 @@ def _temperature(value: float | None) -> float:
 
 def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
     """Build CompRess-1q with anchors from the training rows, by --anchor-policy."""
-    count, dtype = anchor_count(config.anchors, len(rows)), PRODUCT_DTYPES[config.loss_dtype]
+    wanted, dtype = config.anchors, PRODUCT_DTYPES[config.loss_dtype]
+    if not wanted and config.anchor_policy != "window":
+        wanted = str(
+            max(1, min(FEWER_ANCHORS, len(rows) // 4 if config.anchor_policy == "kmeans" else len(rows)))
+        )
+    count = anchor_count(wanted, len(rows))
     anchors: AnchorQueue | Centroids
     if config.anchor_policy == "kmeans":
-        anchors = Centroids(split, rows, count, config.seed)
+        if 4 * count > len(rows):
+            raise WrongUse(
+                f"--anchors {wanted} with --anchor-policy kmeans: expected at most {len(rows) // 4:,}, a quarter of "
+                "the training rows, since each centroid stands for several images; give fewer"
+            )
+        anchors = Centroids(split, rows, count, config.seed, centered=dtype == torch.bfloat16)
     else:
         window = AnchorWindow(rows, count, config.batch_size, config.seed)
         anchors = AnchorQueue(split, window, centered=dtype == torch.bfloat16)
@@ -55,7 +66,7 @@ def neighbour_anchors(
 
     WrongUse if the graph is of other images than the training rows, or too wide for the anchors.
     """
-    graph = read_neighbours(split.path, split.name)
+    graph = read_neighbours(split)
     if len(rows) != len(split.eligible()):
         raise WrongUse(
             "--anchor-policy neighbours needs all images of the cache, among which neighbours were searched; leave "

@@ -20,23 +20,25 @@ class Centroids(nn.Module):
 
     A centroid is the mean of its cluster's unit embeddings and is not normalized: of all points, its similarity to a
     query is the mean of theirs. anchors, counts: of this rank's share, float16 (slots, Dt), and the number of images
-    in each cluster, float32 (slots,). The first rank runs k-means at the first step; the state is all centroids.
+    in each cluster, float32 (slots,). If `centered`, anchors are minus `origin`, float32 (Dt,), the mean of all images,
+    for the reason that `AnchorQueue` gives. The first rank runs k-means at the first step; the state is all centroids.
     """
 
-    origin = None
     centroids: Tensor
     cluster_sizes: Tensor
+    origin: Tensor
 
-    def __init__(self, split: Split, rows: NDArray[np.int64], size: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, rows: NDArray[np.int64], size: int, seed: int, *, centered: bool = False
+    ) -> None:
         super().__init__()
-        self.split, self.training_rows, self.size, self.seed = split, rows, size, seed
-        self.held = slots_of_rank(size)
+        self.split, self.training_rows, self.total, self.seed = split, rows, size, seed
+        self.held, self.centered = slots_of_rank(size), centered
+        self.found = False
+        self.register_load_state_dict_post_hook(Centroids._loaded)
         self.register_buffer("centroids", torch.zeros(size, split.shape.dim, dtype=torch.float16))
         self.register_buffer("cluster_sizes", torch.zeros(size))
-
-    @property
-    def total(self) -> int:
-        return self.size
+        self.register_buffer("origin", torch.zeros(split.shape.dim))
 
     @property
     def anchors(self) -> Tensor:
@@ -48,22 +50,30 @@ class Centroids(nn.Module):
 
     def move_to(self, step: int) -> None:
         """Find the centroids, at the first step; they serve all others."""
-        if step == 0:
+        if step == 0 and not self.found:
             if is_main_process():
                 self.find()
-            broadcast(self.centroids)
-            broadcast(self.cluster_sizes)
+            for buffer in (self.centroids, self.cluster_sizes, self.origin):
+                broadcast(buffer)
+            self.found = True
+
+    def _loaded(self, incompatible_keys: object) -> None:
+        self.found = bool(self.cluster_sizes.any())
 
     def find(self) -> None:
         """Run k-means over the training rows."""
         from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
 
         rows, dim, device = len(self.training_rows), self.split.shape.dim, self.centroids.device
-        tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.size:,} centroids as anchors")
+        tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.total:,} centroids as anchors")
         embedding = np.empty((rows, dim), np.float32)
         fetch(self.split, np.arange(rows), self.training_rows, torch.from_numpy(embedding))
-        centroids, cluster = kmeans(embedding, self.size, ITERATIONS, self.seed, device)
-        sizes = np.bincount(cluster, minlength=self.size).astype(np.float32)
+        centroids, cluster = kmeans(embedding, self.total, ITERATIONS, self.seed, device)
+        sizes = np.bincount(cluster, minlength=self.total).astype(np.float32)
+        if self.centered:
+            origin = embedding.mean(0)
+            centroids = centroids - origin
+            self.origin.copy_(to_device(origin, device))
         self.centroids.copy_(to_device(centroids, device))
         self.cluster_sizes.copy_(to_device(sizes, device))
 
@@ -72,5 +82,5 @@ class Centroids(nn.Module):
         return torch.full_like(rows, EMPTY, device=self.centroids.device)
 
     def center(self, embedding: Tensor) -> Tensor:
-        """Return embeddings as they are, like an `AnchorQueue` without an origin."""
-        return embedding
+        """Return embeddings (B, Dt) in the space of the anchors."""
+        return embedding.float() - self.origin if self.centered else embedding

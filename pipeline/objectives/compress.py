@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,10 @@ class Compress1q(Objective):
         kind = "centroids" if isinstance(anchors, Centroids) else "anchors"
         near = f" and {neighbours.graph.shape[1]} neighbours" if neighbours else ""
         return f"CompRess-1q, {anchors.total:,} {kind}{near}, tau {self.tau}"
+
+    def made_of(self) -> dict[str, Any]:
+        neighbours = self.teacher.neighbours
+        return {"neighbours": neighbours.sha256} if neighbours else {}
 
     def head(self) -> nn.Module:
         return nn.Linear(self.student_dim, self.teacher_dim)

@@ -1,5 +1,7 @@
 """The teacher's nearest neighbours of an image, as anchors of its own."""
 
+import hashlib
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ class NeighbourAnchors(nn.Module):
 
     Its mean is Z, and its variance is that of the small terms alone. The loss uses the same anchors and weights for
     student and teacher: it is that of the full softmax, restricted to them.
+
+    A step waits once for the device, as it reads the neighbours of rows that are there. sha256: of the graph.
     """
 
     graph: Tensor
@@ -29,6 +33,7 @@ class NeighbourAnchors(nn.Module):
     def __init__(self, split: Split, graph: NDArray, training_rows: int) -> None:
         super().__init__()
         self.split = split
+        self.sha256 = hashlib.sha256(graph.tobytes()).hexdigest()
         self.drawn_from = training_rows - 1 - graph.shape[1]
         self.register_buffer("graph", torch.from_numpy(graph), persistent=False)
 

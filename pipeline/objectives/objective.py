@@ -40,6 +40,10 @@ class Objective(nn.Module):
         """Return a short name with the main settings, for the first line of a run."""
         return type(self).__name__
 
+    def made_of(self) -> dict[str, Any]:
+        """Return the identities of further inputs, beside dataset and cache, by which a run knows that it goes on."""
+        return {}
+
     def share(self, first: "Objective") -> None:
         """Share what training does not change with `first`, the objective of another student in the same pass.
 

@@ -51,7 +51,7 @@ class AnchorQueue(Slots):
     It saves no state: the step determines it. Slots are counted from this rank's first. A thread reads the anchors
     that enter at the next step, while this step goes on.
 
-    anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the
+    total: number of anchors on all ranks. anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the
     window's first rows at step 0. A softmax over anchors and its gradient do not change when all anchors are
     translated. bfloat16 rounding does: it keeps eight bits, and a network's embeddings share most of their length.
     """
@@ -64,7 +64,7 @@ class AnchorQueue(Slots):
         self.held = slots_of_rank(window.size)
         super().__init__(len(self.held), split.shape.rows, saved=False)
         self.split = split
-        self.window = window
+        self.window, self.total = window, window.size
         dtype = torch.bfloat16 if centered else torch.float16
         origin = mean_of(split, window.rows_at(0)[:ROWS_PER_FETCH]) if centered else None
         self.register_buffer("origin", origin, persistent=False)
@@ -74,11 +74,6 @@ class AnchorQueue(Slots):
         self.register_buffer(
             "anchors", torch.zeros(self.size, split.shape.dim, dtype=dtype), persistent=False
         )
-
-    @property
-    def total(self) -> int:
-        """The number of anchors on all ranks."""
-        return self.window.size
 
     def move_to(self, step: int) -> None:
         """Hold the anchors of a step. From the step before, only the anchors that enter are fetched."""

@@ -28,10 +28,10 @@ FEWEST_ROWS = 2 * NEIGHBOURS
 class CacheProperties:
     """Properties of a cache on a sample of its training rows; no label is used but by nn1.
 
-    nn1: leave-one-out accuracy of the nearest neighbour, None without labels. effective_rank: exp of the entropy of the
-    eigenvalues of the embeddings' covariance (Roy and Vetterli 2007), at most `dim`. mean_cosine: of all pairs.
-    hubness: skewness of how often a row is among the 10 nearest neighbours of others (Radovanovic et al. 2010); 0 if
-    all are alike often. overlap: share of each row's 10 nearest neighbours that it has in the other caches too, in
+    nn1: leave-one-out accuracy of the nearest labelled neighbour, None without labels. effective_rank: exp of the
+    entropy of the eigenvalues of the embeddings' covariance (Roy and Vetterli 2007), at most `dim`. mean_cosine: of all
+    pairs. hubness: skewness of how often a row is among the 10 nearest neighbours of others (Radovanovic et al. 2010);
+    0 if all are alike often. overlap: share of each row's 10 nearest neighbours that it has in the other caches too, in
     their order, 1 for the cache itself.
     """
 
@@ -59,7 +59,7 @@ def compare_caches(config: CompareConfig) -> None:
     labels = splits[0].label[rows]
     found = [
         dataclasses.replace(
-            properties(path.name, embedding, index, labels),
+            properties(path.name, embedding, index, labels, device),
             overlap=tuple(overlap(index, other) for other in near),
         )
         for path, embedding, index in zip(config.caches, embeddings, near, strict=True)
@@ -94,30 +94,38 @@ def common_rows(splits: Sequence[Split], count: int, seed: int) -> NDArray[np.in
     return np.sort(draws.choice(common, min(count, len(common)), replace=False))
 
 
-def neighbours(embedding: NDArray[np.float32], device: torch.device) -> NDArray[np.int64]:
-    """Return the indices of each row's 10 nearest other rows: (n, 10) int64."""
-    _, index = knn(embedding, embedding, NEIGHBOURS + 1, device)
+def neighbours(
+    embedding: NDArray[np.float32], device: torch.device, count: int = NEIGHBOURS
+) -> NDArray[np.int64]:
+    """Return the indices of each row's `count` nearest other rows: (n, count) int64."""
+    _, index = knn(embedding, embedding, count + 1, device)
     own = index == np.arange(len(index))[:, None]
-    place = np.where(
-        own.any(1), own.argmax(1), NEIGHBOURS
-    )  # of many equal rows, the row itself may not be listed
-    return index[np.arange(NEIGHBOURS + 1) != place[:, None]].reshape(-1, NEIGHBOURS)
+    # of many equal rows, the row itself may not be listed
+    place = np.where(own.any(1), own.argmax(1), count)
+    return index[np.arange(count + 1) != place[:, None]].reshape(-1, count)
 
 
 def properties(
-    name: str, embedding: NDArray[np.float32], index: NDArray[np.int64], labels: NDArray[np.int64]
+    name: str,
+    embedding: NDArray[np.float32],
+    index: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    device: torch.device,
 ) -> CacheProperties:
     """Return the properties of embeddings (n, D) with neighbours (n, 10) and labels (n,), -1 for none."""
     rows = embedding.astype(np.float64)
     spectrum = np.linalg.eigvalsh(np.cov(rows.T)).clip(0)
     share = spectrum[spectrum > 0] / spectrum.sum()
     count = len(rows)
-    labelled = labels >= 0
-    hits = labels[index[labelled, 0]] == labels[labelled]
+    known = np.flatnonzero(labels >= 0)
+    nn1 = None
+    if len(known) > 1:
+        nearest = neighbours(embedding[known], device, 1)[:, 0]
+        nn1 = float((labels[known][nearest] == labels[known]).mean())
     return CacheProperties(
         name=name,
         dim=rows.shape[1],
-        nn1=float(hits.mean()) if labelled.any() else None,
+        nn1=nn1,
         effective_rank=float(np.exp(-(share * np.log(share)).sum())),
         # |sum of unit rows|^2 = n + the cosines of all ordered pairs
         mean_cosine=float((np.square(rows.sum(0)).sum() - count) / (count * (count - 1))),

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
 
 MAX_RESOLUTION = 16_384  # pixels: a square image of this side fits into the largest page of FFCV
+MAX_VIEWS = 1000
 PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")  # of `eval` on a packed dataset
 EXPORT_FORMATS = ("safetensors", "onnx")
 DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
@@ -64,11 +65,13 @@ class CacheTeacherConfig(CommandSettings):
     image_size: int | None = setting(None, "input size in pixels. Default: the teacher's own")
     split: tuple[str, ...] = setting((), "splits to embed, separated by commas. Default: all")
     views: int = setting(
-        0, "random crops of each training image to embed beside its center crop, for distill --replay"
+        0,
+        "random crops of each training image to embed beside its center crop, for distill --replay",
+        maximum=MAX_VIEWS,
     )
-    crop_scale: tuple[float, float] = setting(
-        (0.08, 1.0),
-        "with --views: range of a crop's area, as fractions of the image",
+    crop_scale: tuple[float, float] | None = setting(
+        None,
+        "with --views: range of a crop's area, as fractions of the image. Default: that of the cache, else 0.08 1.0",
         minimum=0.001,
         maximum=1,
     )
@@ -118,7 +121,7 @@ class CompareConfig(CommandSettings):
     """Settings of `cache compare`."""
 
     caches: tuple[Path, ...] = argument("stores of the same images, NAME.zarr")
-    rows: int = setting(10_000, "number of training images to compare them on, drawn at random", minimum=1)
+    rows: int = setting(10_000, "number of training images to compare them on, drawn at random", minimum=20)
     seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
     json: bool = setting(False, "print JSON instead of tables")
     device: str = setting("auto", "cpu, cuda, or auto")

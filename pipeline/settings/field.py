@@ -56,7 +56,7 @@ class CommandSettings:
                 object.__setattr__(self, field.name, None)
             elif not field.metadata.get("argument"):
                 check(value, field.metadata, f"--{field.name.replace('_', '-')}")
-        low, high = getattr(self, "crop_scale", (0.0, 1.0))
+        low, high = getattr(self, "crop_scale", None) or (0.0, 1.0)
         if low > high:
             raise WrongUse(f"--crop-scale: expected the lower bound first, found {low} {high}")
 

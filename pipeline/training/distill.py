@@ -79,6 +79,7 @@ def distill(*configs: DistillConfig) -> None:
         require_same_revision(folder, config.objective, revision)
     made_of |= {"chunks": chunks} if config.partial else {}
     made_of |= {"objective_revision": revision} if revision > 1 else {}
+    made_of |= objectives[0].made_of()
     rows = compact(chosen)
     del chosen  # twice as large, and this frame lives until training ends
     Training(

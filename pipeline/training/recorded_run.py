@@ -24,6 +24,7 @@ TENSORBOARD = "tensorboard"
 NOT_ASKED_OF_THE_FINISHED = (
     "chunks",
     "objective_revision",
+    "neighbours",
 )  # identities that matter only while a run goes on
 
 Config = TypeVar("Config", DistillConfig, PretrainConfig)
@@ -47,6 +48,11 @@ def dataset_identity(split: DatasetSplit, runs: Sequence[Path]) -> dict[str, Any
 def is_trained(run: Path) -> bool:
     """Return whether a folder holds anything that was trained: a checkpoint or a student."""
     return any((run / name).exists() for name in (RESUME_FILE, STUDENT_FILE))
+
+
+def is_begun(run: Path) -> bool:
+    """Return whether a folder holds a run of which something was trained, so that its record stays."""
+    return has_record(run) and is_trained(run)
 
 
 def steps_of_complete(run: Path) -> int | None:
@@ -76,11 +82,11 @@ def resolved_for_run(config: DistillConfig) -> DistillConfig:
 
 
 def with_precision(configs: Sequence[Config]) -> tuple[Config, ...]:
-    """Return settings with a precision: where none is given, that of the first run with a record, else the device's."""
+    """Return settings with a precision: where none is given, that of the first run begun, else the device's."""
     given = configs[0].amp_dtype
     if given is None:
         recorded = [
-            read_config(each.run)["config"].get("amp_dtype") for each in configs if has_record(each.run)
+            read_config(each.run)["config"].get("amp_dtype") for each in configs if is_begun(each.run)
         ]
         given = next(iter(recorded), None) or usual_precision(resolve_device(configs[0].device))
     return tuple(replace(each, amp_dtype=given) for each in configs)

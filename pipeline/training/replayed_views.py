@@ -11,13 +11,13 @@ from pipeline.objectives.objective import Objective
 from pipeline.results.run_record import read_config
 from pipeline.settings.field import defaults
 from pipeline.settings.training import DistillConfig
-from pipeline.training.recorded_run import has_record
+from pipeline.training.recorded_run import is_begun
 
 
 def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple[DistillConfig, ...]:
     """Return settings with the number of views that --replay shows, and the range of their crops.
 
-    Where no number is given, it is that of the first run with a record, else all that the cache has. WrongUse for a
+    Where no number is given, it is that of the first run begun, else all that the cache has. WrongUse for a
     cache without so many, and for settings that contradict --replay.
     """
     first = configs[0]
@@ -27,6 +27,8 @@ def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple
         return tuple(configs)
     if first.live_teacher:
         raise WrongUse("--replay and --live-teacher exclude each other: leave one out")
+    if "train" not in store.splits:
+        store.split("train")  # says which splits there are
     shape, _, crop_scale = read_split_attributes(store.path, "train")
     cached = shape.views - 1
     if not cached or not crop_scale:
@@ -39,9 +41,7 @@ def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple
             f"--crop-scale {first.crop_scale[0]} {first.crop_scale[1]}: the views of {store.path} have areas from "
             f"{crop_scale[0]} to {crop_scale[1]}; leave it out"
         )
-    recorded = [
-        read_config(each.run)["config"].get("replay_views") for each in configs if has_record(each.run)
-    ]
+    recorded = [read_config(each.run)["config"].get("replay_views") for each in configs if is_begun(each.run)]
     wanted = first.replay_views or next(iter(recorded), None) or cached
     if wanted > cached:
         raise WrongUse(

@@ -24,7 +24,7 @@ def require_complete(split: Split) -> None:
     try:
         split.require_complete()
     except IncompleteStore as error:
-        there = f"{(split.status[0] != Status.ABSENT).sum():,} of {split.shape.rows:,} rows"
+        there = f"{(split.status != Status.ABSENT).all(0).sum():,} of {split.shape.rows:,} rows"
         raise IncompleteStore(f"{error}; or train on what is there, {there}, with --partial") from error
 
 

@@ -99,14 +99,37 @@ def test_fewer_views_keep_what_is_there_and_other_crops_are_refused(path: Path) 
     assert contents(path) == before
 
 
-def test_lost_metadata_of_a_split_with_views_are_restored(path: Path) -> None:
+@pytest.mark.parametrize("file", ["zarr.json", "norm/zarr.json", "crop/zarr.json", "embedding/zarr.json"])
+def test_lost_metadata_of_a_split_with_views_are_restored(path: Path, file: str) -> None:
     create(path, 3, SCALE)
     write(path, RANDOM)
-    (path / "train/norm/zarr.json").unlink()
+    before = contents(path)
+    (path / "train" / file).unlink()
     damaged = damaged_metadata(path, "train", [dataset_of(SHAPE)], SHAPE.rows)
-    assert {*damaged} == {"norm/zarr.json"}
-    (path / "train/norm/zarr.json").write_bytes(damaged["norm/zarr.json"])
+    assert {*damaged} == {file}
+    (path / "train" / file).write_bytes(damaged[file])
+    assert contents(path) == before
     assert read_split(path, "train")[0] == SHAPE
-    (path / "train/zarr.json").unlink()
+    assert not audit(path).faults
+
+
+def test_two_lost_files_may_hide_the_number_of_views(path: Path) -> None:
+    create(path, 3, SCALE)
+    write(path, RANDOM)
+    for file in ("zarr.json", "crop/zarr.json"):
+        (path / "train" / file).unlink()
     with pytest.raises(IdentityMismatch, match="cannot be restored"):
         damaged_metadata(path, "train", [dataset_of(SHAPE)], SHAPE.rows)
+
+
+def test_each_number_of_views_is_verified_once(path: Path) -> None:
+    create(path, 3, SCALE)
+    write(path, RANDOM)
+    store = open_store(path)
+    assert [store.split("train", views=views).verify() for views in (1, 3, 1, 3, 2)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]

@@ -108,6 +108,14 @@ def test_without_labels_and_on_fewer_rows(tmp_path: Path, capsys: pytest.Capture
     assert "10 neighbours in common" in printed
 
 
+def test_images_without_a_label_are_no_neighbours_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.where(np.arange(ROWS) % 9 < 5, -1, LABELS)
+    cache = stored(tmp_path / "c.zarr", np.eye(CLASSES, DIM)[LABELS] + 0.01 * noise(0), labels=labels)
+    assert compared(capsys, cache)["caches"][0]["nn1"] == 1
+
+
 def test_caches_of_other_images_or_too_few_rows_are_refused(tmp_path: Path) -> None:
     one = stored(tmp_path / "one.zarr", noise(7))
     other = stored(tmp_path / "other.zarr", noise(8), images="2" * 64)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cache.errors import CorruptStore, IdentityMismatch
+from cache.errors import CorruptStore, IdentityMismatch, IncompleteStore, InUse
 from cache.layout import ChunkKey
+from cache.lock import sole_writer
 from cache.reader import open_store
 from cache.writer import absent_chunks
 from pipeline.embedding.cache_teacher import cache_teacher
@@ -220,6 +221,36 @@ def test_center_and_first_views_are_trained_on_while_others_are_missing(
     distill(settings(packed, cache, tmp_path / "center", epochs=1))
     distill(settings(packed, cache, tmp_path / "two", epochs=1, replay=True, replay_views=2))
     assert read_config(tmp_path / "two")["config"]["replay_views"] == 2
+
+
+def test_views_that_are_not_computed_are_told_with_the_command_that_adds_them(
+    packed: Path, scheduler: str, tmp_path: Path
+) -> None:
+    cache = teach(packed, tmp_path / "c.zarr", scheduler, views=2)
+    (cache / "train/embedding/c/2/0/0").unlink()
+    config = settings(packed, cache, tmp_path / "run", replay=True)
+    with pytest.raises(
+        IncompleteStore, match=r"2 of 3 chunks.*cache-teacher --views 2.*, 0 of 160 rows, with --partial"
+    ):
+        distill(config)
+    teach(packed, cache, scheduler, views=2, crop_scale=None)  # that of the cache
+    distill(config)
+
+
+def test_views_are_not_added_while_another_process_writes_or_without_a_device(
+    packed: Path, scheduler: str, tmp_path: Path
+) -> None:
+    cache = teach(packed, tmp_path / "c.zarr", scheduler)
+    before = contents(cache)
+    with sole_writer(cache), pytest.raises(InUse):
+        teach(packed, cache, scheduler, views=3)
+    with pytest.raises(WrongUse, match="--device cuda"):
+        cache_teacher(
+            CacheTeacherConfig(dataset=packed, cache=cache, teacher=TEACHER, views=3, device="cuda")
+        )
+    with pytest.raises(WrongUse, match="--views: random views are of the split train"):
+        teach(packed, cache, scheduler, views=3, split=("val",))
+    assert contents(cache) == before
 
 
 def test_what_contradicts_replay_is_refused(packed: Path, cached: Path, taught: Path, tmp_path: Path) -> None:
