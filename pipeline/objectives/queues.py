@@ -51,9 +51,10 @@ class AnchorQueue(Slots):
     It saves no state: the step determines it. Slots are counted from this rank's first. A thread reads the anchors
     that enter at the next step, while this step goes on.
 
-    total: number of anchors on all ranks. anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus `origin`, float32 (Dt,), the mean of the
-    window's first rows at step 0. A softmax over anchors and its gradient do not change when all anchors are
-    translated. bfloat16 rounding does: it keeps eight bits, and a network's embeddings share most of their length.
+    total: number of anchors on all ranks. anchors: (slots, Dt), float16 as cached; if `centered`, bfloat16 minus
+    `origin`, float32 (Dt,), the mean of the window's first rows at step 0. A softmax over anchors and its gradient do
+    not change when all anchors are translated. bfloat16 rounding does: it keeps eight bits, and a network's embeddings
+    share most of their length.
     """
 
     anchors: Tensor
