@@ -20,7 +20,7 @@ PLACES = {name: Path(name) for name in ("dataset", "cache", "run")}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in OBJECTIVES],
     ("1q", {"loss_dtype": "bf16"}),
-    ("1q", {"anchor_policy": "kmeans"}),
+    ("1q", {"anchor_policy": "kmeans", "anchors": "8"}),
     ("seed", {"loss_dtype": "bf16"}),
     ("2q", {"momentum": 0.0}),
     ("2q", {"live_teacher": True}),
@@ -42,7 +42,7 @@ def objectives(split: Split, name: str, changes: dict[str, Any], count: int = 1)
     if name == "simclr":
         return [SimCLR(STUDENT_DIM)]
     small = {"batch_size": BATCH, "anchors": "20", "negatives": 9, "amp_dtype": "fp32"}
-    config = DistillConfig(**PLACES, objective=name, **small, **changes)
+    config = DistillConfig(**PLACES, objective=name, **(small | changes))
     return build_objectives(resolved(config), [STUDENT_DIM] * count, split, trained_rows(split))
 
 

@@ -34,7 +34,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def objective_of(split: Split, settings: dict[str, Any]) -> Objective:
-    config = DistillConfig(**PLACES, batch_size=BATCH, anchors=str(ANCHORS), **settings)
+    config = DistillConfig(**PLACES, batch_size=BATCH, **{"anchors": str(ANCHORS), **settings})
     return build_objective(resolved(config), STUDENT_DIM, split, split.eligible())
 
 
@@ -89,7 +89,7 @@ def held(objective: Objective) -> dict[str, int]:
     [
         {"objective": "1q", "tau": 0.2},
         {"objective": "1q", "tau": 0.2, "anchor_policy": "neighbours"},
-        {"objective": "1q", "tau": 0.2, "anchor_policy": "kmeans"},
+        {"objective": "1q", "tau": 0.2, "anchor_policy": "kmeans", "anchors": "13"},
         {"objective": "seed"},
         {"objective": "2q", "tau": 0.2, "momentum": 0.9},
     ],
