@@ -172,7 +172,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 
 test: test-system $(READY)
 	$(PYTEST)
 
-# What `make test` leaves out: the demo, rehearsals of gpu-check and torture, and kills of stage one.
+# What `make test` leaves out: the demo, rehearsals of gpu-check and torture, kills, clusters, and several processes.
 test-long: test-system $(READY)
 	$(PYTEST) -m long
 

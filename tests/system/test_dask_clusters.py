@@ -20,6 +20,8 @@ from pipeline.images.dataset import Dataset
 from pipeline.teachers.backbone_spec import BackboneSpec
 from tests.support.mixed_images import packed_mixed_images
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120
 TEACHER = "tests.support.tiny_teacher:placed"

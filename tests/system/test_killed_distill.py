@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.training_runs import STUDENT, assert_same_run
+
+pytestmark = pytest.mark.long
 
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights(

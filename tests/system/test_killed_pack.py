@@ -24,6 +24,8 @@ from pipeline.settings.commands import PackConfig
 from pipeline.images.pack import pack
 from pipeline.images.sources import FolderSource
 
+pytestmark = pytest.mark.long
+
 data, out, stage = sys.argv[1:]
 slow, method = {"reading": (FolderSource, "read"), "writing": (Rows, "_pixels")}[stage]
 original = getattr(slow, method)

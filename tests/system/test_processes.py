@@ -85,6 +85,8 @@ AS_ANOTHER_USER = """
 import os, sys
 import cli
 from pathlib import Path
+
+pytestmark = pytest.mark.long
 home = Path(sys.argv[1])
 distill = ["distill", "dataset", "cache.zarr", "run", *sys.argv[2:], "--epochs", "1"]
 cache = ["cache-teacher", "dataset", "stage-one.zarr", "--teacher", "pixels", "--device", "cpu", "--workers", "1"]

@@ -17,6 +17,8 @@ from pipeline.training.distill import distill
 from tests.support.training_runs import STUDENT, assert_same_run, losses, settings, untrained_run, weights
 from tests.support.two_ranks import on_two_ranks
 
+pytestmark = pytest.mark.long
+
 PLAIN = "tests.support.tiny_student:plain"
 STAGED = "tests.support.tiny_student:staged"  # another width than STUDENT
 ON_TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "cli.py"]
