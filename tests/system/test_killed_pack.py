@@ -15,6 +15,8 @@ from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
 from tests.support.flawed_images import assert_same_dataset, pack_config, write_flawed_images
 
+pytestmark = pytest.mark.long
+
 # pack slowly: the first image that is read, or written, creates a file as a signal
 SCRIPT = """
 import sys, time
@@ -23,8 +25,6 @@ from pipeline.images.beton_writer import Rows
 from pipeline.settings.commands import PackConfig
 from pipeline.images.pack import pack
 from pipeline.images.sources import FolderSource
-
-pytestmark = pytest.mark.long
 
 data, out, stage = sys.argv[1:]
 slow, method = {"reading": (FolderSource, "read"), "writing": (Rows, "_pixels")}[stage]

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.training_runs import STUDENT
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = f"--student {STUDENT} --image-size 24 --batch-size 40 --anchors 100 --device cpu".split()
 
@@ -85,8 +87,6 @@ AS_ANOTHER_USER = """
 import os, sys
 import cli
 from pathlib import Path
-
-pytestmark = pytest.mark.long
 home = Path(sys.argv[1])
 distill = ["distill", "dataset", "cache.zarr", "run", *sys.argv[2:], "--epochs", "1"]
 cache = ["cache-teacher", "dataset", "stage-one.zarr", "--teacher", "pixels", "--device", "cpu", "--workers", "1"]
