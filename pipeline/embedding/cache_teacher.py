@@ -4,26 +4,24 @@ Existing chunks are kept, so a command that was interrupted resumes when it is r
 """
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache.errors import StoreError
-from cache.layout import FORMAT, SplitShape
+from cache.layout import FORMAT
 from cache.lock import sole_writer
-from cache.metadata import read_split, read_split_attributes, read_store
+from cache.metadata import read_store
 from cache.reader import open_store
-from cache.writer import absent_chunks, create_split, create_store
+from cache.writer import create_store
 from pipeline.embedding.alike_rows import warn_of_alike_features, warn_of_alike_rows
 from pipeline.embedding.dask_workers import open_client, share_of_machine
 from pipeline.embedding.dispatch import EmbedReport, dispatch
+from pipeline.embedding.missing_chunks import chunks_to_do, stored_views
 from pipeline.embedding.random_views import SEED, random_view_of
 from pipeline.embedding.tasks import Chunk, Job, chunk_count
 from pipeline.errors import PipelineError, WrongUse, suggest
-from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
-from pipeline.loading.random_crop import RandomCrop
+from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.models.backbone import Backbone, comparable
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.out_of_memory import explain_out_of_memory
@@ -33,7 +31,6 @@ from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 
 FAILURES_SHOWN = 5
-WHOLE_SCALE = RandomCrop().scale
 
 
 @explain_out_of_memory("--batch-size", "--image-size")
@@ -76,11 +73,10 @@ def embed(
 ) -> EmbedReport:
     """Write the embeddings of the images' centre crops to the store `out`; without `splits`, of all splits.
 
-    views: random crops of each training image to embed as well, with areas in the range
-        `crop_scale`; None means that of the store's views, or 0.08 to 1.
-    workers: None means one per GPU, or one per core up to four. scheduler: address of a running dask cluster to use
-    instead; its workers must run in a checkout of this project and see the same paths, and each resolves the device
-    for itself.
+    views: random crops of each training image to embed as well. crop_scale: range of their areas; None means that of
+    the store's views, or 0.08 to 1. workers: None means one per GPU, or one per core up to four. scheduler: address of
+    a running dask cluster to use instead; its workers must run in a checkout of this project and see the same paths,
+    and each resolves the device for itself.
 
     Raises:
         IdentityMismatch: `out` holds the embeddings of another backbone, setting or dataset, or other random views.
@@ -103,18 +99,14 @@ def embed(
         warn_of_alike_features(backbone)
     if views and "train" not in names:
         raise WrongUse("--views: random views are of the split train, which --split leaves out")
-    stored, crop_scale = _stored_views(out, crop_scale)
+    stored, crop_scale = stored_views(out, crop_scale)
     random_view_of(backbone, views, crop_scale)  # refuses what cannot be cropped
     grows = views > stored
     if grows and scheduler is None:
         resolve_device(device)
     create_store(out, identity, backbone_spec.origin())
-    chunks: list[Chunk] = []
     with sole_writer(out) if grows else contextlib.nullcontext():
-        for name in names:
-            count = 1 + views if name == "train" else 1
-            shape = SplitShape(rows=dataset.splits[name].rows, views=count, dim=backbone.dim)
-            chunks += _missing_chunks(dataset, name, out, shape, crop_scale, progress)
+        chunks = chunks_to_do(dataset, names, out, backbone.dim, views, crop_scale, progress)
     if not chunks:
         return EmbedReport()
     job = Job(
@@ -169,61 +161,6 @@ def _selected_splits(dataset: Dataset, splits: Sequence[str]) -> list[str]:
         if name not in dataset.splits:
             raise WrongUse(f"{dataset.path} has no split {name!r}{suggest(name, dataset.splits)}")
     return [name for name in dataset.splits if not splits or name in splits]
-
-
-def _stored_views(out: Path, crop_scale: tuple[float, float] | None) -> tuple[int, tuple[float, float]]:
-    """Return the number of random views that a store has, and the crop scale: as given, or else that of its views."""
-    try:
-        shape, _, found = read_split_attributes(out, "train")
-    except StoreError:
-        return 0, crop_scale or WHOLE_SCALE
-    return shape.views - 1, crop_scale or found or WHOLE_SCALE
-
-
-def _missing_chunks(
-    dataset: Dataset,
-    name: str,
-    out: Path,
-    shape: SplitShape,
-    crop_scale: tuple[float, float],
-    progress: bool,
-) -> list[Chunk]:
-    """Create the split in the store if needed, with at least these views, and list their chunks that are missing."""
-    split = dataset.splits[name]
-    create_split(
-        out,
-        name,
-        dataset=stored_identity(out, split),
-        rows=shape.rows,
-        views=shape.views,
-        dim=shape.dim,
-        labels=split.labels,
-        thumbs=split.thumbs,
-        crop_scale=crop_scale if shape.views > 1 else None,
-    )
-    absent = [key for key in absent_chunks(out, name) if key.view < shape.views]
-    if progress:
-        print(f"{name}: {len(absent)} of {len(shape.chunk_keys)} chunks to do", file=sys.stderr)
-    return [
-        Chunk(
-            dataset=dataset.path.resolve(),
-            data=dataset.data.resolve(),
-            split=name,
-            images=split.identity["images"],
-            key=key,
-            rows=shape.rows_of(key),
-        )
-        for key in absent
-    ]
-
-
-def stored_identity(store: Path, split: DatasetSplit) -> dict[str, Any]:
-    """Return the identity that a store has of a split: a former one if labels were mended since, else the present."""
-    try:
-        _, found = read_split(store, split.name)
-    except StoreError:
-        return split.identity
-    return found if found in split.formerly else split.identity
 
 
 def _of_view(chunk: Chunk) -> str:

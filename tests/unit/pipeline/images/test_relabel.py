@@ -12,7 +12,7 @@ import pytest
 from cache.errors import IdentityMismatch
 from cache.reader import open_store
 from cache.writer import create_split
-from pipeline.embedding.cache_teacher import stored_identity
+from pipeline.embedding.missing_chunks import stored_identity
 from pipeline.embedding.verify_repair import find_faults, restore_metadata
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate.embedded_runs import checked_store, is_training_dataset
