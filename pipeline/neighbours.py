@@ -43,6 +43,17 @@ def knn(
     return _search(query, train, k, faiss.METRIC_INNER_PRODUCT, device)
 
 
+def nearest_others(
+    x: NDArray[np.floating], k: int, device: torch.device = CPU, part: slice = slice(None)
+) -> NDArray[np.int64]:
+    """Return the k nearest other rows of x (n, D) for each row of a part of it: (m, k) int64, as `knn` finds them."""
+    _, index = knn(x, x[part], k + 1, device)
+    own = index == np.arange(len(x))[part, None]
+    # the row itself is among the nearest, unless more than k others equal it: then the last is left out
+    place = np.where(own.any(1), own.argmax(1), k)
+    return index[np.arange(k + 1) != place[:, None]].reshape(len(index), k)
+
+
 def kmeans(
     x: NDArray[np.floating], clusters: int, iterations: int = 20, seed: int = 0, device: torch.device = CPU
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -91,9 +91,7 @@ def embed(
         if scheduler is None:  # a cluster's workers have devices of their own
             resolve_device(device)  # refused before the store is created; a complete one needs no device
     backbone = backbone_spec.load()
-    identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
-    if (out / "zarr.json").exists():
-        identity = comparable(identity, read_store(out)["teacher"])
+    identity = _identity_for(out, backbone, precision=precision, batch_size=batch_size)
     warn_of_preprocessing(identity, backbone_spec.origin())
     if backbone_spec.kind == "teacher":
         warn_of_alike_features(backbone)
@@ -142,6 +140,12 @@ def _on_this_machine(
     job = replace(job, device=device.type, threads=threads)
     with open_client(workers=min(count, len(chunks)), threads=threads, device=device) as client:
         return dispatch(client, job, chunks, progress)
+
+
+def _identity_for(out: Path, backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:
+    """Return `teacher_identity`, comparable with that of a store at `out` if there is one."""
+    identity = teacher_identity(backbone, precision=precision, batch_size=batch_size)
+    return comparable(identity, read_store(out)["teacher"]) if (out / "zarr.json").exists() else identity
 
 
 def teacher_identity(backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:

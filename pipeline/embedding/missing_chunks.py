@@ -9,11 +9,9 @@ from cache.errors import StoreError
 from cache.layout import SplitShape
 from cache.metadata import read_split, read_split_attributes
 from cache.writer import absent_chunks, create_split
+from pipeline.embedding.random_views import WHOLE_SCALE
 from pipeline.embedding.tasks import Chunk
 from pipeline.images.dataset import Dataset, DatasetSplit
-from pipeline.loading.random_crop import RandomCrop
-
-WHOLE_SCALE = RandomCrop().scale
 
 
 def stored_views(out: Path, crop_scale: tuple[float, float] | None) -> tuple[int, tuple[float, float]]:

@@ -12,12 +12,12 @@ from cache.lock import sole_writer
 from cache.neighbours import EMPTY, has_neighbours, read_neighbours, write_neighbours
 from cache.reader import Split, open_store
 from pipeline.errors import WrongUse
-from pipeline.neighbours import knn
+from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import NeighboursConfig
 
 SPLIT = "train"
-QUERIES_AT_ONCE = 4096
+QUERIES_AT_ONCE = 65_536  # each search checks all rows, and copies them to a GPU
 
 
 def cache_neighbours(config: NeighboursConfig) -> None:
@@ -57,11 +57,7 @@ def search(split: Split, rows: NDArray[np.int64], k: int, device: torch.device) 
     with tqdm(total=len(rows), unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(rows), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
-            _, found = knn(embedding, embedding[part], k + 1, device)
-            own = np.arange(len(rows))[part, None]
-            # the image itself is among the nearest, unless more than k others equal it: then the last is left out
-            place = np.where((found == own).any(1), (found == own).argmax(1), k)
-            kept = found[np.arange(k + 1) != place[:, None]].reshape(len(found), k)
-            graph[rows[part]] = rows[kept]
+            found = nearest_others(embedding, k, device, part)
+            graph[rows[part]] = rows[found]
             bar.update(len(found))
     return graph

@@ -13,6 +13,7 @@ from pipeline.loading.random_crop import RandomCrop, random_view
 from pipeline.models.backbone import Backbone
 
 SEED = 0  # of all stores' views, and part of their identity
+WHOLE_SCALE = RandomCrop().scale
 Crop = tuple[float, float, float, float, float]
 
 

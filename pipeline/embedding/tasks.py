@@ -22,7 +22,7 @@ from pipeline.embedding.extract import (
     pipeline_for,
     to_chunk_rows,
 )
-from pipeline.embedding.random_views import random_view_of
+from pipeline.embedding.random_views import WHOLE_SCALE, random_view_of
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import DatasetSplit, open_dataset
 from pipeline.models.backbone import Backbone
@@ -46,7 +46,7 @@ class Job:
     precision: str
     batch_size: int
     threads: int | None = None
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[float, float] = WHOLE_SCALE
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def settings(self, device: torch.device, threads: int) -> ExtractionSettings:

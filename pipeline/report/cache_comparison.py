@@ -14,7 +14,7 @@ from scipy.stats import skew
 
 from cache.reader import Split, Store, open_store
 from pipeline.errors import WrongUse
-from pipeline.neighbours import knn
+from pipeline.neighbours import nearest_others
 from pipeline.report.rows import unit_rows
 from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import CompareConfig
@@ -55,7 +55,7 @@ def compare_caches(config: CompareConfig) -> None:
     rows = common_rows(splits, config.rows, config.seed)
     embeddings = [unit_rows(split, rows) for split in splits]
     device = resolve_device(config.device)
-    near = [neighbours(embedding, device) for embedding in embeddings]
+    near = [nearest_others(embedding, NEIGHBOURS, device) for embedding in embeddings]
     labels = splits[0].label[rows]
     found = [
         dataclasses.replace(
@@ -94,17 +94,6 @@ def common_rows(splits: Sequence[Split], count: int, seed: int) -> NDArray[np.in
     return np.sort(draws.choice(common, min(count, len(common)), replace=False))
 
 
-def neighbours(
-    embedding: NDArray[np.float32], device: torch.device, count: int = NEIGHBOURS
-) -> NDArray[np.int64]:
-    """Return the indices of each row's `count` nearest other rows: (n, count) int64."""
-    _, index = knn(embedding, embedding, count + 1, device)
-    own = index == np.arange(len(index))[:, None]
-    # of many equal rows, the row itself may not be listed
-    place = np.where(own.any(1), own.argmax(1), count)
-    return index[np.arange(count + 1) != place[:, None]].reshape(-1, count)
-
-
 def properties(
     name: str,
     embedding: NDArray[np.float32],
@@ -120,7 +109,7 @@ def properties(
     known = np.flatnonzero(labels >= 0)
     nn1 = None
     if len(known) > 1:
-        nearest = neighbours(embedding[known], device, 1)[:, 0]
+        nearest = nearest_others(embedding[known], 1, device)[:, 0]
         nn1 = float((labels[known][nearest] == labels[known]).mean())
     return CacheProperties(
         name=name,
