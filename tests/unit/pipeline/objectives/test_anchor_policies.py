@@ -239,6 +239,18 @@ def test_centred_centroids_lose_less_in_bfloat16(tmp_path: Path) -> None:
     assert error[0] < error[1] / 2
 
 
+def test_centroids_that_were_loaded_are_not_searched_again(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Centroids(split, split.eligible(), 20, seed=seed) for seed in (0, 1))
+    first.move_to(0)
+    second.load_state_dict(first.state_dict())
+    monkeypatch.setattr("pipeline.neighbours.kmeans", None)
+    second.move_to(0)
+    assert torch.equal(second.anchors, first.anchors)
+    assert torch.equal(second.counts, first.counts)
+
+
 def test_fewer_anchors_are_the_default_beside_neighbours_and_for_centroids(split: Split) -> None:
     def count(policy: str) -> int:
         config = DistillConfig(**PLACES, anchor_policy=policy)

@@ -90,6 +90,19 @@ def test_without_a_precision_the_device_decides_and_a_begun_run_keeps_its_own(
         distill(replace(kept, amp_dtype="bf16"))
 
 
+def test_the_record_of_a_run_that_never_trained_decides_no_precision(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(packed, cached, tmp_path / "run", epochs=0, amp_dtype="bf16")
+    distill(config)
+    unset = replace(config, amp_dtype=None)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert [each.amp_dtype for each in with_precision((unset,))] == ["bf16"]
+    for name in (STUDENT_FILE, RESUME_FILE):
+        (config.run / name).unlink()
+    assert [each.amp_dtype for each in with_precision((unset,))] == ["fp32"]
+
+
 def test_a_finished_pretraining_is_finished_on_another_machine(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
