@@ -81,15 +81,17 @@ def resolved_for_run(config: DistillConfig) -> DistillConfig:
     return replace(usual, **{name: found[name] for name in left_out})
 
 
+def recorded_setting(configs: Sequence[DistillConfig | PretrainConfig], name: str) -> Any:
+    """Return a setting as the first of these runs that has begun recorded it; None if none has, or not this one."""
+    begun = next((each.run for each in configs if is_begun(each.run)), None)
+    return read_config(begun)["config"].get(name) if begun else None
+
+
 def with_precision(configs: Sequence[Config]) -> tuple[Config, ...]:
     """Return settings with a precision: where none is given, that of the first run begun, else the device's."""
-    given = configs[0].amp_dtype
-    if given is None:
-        recorded = [
-            read_config(each.run)["config"].get("amp_dtype") for each in configs if is_begun(each.run)
-        ]
-        given = next(iter(recorded), None) or usual_precision(resolve_device(configs[0].device))
-    return tuple(replace(each, amp_dtype=given) for each in configs)
+    precision = configs[0].amp_dtype or recorded_setting(configs, "amp_dtype")
+    precision = precision or usual_precision(resolve_device(configs[0].device))
+    return tuple(replace(each, amp_dtype=precision) for each in configs)
 
 
 def are_finished(

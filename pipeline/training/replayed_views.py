@@ -8,10 +8,9 @@ from cache.reader import Split, Store
 from pipeline.errors import WrongUse
 from pipeline.loading.replay import Replay
 from pipeline.objectives.objective import Objective
-from pipeline.results.run_record import read_config
 from pipeline.settings.field import defaults
 from pipeline.settings.training import DistillConfig
-from pipeline.training.recorded_run import is_begun
+from pipeline.training.recorded_run import recorded_setting
 
 
 def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple[DistillConfig, ...]:
@@ -41,8 +40,7 @@ def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple
             f"--crop-scale {first.crop_scale[0]} {first.crop_scale[1]}: the views of {store.path} have areas from "
             f"{crop_scale[0]} to {crop_scale[1]}; leave it out"
         )
-    recorded = [read_config(each.run)["config"].get("replay_views") for each in configs if is_begun(each.run)]
-    wanted = first.replay_views or next(iter(recorded), None) or cached
+    wanted = first.replay_views or recorded_setting(configs, "replay_views") or cached
     if wanted > cached:
         raise WrongUse(
             f"--replay-views {wanted}: {store.path} has {cached} random views of each image; add more with "
