@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +104,11 @@ def network_code(module: nn.Module) -> str:
     return code_sha256(module, weights=weights, strict=False)
 
 
-def call_function(spec: str) -> object:
-    """Import package.module, also from the current folder, and call the function without arguments."""
+def imported_function(spec: str) -> Callable[..., Any]:
+    """Import package.module, also from the current folder, and return the function that `spec` names in it.
+
+    Raises WrongUse if there is no such module or function, PipelineError if importing it fails.
+    """
     module_name, _, function_name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -118,6 +122,12 @@ def call_function(spec: str) -> object:
     if not callable(function):
         near = suggest(function_name, vars(module))
         raise WrongUse(f"module {module_name} has no function {function_name!r}{near}")
+    return function
+
+
+def call_function(spec: str) -> object:
+    """Import a user's function, see `imported_function`, and call it without arguments."""
+    function = imported_function(spec)
     try:
         return function()
     except Exception as error:

@@ -25,12 +25,14 @@ class Objective(nn.Module):
     The optimizer gets the network's parameters only, so trainable layers belong in the head.
 
     views: augmented crops per image. needs_teacher: whether batches hold the teacher's embeddings. revision: above 1
-    if an earlier version computed another loss under this name; its runs do not go on with this one.
+    if an earlier version computed another loss under this name; its runs do not go on with this one. code: of a user's
+    own, a hash of the function that built it.
     """
 
     views: int = 1
     needs_teacher: bool = True
     revision: int = 1
+    code: str = ""
 
     def head(self) -> nn.Module:
         """Return a new module to put on the backbone: trained with it, dropped at export."""

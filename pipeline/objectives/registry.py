@@ -18,6 +18,7 @@ from pipeline.objectives.builders import (
     build_seed,
 )
 from pipeline.objectives.objective import Objective
+from pipeline.objectives.own_objective import is_own, own_builder
 from pipeline.objectives.regression import Regression
 from pipeline.objectives.seed import DEFAULT_ANCHORS
 from pipeline.objectives.simreg import SimReg
@@ -144,7 +145,7 @@ def build_objective(
     config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
 ) -> Objective:
     """Build the objective of resolved settings. WrongUse for settings that do not fit the rows."""
-    return entry_of(config.objective).build(config, student_dim, split, rows)
+    return entry_of(config).build(config, student_dim, split, rows)
 
 
 def build_objectives(
@@ -157,11 +158,20 @@ def build_objectives(
     return [first, *others]
 
 
-def entry_of(name: str) -> ObjectiveEntry:
-    """Return an objective's entry. WrongUse, suggesting the closest name, for an unknown one."""
+def entry_of(config: DistillConfig) -> ObjectiveEntry:
+    """Return the entry of a run's objective. WrongUse, suggesting the closest name, for an unknown one."""
+    name = config.objective
+    if is_own(name):
+        build = own_builder(name, config.objective_args)
+        return ObjectiveEntry(description="a user's own", paper="", build=build)
     if name not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
+        known = ", ".join([*OBJECTIVES, "package.module:function"])
         raise WrongUse(f"unknown objective {name!r}: choose one of {known}{suggest(name, OBJECTIVES)}")
+    if config.objective_args:
+        raise WrongUse(
+            f"--objective-args with the objective {name}: they are for one of your own, package.module:function; "
+            "leave them out"
+        )
     return OBJECTIVES[name]
 
 
@@ -170,7 +180,7 @@ def resolved(config: DistillConfig) -> DistillConfig:
 
     WrongUse for an unknown objective, or for a setting that the objective does not have.
     """
-    own = entry_of(config.objective)
+    own = entry_of(config)
     if config.loss_dtype != "fp32" and config.objective not in REDUCED:
         raise WrongUse(
             f"--loss-dtype {config.loss_dtype} with the objective {config.objective}: only "

@@ -84,7 +84,12 @@ class DistillConfig(TrainConfig):
     dataset: Path = argument("dataset folder the cache was made from")
     cache: Path = argument("the teacher's store")
     run: Path = argument("run folder to write or resume")
-    objective: str = setting("1q", "training objective, see `objectives`")
+    objective: str = setting(
+        "1q", "training objective, see `objectives`, or your own: package.module:function"
+    )
+    objective_args: tuple[str, ...] = setting(
+        (), "with your own objective: its settings, as key=value,key=value"
+    )
     anchors: str | None = setting(
         None, "number of anchor points K, or all. Default: the objective's, or every eligible row if fewer"
     )

@@ -179,6 +179,8 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
         flag = f"--{key.replace('_', '-')}"
         if value is True:
             result.append(flag)
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            result += [flag, ",".join(value)]
         elif value is not False:
             result += [flag, *map(str, value if isinstance(value, list) else [value])]
     return result

@@ -70,7 +70,7 @@ def resolved_for_run(config: DistillConfig) -> DistillConfig:
 
     Raises WrongUse as `resolved`, PipelineError for a damaged record.
     """
-    usual, former = resolved(config), entry_of(config.objective).former
+    usual, former = resolved(config), entry_of(config).former
     left_out = [name for name in former if getattr(config, name) is None]
     if not left_out or not has_record(config.run):
         return usual

@@ -217,6 +217,7 @@ class StudentRun:
             **(gpu_record(self.device) or threads),
             "versions": versions(),
             **({"code": self.student.code} if self.student.code else {}),
+            **({"objective": {"code": self.objective.code}} if self.objective.code else {}),
         }
 
     def close(self) -> None:

@@ -117,3 +117,4 @@ def test_a_recipe_without_a_cache_or_without_a_file_is_refused(tmp_path: Path) -
 def test_settings_become_flags() -> None:
     settings = {"image_size": 32, "crop-scale": [0.25, 1.0], "compile": True, "live-teacher": False}
     assert flags(settings) == ["--image-size", "32", "--crop-scale", "0.25", "1.0", "--compile"]
+    assert flags({"objective-args": ["tau=1", "head=mlp"]}) == ["--objective-args", "tau=1,head=mlp"]
