@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.reader import Store
+import torch
+
+from cache.errors import NotAStore
+from cache.reader import Store, open_store
 from pipeline.errors import WrongUse
 from pipeline.evaluate import cluster_alignment, fewlabel, knn, linear, transfer
 from pipeline.evaluate.augmented import augmented_batches
-from pipeline.evaluate.embedded_runs import embed_run, is_training_dataset
+from pipeline.evaluate.embedded_runs import checked_store, embed_run, is_training_dataset
 from pipeline.evaluate.features import LabeledFeatures, load_features
+from pipeline.evaluate.fidelity import of_stores
 from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
 from pipeline.models.student_file import load_run_student
+from pipeline.results.run_record import read_config
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import ALONE, World
 from pipeline.settings.commands import EvalConfig
@@ -27,6 +32,10 @@ def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -
         raise WrongUse(
             f"{run} was trained on {dataset.path}, and transfer needs another dataset; use linear or few-label"
         )
+    if "fidelity" in config.protocol:
+        if run is None:
+            raise WrongUse("fidelity compares a run's student with its teacher; leave the caches out")
+        teacher_cache(run)
     if "few-label" in config.protocol:
         fewlabel.require_valid_labels(config.labels, config.draws)
     if run and config.layer:
@@ -41,6 +50,10 @@ def scores(
     All ranks take part in the linear probe, of random crops, and the first does everything else.
     """
     device, seed = resolve_device(config.device), config.seed
+    if "fidelity" in config.protocol and run and world.rank == 0:
+        yield "recall10", recall10(store, run, dataset, seed, device)
+    if set(config.protocol) == {"fidelity"}:
+        return
     train, val = load_features(store, "train"), load_features(store, "val")
     if "nn" in config.protocol and world.rank == 0:
         yield from knn.evaluate(train, val, device=device)
@@ -57,6 +70,27 @@ def scores(
         yield from fewlabel.evaluate(train, val, labels=labels, draws=draws, seed=seed, device=device)
     if "transfer" in config.protocol:
         yield from transfer.evaluate(train, val, seed=seed, device=device)
+
+
+def recall10(store: Store, run: Path, dataset: Dataset, seed: int, device: torch.device) -> float:
+    """Return the mean share of the teacher's ten nearest training images among the student's, see `fidelity`."""
+    teacher = checked_store(teacher_cache(run), dataset)
+    return float(of_stores(store, teacher, seed, device).recall.mean())
+
+
+def teacher_cache(run: Path) -> Store:
+    """Return the cache that a run was trained from, at its recorded path. WrongUse if it is not there any more."""
+    record = read_config(run)
+    path = record["config"].get("cache")
+    if path is None:
+        raise WrongUse(f"{run} was trained without a teacher, so fidelity does not apply to it; leave it out")
+    try:
+        store = open_store(Path(path), views=1)
+    except NotAStore as error:
+        raise WrongUse(f"fidelity needs the cache that {run} was trained from, but {error}") from error
+    if store.id != record["made_of"]["cache"]:
+        raise WrongUse(f"{path} is not the cache that {run} was trained from: it is of another teacher")
+    return store
 
 
 def _linear(

@@ -47,6 +47,7 @@ from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import PROTOCOLS, EvalConfig
 
 ID_DIGITS = 16  # of the ids that are recorded
+OTHER_TITLES = {"recall10": "recall@10"}
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 
 
@@ -107,7 +108,8 @@ def evaluate_on_dataset(targets: Sequence[Target], config: EvalConfig, world: Wo
         raise PipelineError(
             f"{config.dataset}: train and val have different classes; pack both from the same class folders"
         )
-    if problem := label_problem(dataset):  # before anything is embedded
+    problem = label_problem(dataset)
+    if problem and set(config.protocol) != {"fidelity"}:  # before anything is embedded
         raise PipelineError(f"{problem}; evaluation needs a dataset packed from class folders")
     for target in targets:
         require_applicable(target.run, dataset, config)
@@ -199,7 +201,7 @@ def shown_metrics(results: Sequence[Result]) -> dict[str, str]:
     """Return the metrics to show on the terminal, and their titles."""
     metrics = dict.fromkeys(metric for result in results for metric in result.metrics)
     return {
-        metric: TITLES.get(metric, metric.replace("_", " "))
+        metric: (TITLES | OTHER_TITLES).get(metric, metric.replace("_", " "))
         for metric in metrics
         if not metric.endswith(("_top5", "_std"))
     }

@@ -14,8 +14,8 @@ from scipy.stats import skew
 
 from cache.reader import Split, Store, open_store
 from pipeline.errors import WrongUse
+from pipeline.evaluate.fidelity import common_rows, recall, unit_rows
 from pipeline.neighbours import nearest_others
-from pipeline.report.rows import unit_rows
 from pipeline.runtime.device import resolve_device
 from pipeline.settings.commands import CompareConfig
 
@@ -52,7 +52,7 @@ def compare_caches(config: CompareConfig) -> None:
     stores = [open_store(path, views=1) for path in config.caches]
     splits = [store.split(SPLIT) for store in stores]
     require_same_images(stores, splits)
-    rows = common_rows(splits, config.rows, config.seed)
+    rows = compared_rows(splits, config.rows, config.seed)
     embeddings = [unit_rows(split, rows) for split in splits]
     device = resolve_device(config.device)
     near = [nearest_others(embedding, NEIGHBOURS, device) for embedding in embeddings]
@@ -60,7 +60,7 @@ def compare_caches(config: CompareConfig) -> None:
     found = [
         dataclasses.replace(
             properties(path.name, embedding, index, labels, device),
-            overlap=tuple(overlap(index, other) for other in near),
+            overlap=tuple(float(recall(other, index).mean()) for other in near),
         )
         for path, embedding, index in zip(config.caches, embeddings, near, strict=True)
     ]
@@ -81,17 +81,12 @@ def require_same_images(stores: Sequence[Store], splits: Sequence[Split]) -> Non
             )
 
 
-def common_rows(splits: Sequence[Split], count: int, seed: int) -> NDArray[np.int64]:
+def compared_rows(splits: Sequence[Split], count: int, seed: int) -> NDArray[np.int64]:
     """Return at most `count` random rows, ascending, of those with an embedding in every split."""
-    common = splits[0].eligible()
-    for split in splits[1:]:
-        common = np.intersect1d(common, split.eligible(), assume_unique=True)
-    if len(common) < FEWEST_ROWS:
-        raise WrongUse(
-            f"{len(common)} rows have an embedding in every cache: expected at least {FEWEST_ROWS}"
-        )
-    draws = np.random.default_rng(seed)
-    return np.sort(draws.choice(common, min(count, len(common)), replace=False))
+    rows = common_rows(splits, count, np.random.default_rng(seed))
+    if len(rows) < FEWEST_ROWS:
+        raise WrongUse(f"{len(rows)} rows have an embedding in every cache: expected at least {FEWEST_ROWS}")
+    return rows
 
 
 def properties(
@@ -120,11 +115,6 @@ def properties(
         mean_cosine=float((np.square(rows.sum(0)).sum() - count) / (count * (count - 1))),
         hubness=float(skew(np.bincount(index.ravel(), minlength=count))),
     )
-
-
-def overlap(index: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """Return the mean share of each row's neighbours (n, k) that are among its neighbours (n, k) in another space."""
-    return float((index[:, :, None] == other[:, None, :]).any(2).mean())
 
 
 def print_comparison(found: Sequence[CacheProperties], rows: int) -> None:

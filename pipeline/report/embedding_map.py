@@ -9,8 +9,9 @@ from sklearn.manifold import TSNE
 
 from cache.reader import Store
 from pipeline.errors import PipelineError
+from pipeline.evaluate.fidelity import unit_rows
 from pipeline.images.dataset import Dataset
-from pipeline.report.rows import open_split, sample_rows, unit_rows
+from pipeline.report.rows import open_split, sample_rows
 
 POINTS = 2000
 FEWEST_POINTS = 5

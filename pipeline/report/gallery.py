@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cache.reader import Store
+from pipeline.evaluate.fidelity import unit_rows
 from pipeline.images.dataset import Dataset, DatasetSplit
 from pipeline.images.decode import decode
 from pipeline.neighbours import kmeans
-from pipeline.report.rows import nearest_rows, open_split, sample_rows, unit_rows
+from pipeline.report.rows import nearest_rows, open_split, sample_rows
 
 CLUSTERS, IMAGES = 8, 10  # shown
 CLUSTERED_ROWS = 20_000

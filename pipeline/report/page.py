@@ -17,10 +17,16 @@ from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.report import ablations, comparison, curves, paper
 from pipeline.report.confusion import confusion
 from pipeline.report.embedding_map import embedding_map
+from pipeline.report.furthest import all_furthest
 from pipeline.report.gallery import clustering, neighbours
 from pipeline.report.lineage import lineage
 from pipeline.report.markdown import write_report
-from pipeline.report.selection import require_splits, student_stores, teacher_stores
+from pipeline.report.selection import (
+    require_splits,
+    student_stores,
+    students_with_teachers,
+    teacher_stores,
+)
 from pipeline.report.systems import System, load_systems
 from pipeline.runtime.outputs import require_writable_file
 from pipeline.runtime.provenance import commit
@@ -98,6 +104,11 @@ def sections(systems: Sequence[System], dataset: Dataset | None, seed: int) -> l
             stores = teacher_stores(systems, images) | student_stores(systems, images)
             return neighbours(stores, images, seed)
 
+        def followed() -> list[Any]:
+            images = require_splits(dataset)
+            status.update("fidelity to the teacher")
+            return all_furthest(students_with_teachers(systems, images), images, seed)
+
         return [
             section("results", "Results", lambda: comparison.results(systems)),
             section("beside", "Comparison with the paper", lambda: comparison.compare_with_paper(systems)),
@@ -105,6 +116,7 @@ def sections(systems: Sequence[System], dataset: Dataset | None, seed: int) -> l
             section("ablations", "Ablations", lambda: ablations.plots(systems)),
             section("clusters", "Clusters", lambda: each(clustering, with_teachers=False)),
             section("neighbours", "Nearest neighbours", nearest),
+            section("furthest", "Fidelity to the teacher", followed),
             section("map", "Embedding maps", lambda: each(embedding_map)),
             section("confusion", "Confusion matrices", lambda: each(confusion)),
             section("lineage", "Lineage", lambda: lineage(systems, dataset)),

@@ -48,6 +48,22 @@ def student_stores(systems: Sequence[System], dataset: Dataset) -> dict[str, Sto
     return found
 
 
+def students_with_teachers(systems: Sequence[System], dataset: Dataset) -> dict[str, tuple[Store, Store]]:
+    """Return the stores of `student_stores` that have a teacher's cache of both splits, each with that cache.
+
+    Raises PipelineError if there are none.
+    """
+    found = {}
+    for name, store in student_stores(systems, dataset).items():
+        system = next(each for each in systems if each.name == name and each.store is store)
+        teacher = teacher_store(system, systems)
+        if teacher and is_of(teacher, dataset) and "val" in teacher.splits:
+            found[name] = (store, teacher)
+    if not found:
+        raise PipelineError("no run here has its teacher's cache of train and val beside it")
+    return found
+
+
 def is_of(store: Store, dataset: Dataset) -> bool:
     """Whether a store's train split is of this dataset."""
     train = dataset.splits["train"]

@@ -7,7 +7,7 @@ from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argum
 
 MAX_RESOLUTION = 16_384  # pixels: a square image of this side fits into the largest page of FFCV
 MAX_VIEWS = 1000
-PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer")  # of `eval` on a packed dataset
+PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer", "fidelity")  # of `eval` on a packed dataset
 EXPORT_FORMATS = ("safetensors", "onnx")
 DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
 

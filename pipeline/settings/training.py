@@ -70,7 +70,11 @@ class TrainConfig(CommandSettings):
         False, "on CUDA, use repeatable algorithms only, which may be slower; the CPU always does"
     )
     compile: bool = setting(False, "compile the student with torch.compile")
-    eval_every: int | None = setting(None, "epochs between evaluations by nearest neighbours. Default: never")
+    eval_every: int | None = setting(
+        None,
+        "epochs between evaluations on val: accuracy by nearest neighbours, if there are labels, and how closely the "
+        "student follows its teacher. Default: never",
+    )
     save_every: int = setting(
         500, "steps between checkpoints; each epoch also ends with a checkpoint", minimum=1
     )

@@ -8,7 +8,7 @@ from cache.reader import Split, Store, open_store
 from cache.rows import compact
 from pipeline.errors import WrongUse
 from pipeline.images.beton_check import require_same_images
-from pipeline.images.dataset import DatasetSplit, open_dataset
+from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.images.subset import subset
 from pipeline.models.students import build_student, require_trainable
 from pipeline.objectives.objective import Objective
@@ -21,6 +21,7 @@ from pipeline.settings.training import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
 from pipeline.training.loop import Training
+from pipeline.training.monitor import TeacherSplits
 from pipeline.training.recorded_run import (
     are_finished,
     dataset_identity,
@@ -88,11 +89,26 @@ def distill(*configs: DistillConfig) -> None:
         rows=rows,
         runs=student_runs(configs, students, objectives, world, device),
         teacher=split,
+        monitored=open_monitored(config, store, split, dataset, world),
         replay=open_replay(config, split, objectives[0]),
         live=live_teacher(config, store, objectives[0], device),
         made_of=made_of,
         excluded=describe_excluded(split, chunks),
     ).run()
+
+
+def open_monitored(
+    config: DistillConfig, store: Store, train: Split, dataset: Dataset, world: World
+) -> TeacherSplits | None:
+    """Return the teacher's embeddings that --eval-every compares with, None unless the cache has all of val's."""
+    if not config.eval_every or "val" not in store.splits or "val" not in dataset.splits:
+        return None
+    val = store.split("val", views=1)
+    return (
+        TeacherSplits(train=train, val=open_split(val, dataset.splits["val"], world))
+        if val.complete
+        else None
+    )
 
 
 def live_teacher(

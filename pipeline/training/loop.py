@@ -29,10 +29,10 @@ from pipeline.runtime.precision import explain_nondeterminism
 from pipeline.runtime.signals import StopRequest
 from pipeline.settings.field import as_json, defaults
 from pipeline.settings.training import DistillConfig, PretrainConfig
-from pipeline.training.knn_monitor import KnnMonitor
 from pipeline.training.live_teacher import LiveTeacher
+from pipeline.training.monitor import Monitor, TeacherSplits
 from pipeline.training.recorded_run import is_trained
-from pipeline.training.start_checks import require_compiler, require_labels, require_trainable_head
+from pipeline.training.start_checks import require_compiler, require_monitored, require_trainable_head
 from pipeline.training.student_run import StudentRun
 
 LOG_EVERY = 10
@@ -44,7 +44,8 @@ class Training:
 
     runs: one per student; their settings differ in student and run folder only. rows: integers, the training rows.
     excluded: how many other rows there are, and why. teacher: the cache's split, for objectives that need a teacher;
-    replay: which of its views are shown; live: the teacher itself, in the cache's place. made_of: the identities of
+    replay: which of its views are shown; monitored: the teacher's embeddings that students are compared with
+    as they train; live: the teacher itself, in the cache's place. made_of: the identities of
     the inputs, recorded in the run folders.
     """
 
@@ -55,6 +56,7 @@ class Training:
     made_of: dict[str, Any]
     excluded: str = ""
     teacher: Split | None = None
+    monitored: TeacherSplits | None = None
     replay: Replay | None = None
     live: LiveTeacher | None = None
     color_jitter: ColorJitter | None = None
@@ -78,7 +80,7 @@ class Training:
         if not self.steps:
             return
         if self.config.eval_every:
-            require_labels(self.dataset, self.rows)
+            require_monitored(self.dataset, self.rows, has_teacher=self.monitored is not None)
         if self.config.compile:
             require_compiler(self.device)
         for run in self.runs:
@@ -117,7 +119,7 @@ class Training:
         return learning_rate(step, peak=config.lr, steps=self.steps, warmup=warmup, schedule=config.schedule)
 
     def after_step(
-        self, step: int, runs: list[StudentRun], monitor: KnnMonitor | None, stop: StopRequest
+        self, step: int, runs: list[StudentRun], monitor: Monitor | None, stop: StopRequest
     ) -> None:
         """Log, evaluate and save where it is due after `step` steps. Save and stop on Ctrl-C."""
         epoch, within = divmod(step, len(self.loader))
@@ -165,11 +167,11 @@ class Training:
             device=self.device,
         )
 
-    def open_monitor(self) -> KnnMonitor | None:
-        """Return this rank's part of the k-NN monitor of --eval-every, or None without it."""
+    def open_monitor(self) -> Monitor | None:
+        """Return this rank's part of the monitor of --eval-every, or None without it."""
         if not self.config.eval_every:
             return None
-        return KnnMonitor(self.dataset, self.rows, self.config, self.world, self.device)
+        return Monitor(self.dataset, self.rows, self.config, self.world, self.device, self.monitored)
 
     def run(self) -> None:
         """Train into each run folder, from its last checkpoint on, and leave the process group.

@@ -13,12 +13,16 @@ from pipeline.models.checkpoints import first_line
 from pipeline.training.student_run import StudentRun
 
 
-def require_labels(dataset: Dataset, rows: NDArray[np.integer]) -> None:
-    """Raise WrongUse unless --eval-every finds labelled images of the same classes in val and these rows of train."""
-    if problem := label_problem(dataset, rows):
+def require_monitored(dataset: Dataset, rows: NDArray[np.integer], *, has_teacher: bool) -> None:
+    """Raise WrongUse unless --eval-every finds what it compares.
+
+    That is labelled images of the same classes in val and these rows of train, or the teacher's embeddings of val.
+    """
+    problem = label_problem(dataset, rows)
+    if problem and not has_teacher:
         raise WrongUse(
             f"--eval-every needs labelled images in train and val, but {problem}; pack both from the same class "
-            "folders, or leave --eval-every out"
+            "folders, or cache the teacher's embeddings of val too, or leave --eval-every out"
         )
 
 

@@ -26,7 +26,7 @@ from pipeline.runtime.distributed import World, any_rank, is_main_process
 from pipeline.runtime.provenance import versions
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.health import TrainingHealth, non_finite_weights
-from pipeline.training.knn_monitor import KnnMonitor
+from pipeline.training.monitor import Monitor, in_words
 from pipeline.training.recorded_run import RESUME_FILE, steps_of_complete
 from pipeline.training.run_log import RunLog
 
@@ -116,11 +116,12 @@ class StudentRun:
         if warning:
             self.log.print(warning)
 
-    def evaluate(self, monitor: KnnMonitor) -> None:
-        """Log the student's current k-NN accuracy, to which every rank contributes."""
-        accuracy = monitor.evaluate(self.student)
+    def evaluate(self, monitor: Monitor) -> None:
+        """Log what the monitor measures of the student now, to which every rank contributes."""
+        measured = monitor.evaluate(self.student)
         if self.log:
-            self.log.write(self.step, **accuracy)
+            self.log.write(self.step, **measured)
+            self.log.print(f"step {self.step:,}: {in_words(measured)}")
 
     def require_finite(self, *, weights: bool = False) -> None:
         """Raise PipelineError on every rank if a loss or features since the last call are not finite on any rank.

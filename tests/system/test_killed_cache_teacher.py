@@ -68,7 +68,9 @@ def test_a_killed_command_resumes_to_the_same_bytes(
     before = states(out)
     report = embed(teacher("slow"), dataset, out, workers=1, batch_size=16, scheduler=scheduler)
     after = states(out)
-    done = [name for name in before if name.startswith("train/embedding/c/")]
+    # a chunk whose write was cut short has left its temporary file, which counts for nothing
+    chunks = [name for name in before if name.startswith("train/embedding/c/")]
+    done = [name for name in chunks if not name.endswith(".tmp")]
     assert 0 < len(done) == 4 - report.chunks
     assert all(after[name] == before[name] for name in done)
     assert comparable(out) == comparable(whole)

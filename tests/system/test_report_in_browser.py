@@ -16,7 +16,7 @@ from tests.support.report_targets import EVIL
 
 SECTIONS = [
     *("results", "beside", "curves", "ablations", "clusters"),
-    *("neighbours", "map", "confusion", "lineage", "paper"),
+    *("neighbours", "furthest", "map", "confusion", "lineage", "paper"),
 ]
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -90,8 +90,9 @@ def test_every_section_is_there_with_its_content(seen: OpenPage) -> None:
 
 def test_every_image_shows(seen: OpenPage) -> None:
     widths = seen.page.evaluate("[...document.images].map(image => image.naturalWidth)")
-    # Clusters of three students, 8 queries with five neighbours of each of four systems; 24 px as packed.
-    assert len(widths) == 3 * 4 * 10 + 8 * (1 + 4 * 5)
+    # Clusters of three students, 8 queries with five neighbours of each of four systems, and 8 images of each student
+    # with five neighbours of its own and five of its teacher's; 24 px as packed.
+    assert len(widths) == 3 * 4 * 10 + 8 * (1 + 4 * 5) + 3 * 8 * (1 + 2 * 5)
     assert set(widths) == {24}
 
 

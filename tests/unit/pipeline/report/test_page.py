@@ -14,7 +14,7 @@ from tests.support.report_targets import write_metrics
 def test_without_a_dataset_the_images_are_not_shown(tmp_path: Path) -> None:
     targets = hostile_report(tmp_path).targets
     page = render(ReportConfig(targets=targets, out=tmp_path / "a.html"))
-    assert page.count("Not shown: no dataset was given") == 4
+    assert page.count("Not shown: no dataset was given") == 5
     assert "<img" not in page
 
 

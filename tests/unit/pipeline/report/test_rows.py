@@ -8,9 +8,11 @@ import pytest
 from cache.errors import IdentityMismatch
 from cache.layout import SplitShape
 from cache.reader import open_store
+from pipeline.evaluate import fidelity
+from pipeline.evaluate.fidelity import unit_rows
 from pipeline.images.dataset import open_dataset
 from pipeline.report import rows as samples
-from pipeline.report.rows import nearest_rows, open_split, sample_rows, unit_rows
+from pipeline.report.rows import nearest_rows, open_split, sample_rows
 from tests.support import tiny_store
 
 SHAPE = SplitShape(rows=500, views=1, dim=8)
@@ -26,7 +28,7 @@ def test_neighbours_by_blocks_are_those_of_one_search(
     scores = query.astype(np.float64) @ unit_rows(split, rows).astype(np.float64).T
     expected = rows[np.argsort(-scores, axis=1)[:, :7]]
     for block in (64, 500):
-        monkeypatch.setattr(samples, "BLOCK_ROWS", block)
+        monkeypatch.setattr(fidelity, "BLOCK_ROWS", block)
         assert (nearest_rows(split, query, 7) == expected).all()
     assert nearest_rows(split, query, 1000).shape == (6, len(rows)), "no more than there are"
 
@@ -37,7 +39,7 @@ def test_of_equally_near_rows_the_lowest_come_first_in_any_number_of_blocks(
     split = tiny_store.written(tmp_path / "store.zarr", SHAPE)
     monkeypatch.setattr(samples, "unit_rows", lambda split, rows: np.ones((len(rows), 8), np.float32))
     for block in (64, 500):
-        monkeypatch.setattr(samples, "BLOCK_ROWS", block)
+        monkeypatch.setattr(fidelity, "BLOCK_ROWS", block)
         found = nearest_rows(split, np.ones((3, 8), np.float32), 70)
         assert (found == split.eligible()[:70]).all()
 

@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.settings.training import PretrainConfig
 from pipeline.training.distill import distill
-from pipeline.training.knn_monitor import KnnMonitor
+from pipeline.training.monitor import Monitor
 from pipeline.training.pretrain import pretrain
 from pipeline.training.student_run import StudentRun
 from tests.support.training_runs import (
@@ -62,7 +62,7 @@ def test_a_run_that_died_while_it_evaluated_lacks_no_evaluation_and_clears_up(
     config = settings(packed, cached, tmp_path / "run", eval_every=1)
     evaluate = StudentRun.evaluate
 
-    def die(self: StudentRun, monitor: KnnMonitor) -> None:
+    def die(self: StudentRun, monitor: Monitor) -> None:
         if self.step == 8:
             raise Crash
         evaluate(self, monitor)

@@ -11,6 +11,7 @@ import torch
 from cache.errors import CorruptStore
 from cache.reader import Split, open_store
 from pipeline.errors import PipelineError
+from pipeline.evaluate.fidelity import most_similar
 from pipeline.images.dataset import open_dataset
 from pipeline.models.students import build_student
 from pipeline.neighbours import knn
@@ -20,7 +21,7 @@ from pipeline.runtime.distributed import World
 from pipeline.settings.training import DistillConfig
 from pipeline.training import student_run
 from pipeline.training.distill import open_split
-from pipeline.training.knn_monitor import KnnMonitor, merged
+from pipeline.training.monitor import Monitor, TeacherSplits
 from pipeline.training.student_run import StudentRun
 from tests.support.training_runs import settings
 from tests.support.two_ranks import on_two_ranks
@@ -89,11 +90,11 @@ def evaluated(rank: int, config: DistillConfig, cached: Path) -> dict[str, Any]:
     world, dataset = World(rank=rank, size=2, local_rank=rank), open_dataset(config.dataset)
     found: dict[str, Any] = {"reads": 0, "seen": 0}
     student = perturbed(config, rank)
-    features = KnnMonitor.features
+    features = Monitor.features
 
-    def counted(self: KnnMonitor, *arguments: Any) -> Any:
+    def counted(self: Monitor, *arguments: Any) -> Any:
         result = features(self, *arguments)
-        found["seen"] += len(result.label)
+        found["seen"] += len(result)
         return result
 
     def verify(self: Split) -> None:
@@ -102,10 +103,10 @@ def evaluated(rank: int, config: DistillConfig, cached: Path) -> dict[str, Any]:
             raise CorruptStore("planted")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KnnMonitor, "features", counted)
+        patch.setattr(Monitor, "features", counted)
         patch.setattr(Split, "verify", verify)
         for rows in (160, 1):  # with one row, the second rank has none
-            monitor = KnnMonitor(dataset, np.arange(rows), config, world, CPU)
+            monitor = Monitor(dataset, np.arange(rows), config, world, CPU, teacher_of(cached))
             found[f"of {rows}"] = monitor.evaluate(student)
         found["statistics"] = [buffer.tolist() for buffer in student.buffers()]
         split = open_store(cached).split("train")
@@ -113,6 +114,11 @@ def evaluated(rank: int, config: DistillConfig, cached: Path) -> dict[str, Any]:
         with pytest.raises(CorruptStore, match="planted"):
             open_split(split, dataset.splits["train"], world)
     return found
+
+
+def teacher_of(cached: Path) -> TeacherSplits:
+    store = open_store(cached)
+    return TeacherSplits(train=store.split("train"), val=store.split("val"))
 
 
 def perturbed(config: DistillConfig, rank: int) -> torch.nn.Module:
@@ -131,7 +137,8 @@ def test_ranks_evaluate_together_and_one_verifies_the_cache(
     dataset, student = open_dataset(packed), perturbed(config, 0)
     zero, one = on_two_ranks(evaluated, tmp_path, config, cached)
     for rows in (160, 1):
-        alone = KnnMonitor(dataset, np.arange(rows), config, World(), CPU).evaluate(student)
+        alone = Monitor(dataset, np.arange(rows), config, World(), CPU, teacher_of(cached)).evaluate(student)
+        assert set(alone) == {"nn1", "nn20", "recall10", "divergence"}
         assert zero[f"of {rows}"] == one[f"of {rows}"] == alone
     assert zero["statistics"] == one["statistics"] == [buffer.tolist() for buffer in student.buffers()]
     assert (zero["seen"], one["seen"]) == (80 + 20 + 1 + 20, 80 + 20 + 0 + 20)
@@ -146,7 +153,7 @@ def test_the_neighbours_of_parts_merge_to_those_of_the_whole() -> None:
     for part in parts:  # one has fewer rows than neighbours, one has none
         nearest = knn(rows[part], queries, min(20, len(part))) if len(part) else np.empty((2, 40, 0))
         found.append((nearest[0], part[nearest[1].astype(int)]))
-    np.testing.assert_array_equal(merged(found), knn(rows, queries, 20)[1])
+    np.testing.assert_array_equal(most_similar(found, 20)[1], knn(rows, queries, 20)[1])
 
 
 def test_ddp_gets_the_gpu_of_its_rank(

@@ -70,6 +70,7 @@ def test_evaluation_while_training_needs_labels(
     changed = change(open_dataset(packed))
     monkeypatch.setattr("pipeline.training.distill.open_dataset", lambda path: changed)
     monkeypatch.setattr("pipeline.training.distill.require_same_images", lambda split, dataset: None)
+    monkeypatch.setattr("pipeline.training.distill.open_monitored", lambda *given: None)
     config = settings(packed, cached, tmp_path / "run", eval_every=1)
     with pytest.raises(
         WrongUse, match=f"--eval-every needs labelled images in train and val, but .*{sentence}"
