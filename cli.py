@@ -10,8 +10,6 @@ from pipeline.settings import commands, training
 from pipeline.settings.command_line import Commands, LocalPath, command
 from pipeline.settings.plan import PlanConfig
 
-RESUMED = ("pack", "pretrain", "cache-teacher", "repair", "distill", "eval", "sweep")
-
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
@@ -113,6 +111,14 @@ def cache_compare(config: commands.CompareConfig) -> None:
     from pipeline.report.cache_comparison import compare_caches
 
     compare_caches(config)
+
+
+@command(cache, "convert", commands.ConvertConfig)
+def cache_convert(config: commands.ConvertConfig) -> None:
+    """Write a cache in another form: smaller, or an archive."""
+    from pipeline.embedding.convert import convert_cache
+
+    convert_cache(config)
 
 
 @command(cache, "neighbours", commands.NeighboursConfig)
@@ -237,13 +243,7 @@ def objectives() -> None:
 
 def run_cli(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code. Without `arguments`, those of the process are used."""
-    return run_command(main, arguments, resumes)
-
-
-def resumes(arguments: list[str]) -> bool:
-    """Whether an interrupted command goes on when it is run again; one that writes a file at its end starts over."""
-    name = "".join(arguments[1:2] if arguments[:1] == ["cache"] else arguments[:1])
-    return name in RESUMED or (name == "embed" and any(Path(text).suffix == ".zarr" for text in arguments))
+    return run_command(main, arguments)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.archive import damaged_arrays
 from cache.chunkfile import check_size
 from cache.columns import Column, chunk_columns, decode, row_columns
 from cache.durable import sync
 from cache.errors import CorruptStore, NotAStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import checksum_of, chunk_ledger, has_ledger, mark, row_ledger
-from cache.metadata import check_split_metadata, read_split, read_store, repair_hint, split_names
+from cache.metadata import archive_of, check_split_metadata, read_split, read_store, repair_hint, split_names
 from cache.neighbours import NAME as NEIGHBOURS
 from cache.neighbours import has_neighbours, read_neighbours
 from cache.reader import Split
@@ -81,6 +82,8 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
         FormatMismatch: the store has another format, or its arrays are laid out differently.
         CorruptStore: the store's identity was edited, or a split has lost its zarr.json.
     """
+    if archive_of(path):
+        return audit_archive(path)
     tasks = tasks_of(path)
     faults: list[Fault] = []
     for done, found in enumerate(over_threads(check_task, tasks), start=1):
@@ -98,6 +101,15 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
         faults=tuple(faults),
         without_ledger=tuple(name for name in split_names(path) if not has_ledger(path / name)),
     )
+
+
+def audit_archive(path: Path) -> Audit:
+    """Decode every chunk of an archive, and report the arrays that cannot be decoded."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    reason = "is damaged: fetch or make the archive again"
+    faults = [Fault(split=split, file=array, reason=reason) for split, array in damaged_arrays(path)]
+    size = sum(file.stat().st_size for file in files)
+    return Audit(files=len(files), bytes=size, faults=tuple(faults), without_ledger=())
 
 
 def tasks_of(path: Path) -> list[Task]:

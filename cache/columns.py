@@ -7,7 +7,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.layout import ChunkKey, SplitShape, Status
+from cache.layout import INT8, ChunkKey, SplitShape, Status
 
 CHECKSUM_BYTES = 4
 
@@ -53,11 +53,14 @@ def chunk_columns(shape: SplitShape) -> tuple[Column, ...]:
 
     The embedding comes last, so that its file marks the chunk as complete.
     """
+    is_int8 = shape.encoding == INT8
+    dtype, fill = ("<i1", 0) if is_int8 else ("<f2", nan)
     return (
         _column(shape, "status", "<u1", int(Status.ABSENT), shape.views),
         _column(shape, "norm", "<f4", nan, shape.views),
         _column(shape, "crop", "<f4", nan, shape.views, tail=(5,)),
-        _column(shape, "embedding", "<f2", nan, shape.views, tail=(shape.dim,)),
+        *([_column(shape, "scale", "<f4", nan, shape.views)] if is_int8 else []),
+        _column(shape, "embedding", dtype, fill, shape.views, tail=(shape.dim,)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cache.columns import chunk_columns, row_columns
 from cache.layout import SplitShape
 from cache.ledger import chunk_ledger, row_ledger
-from cache.metadata import split_metadata, store_metadata
+from cache.zarr_json import split_metadata, store_metadata
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The compiled loop that copies rows out of mapped chunks. float16 is copied bit by bit, as uint16."""
+"""The compiled loops that copy rows out of mapped chunks: float16 bit by bit, as uint16, and int8 widened to it."""
 
 from collections.abc import Callable
 
@@ -20,17 +20,25 @@ def _compiled(function: Callable) -> Callable:
 
 
 @intrinsic
-def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
+def _pointer(typing_context, address, element):  # type: ignore[no-untyped-def]
     def inttoptr(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.uint16)(types.uint64), inttoptr
+    return types.CPointer(element.dtype)(types.uint64, element), inttoptr
+
+
+@intrinsic
+def _to_half(typing_context, value):  # type: ignore[no-untyped-def]
+    def convert(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), convert
 
 
 @_compiled
 def memory(address, length):  # type: ignore[no-untyped-def]
     """Return the (length,) uint16 at an address (uint64), for compiled code."""
-    return carray(_pointer(np.uint64(address)), length)
+    return carray(_pointer(np.uint64(address), np.uint16), length)
 
 
 @intrinsic
@@ -65,3 +73,22 @@ def gather_rows(addresses, rows, chunk_rows, out):  # type: ignore[no-untyped-de
         source = memory(addresses[chunk] + np.uint64(row * dim * 2), dim)
         for d in range(dim):
             out[i, d] = source[d]
+
+
+@_compiled
+def widen_rows(addresses, scales, rows, chunk_rows, out):  # type: ignore[no-untyped-def]
+    """As `gather_rows` for chunks of int8 codes: row r becomes codes * scales[r], rounded to float16.
+
+    scales (N,): float32. out (B, D) uint16: the bits of float16.
+    """
+    dim = out.shape[1]
+    for i in range(rows.size):
+        chunk, row = divmod(rows[min(i + ROWS_AHEAD, rows.size - 1)], chunk_rows)
+        ahead = addresses[chunk] + np.uint64(row * dim)
+        for byte in range(0, dim, LINE_BYTES):
+            _prefetch(ahead + np.uint64(byte))
+        chunk, row = divmod(rows[i], chunk_rows)
+        codes = carray(_pointer(addresses[chunk] + np.uint64(row * dim), np.int8), dim)
+        scale = scales[rows[i]]
+        for d in range(dim):
+            out[i, d] = _to_half(np.float32(codes[d]) * scale)

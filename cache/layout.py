@@ -1,11 +1,15 @@
-"""Format 1 of the store: how rows are divided into chunks, and the status of a row."""
+"""Format 1 of the store: how rows are divided into chunks and encoded, and the status of a row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 FORMAT = 1
 LARGEST_CHUNK_BYTES = 16 * 2**20
 LARGEST_CHUNK_ROWS = 4096
+FLOAT16, INT8 = "float16", "int8"
+ENCODINGS = (FLOAT16, INT8)
 
 
 class Status(IntEnum):
@@ -33,15 +37,21 @@ class ChunkKey:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitShape:
-    """Rows N, views V and dimension D of a split, and the chunks that result from them."""
+    """Rows N, views V and dimension D of a split, how its embeddings are encoded, and the chunks that result.
+
+    The rows of a chunk do not depend on the encoding.
+    """
 
     rows: int
     views: int
     dim: int
+    encoding: str = FLOAT16
 
     def __post_init__(self) -> None:
         if min(self.rows, self.views, self.dim) < 1:
             raise ValueError(f"a split needs at least one row, view and dimension, found {self}")
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"expected one of the encodings {', '.join(ENCODINGS)}, found {self}")
 
     @property
     def chunk_rows(self) -> int:
@@ -64,3 +74,9 @@ class SplitShape:
             raise IndexError(f"{key} is not among {self.views} views of {self.chunks} chunks")
         start = key.index * self.chunk_rows
         return range(start, min(start + self.chunk_rows, self.rows))
+
+
+def encoding_of(teacher: Mapping[str, Any]) -> str:
+    """Return how the embeddings of a store are encoded, given its teacher's identity: by the last conversion."""
+    conversions = teacher.get("conversions") or [FLOAT16]
+    return INT8 if str(conversions[-1]).startswith(INT8) else FLOAT16

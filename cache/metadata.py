@@ -1,51 +1,23 @@
-"""The zarr.json files of a store: identities, shapes and array layout, written and read with zarr."""
+"""What the zarr.json files of a store say, read with zarr and checked."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BytesCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
+from zarr.codecs import Crc32cCodec
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import MemoryStore
 
 from cache.columns import Column, chunk_columns, row_columns
 from cache.errors import CorruptStore, FormatMismatch, NotAStore, StoreError
 from cache.identity import identity_id
-from cache.layout import FORMAT, SplitShape
-from cache.ledger import chunk_ledger, row_ledger
-
-ATTRIBUTE = "anchorage"
-CROP_SCALE = "crop_scale"
-
-
-def store_metadata(teacher: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files (relative name to bytes) of a store without splits."""
-    attributes = {"format": FORMAT, "teacher": dict(teacher), "id": identity_id(teacher)}
-    return _group_files(attributes | ({"origin": dict(origin)} if origin else {}))
-
-
-def split_metadata(
-    shape: SplitShape, dataset: Mapping[str, Any], crop_scale: Sequence[float] | None = None
-) -> dict[str, bytes]:
-    """Return the files (relative name to bytes) of a split without chunks. crop_scale: of its random views."""
-    sizes = {"rows": shape.rows, "views": shape.views, "dim": shape.dim}
-    of_views = {CROP_SCALE: list(crop_scale)} if crop_scale else {}
-    columns = [*chunk_columns(shape), *row_columns(shape), chunk_ledger(shape), row_ledger(shape)]
-    # the crop scale stands twice, so that one lost file can be written again
-    return _group_files({"dataset": dict(dataset), **sizes, **of_views}, columns, {"crop": of_views})
-
-
-def array_metadata(column: Column) -> dict[str, bytes]:
-    """Return the file (relative name to bytes) of an array that lies beside those of a split."""
-    return {"zarr.json": _group_files({}, [column])[f"{column.name}/zarr.json"]}
+from cache.layout import ENCODINGS, FLOAT16, FORMAT, SplitShape
+from cache.zarr_json import ARCHIVE, ATTRIBUTE, CROP_SCALE, serializer, split_metadata
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:
@@ -57,15 +29,28 @@ def read_array(folder: Path, name: str) -> NDArray[Any]:
         raise CorruptStore(f"{folder / name} is damaged: delete it and make it again") from error
 
 
-def read_store(path: Path) -> dict[str, Any]:
+def archive_of(path: Path) -> dict[str, Any] | None:
+    """Return how the arrays of an archive are compressed; None for a store. Raises as `read_store`."""
+    found: dict[str, Any] | None = _attributes(path).get(ARCHIVE)
+    return found
+
+
+def read_store(path: Path, *, archive: bool = False) -> dict[str, Any]:
     """Return the store's `format`, `teacher` (identity), `id`, and `origin` if it was recorded.
+
+    archive: the store may be an archive.
 
     Raises:
         NotAStore: there is no store at `path`.
-        FormatMismatch: the store has another format.
+        FormatMismatch: the store has another format, or is an archive.
         CorruptStore: the id does not match the teacher's identity.
     """
     attributes = _attributes(path)
+    if ARCHIVE in attributes and not archive:
+        raise FormatMismatch(
+            f"{path} is an archive, which is only read as a whole; make a store of it with "
+            f"`python cli.py cache convert {path} OUT.zarr --as fp16`"
+        )
     if attributes.get("format") != FORMAT:
         raise FormatMismatch(
             f"{path} is a store of format {attributes.get('format')}, but this version reads format {FORMAT}; "
@@ -109,8 +94,14 @@ def read_split_attributes(
         raise FormatMismatch(
             f"the attributes of {folder} lack a dataset, or rows, views and dim above 0; {repair_hint(path)}"
         )
+    encoding = attributes.get("encoding", FLOAT16)
+    if encoding not in ENCODINGS:
+        raise FormatMismatch(
+            f"the embeddings of {folder} are encoded as {encoding!r}, which this version cannot read; use the version "
+            "that wrote it"
+        )
     scale = attributes.get(CROP_SCALE)
-    return SplitShape(**sizes), attributes["dataset"], tuple(scale) if scale else None
+    return SplitShape(**sizes, encoding=encoding), attributes["dataset"], tuple(scale) if scale else None
 
 
 def check_split_metadata(path: Path, split: str, shape: SplitShape, dataset: Mapping[str, Any]) -> None:
@@ -163,31 +154,6 @@ def check_split_name(split: str) -> str:
     return split
 
 
-def _group_files(
-    attributes: dict[str, Any],
-    columns: Iterable[Column] = (),
-    of_arrays: Mapping[str, dict[str, Any]] = MappingProxyType({}),
-) -> dict[str, bytes]:
-    files: dict[str, Buffer] = {}
-    group = zarr.create_group(store=MemoryStore(files), attributes={ATTRIBUTE: attributes})
-    for column in columns:
-        group.create_array(
-            column.name,
-            shape=column.shape,
-            chunks=column.chunk_shape,
-            dtype=column.dtype,
-            fill_value=column.fill,
-            serializer=_serializer(column),
-            compressors=[Crc32cCodec()],
-            attributes=of_arrays.get(column.name, {}),
-        )
-    return {name: buffer.to_bytes() for name, buffer in files.items()}
-
-
-def _serializer(column: Column) -> BytesCodec:
-    return BytesCodec(endian="little" if column.dtype.itemsize > 1 else None)
-
-
 def _attributes(folder: Path) -> dict[str, Any]:
     try:
         group = zarr.open_group(folder, mode="r", zarr_format=3)
@@ -218,7 +184,7 @@ def _check_array(folder: Path, group: zarr.Group, column: Column) -> None:
         array = group.get(column.name)
     except Exception:  # of damaged metadata zarr may raise anything
         array = None
-    expected = (column.shape, column.chunk_shape, column.dtype, _serializer(column), (Crc32cCodec(),), ())
+    expected = (column.shape, column.chunk_shape, column.dtype, serializer(column), (Crc32cCodec(),), ())
     found = isinstance(array, zarr.Array) and (
         # arrays grow before the split that is to have more views does
         _first_views(array.shape, column),

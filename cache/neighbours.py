@@ -9,8 +9,9 @@ from cache.columns import Column, encode
 from cache.durable import place_folder
 from cache.errors import CorruptStore, NotAStore
 from cache.layout import ChunkKey
-from cache.metadata import array_metadata, read_array, read_split
+from cache.metadata import read_array, read_split
 from cache.reader import Split
+from cache.zarr_json import array_metadata
 
 NAME = "neighbours"
 EMPTY = -1

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cache.archive import local_copy
 from cache.chunkfile import available_memory, populate
 from cache.columns import chunk_columns
 from cache.errors import IncompleteStore, NotAStore
-from cache.gather import gather_rows
-from cache.layout import Status
-from cache.metadata import read_split, read_store, split_names
+from cache.gather import gather_rows, widen_rows
+from cache.layout import FLOAT16, ChunkKey, Status
+from cache.metadata import archive_of, read_split, read_store, split_names
 from cache.rows import checked_rows
 from cache.sigbus import require_intact_maps
 from cache.split_files import SplitFiles
@@ -61,8 +62,11 @@ class Store:
 def open_store(path: Path, *, views: int | None = None) -> Store:
     """Open the store at `path`, complete or not, or only the first `views` views of its splits.
 
+    Of an archive, it is the local copy, see `cache.archive`.
     Raises NotAStore if there is no store, FormatMismatch if it has another format.
     """
+    if archive_of(path):
+        path = local_copy(path)
     found = read_store(path)
     return Store(
         path=path,
@@ -145,6 +149,10 @@ class Split:
         """Return the norms of one view, (N,) float32, as in `norm`. Read anew on each call."""
         return self._files.read("norm", view)
 
+    def column(self, name: str, key: ChunkKey) -> NDArray[Any]:
+        """Return the rows (n, *tail) of one chunk of a column as they are encoded. Raises CorruptStore."""
+        return self._files.chunk(name, key)
+
     @property
     def label(self) -> NDArray[np.int64]:
         """(N,) int64: the class of each row, -1 for none. Read anew on each access, as `thumb` is, to save memory."""
@@ -190,10 +198,18 @@ class Split:
         The caller must call `require_intact_maps` and `require_rows_read` before using the result.
         """
         addresses, chunk_rows = self.addresses[view], self.shape.chunk_rows
+        scales = None if self.shape.encoding == FLOAT16 else self._scale[view]
         if self._unmapped:
-            gather_or_read(addresses, self._files_by_view[view], rows, chunk_rows, out)
-        else:
+            gather_or_read(addresses, self._files_by_view[view], rows, chunk_rows, out, scales)
+        elif scales is None:
             gather_rows(addresses, rows, chunk_rows, out)
+        else:
+            widen_rows(addresses, scales, rows, chunk_rows, out)
+
+    @cached_property
+    def _scale(self) -> NDArray[np.float32]:
+        """(V, N) float32: what the codes of each row are multiplied by, where they are int8."""
+        return self._files.read("scale")
 
     @cached_property
     def _files_by_view(self) -> list[dict[int, Path]]:

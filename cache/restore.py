@@ -12,18 +12,10 @@ from cache.columns import decode
 from cache.durable import write_file
 from cache.errors import IdentityMismatch, StoreError
 from cache.identity import identity_id
-from cache.layout import ChunkKey, SplitShape
+from cache.layout import ChunkKey, SplitShape, encoding_of
 from cache.ledger import mark, row_ledger
-from cache.metadata import (
-    CROP_SCALE,
-    parsed,
-    read_split,
-    read_split_attributes,
-    read_store,
-    split_metadata,
-    split_names,
-    store_metadata,
-)
+from cache.metadata import parsed, read_split, read_split_attributes, read_store, split_names
+from cache.zarr_json import CROP_SCALE, split_metadata, store_metadata
 
 
 def restore_store(path: Path, teacher: Mapping[str, Any], origin: Mapping[str, str]) -> bool:
@@ -49,8 +41,9 @@ def damaged_metadata(
     """
     store = read_store(path)
     views, crop_scale = known_views(path, split)
-    shape = SplitShape(rows=rows, views=views or 1, dim=store["teacher"].get("dim", 1))
-    can_be_known = "dim" in store["teacher"] and views is not None
+    teacher = store["teacher"]
+    shape = SplitShape(rows=rows, views=views or 1, dim=teacher.get("dim", 1), encoding=encoding_of(teacher))
+    can_be_known = "dim" in teacher and views is not None
     marked = [each for each in datasets if can_be_known and is_marked(path, split, shape, each, store["id"])]
     if not marked:
         require_readable(path, split)

@@ -48,6 +48,11 @@ class SplitFiles:
                 values[key.view - wanted.start, held.start : held.stop] = chunk[: len(held)]
         return values.reshape(column.shape) if view is None else values[0]
 
+    def chunk(self, name: str, key: ChunkKey) -> NDArray:
+        """Return the rows (n, *tail) of one chunk of a column."""
+        column = self.columns[name]
+        return read_chunk(self.folder / column.file_name(key), column)[: len(self.shape.rows_of(key))]
+
     def _keys(self, column: Column) -> list[ChunkKey]:
         if column.views is None:
             return [ChunkKey(0, index) for index in range(self.shape.chunks)]

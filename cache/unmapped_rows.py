@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cache.chunkfile import REMEDY, MappedFile, check_size
 from cache.errors import CorruptStore
-from cache.gather import gather_rows
+from cache.gather import gather_rows, widen_rows
+from cache.int8 import widened
 
 LIMIT = Path("/proc/sys/vm/max_map_count")
 MAPS = Path("/proc/self/maps")
@@ -63,22 +64,33 @@ def gather_or_read(
     rows: NDArray[np.int64],
     chunk_rows: int,
     out: NDArray[np.uint16],
+    scales: NDArray[np.float32] | None = None,
 ) -> None:
-    """As `gather_rows`, but the rows of UNMAPPED chunks are read from `files`, a mapping of chunk number to file.
+    """As `gather_rows`, or with scales as `widen_rows`, but the rows of UNMAPPED chunks are read from `files`.
 
+    files: a mapping of chunk number to file.
     A row that cannot be read becomes zeros and is reported by `require_rows_read`, since an error in a loader's thread
     would be lost.
     """
     chunks, places = np.divmod(rows, chunk_rows)
     mapped = addresses[chunks] != UNMAPPED
     held = np.empty((int(mapped.sum()), out.shape[1]), np.uint16)
-    gather_rows(addresses, rows[mapped], chunk_rows, held)
+    if scales is None:
+        gather_rows(addresses, rows[mapped], chunk_rows, held)
+    else:
+        widen_rows(addresses, scales, rows[mapped], chunk_rows, held)
     out[: len(rows)][mapped] = held
+    codes = np.empty(out.shape[1], np.int8)
     for i in np.flatnonzero(~mapped):
-        _read(files[int(chunks[i])], int(places[i]), out[i])
+        file, place = files[int(chunks[i])], int(places[i])
+        if scales is None:
+            _read(file, place, out[i])
+        else:
+            _read(file, place, codes)
+            out[i] = widened(codes[None], scales[rows[i], None])[0].view(np.uint16)
 
 
-def _read(file: Path, row: int, out: NDArray[np.uint16]) -> None:
+def _read(file: Path, row: int, out: NDArray[np.uint16] | NDArray[np.int8]) -> None:
     try:
         descriptor = os.open(file, os.O_RDONLY)
         try:

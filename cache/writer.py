@@ -13,17 +13,12 @@ from cache.columns import chunk_columns, encode, row_columns
 from cache.durable import place_folder, remove_leftovers_beside, remove_leftovers_within, write_file
 from cache.errors import IdentityMismatch
 from cache.identity import identity_difference
-from cache.layout import ChunkKey, SplitShape, Status
+from cache.int8 import quantized
+from cache.layout import FLOAT16, ChunkKey, SplitShape, Status
 from cache.ledger import ROW_LEDGER, chunk_ledger, has_ledger, ledger_entry, mark, row_ledger
-from cache.metadata import (
-    check_split_name,
-    read_split,
-    read_split_attributes,
-    read_store,
-    split_metadata,
-    store_metadata,
-)
+from cache.metadata import check_split_name, read_split, read_split_attributes, read_store
 from cache.restore import restore_store
+from cache.zarr_json import split_metadata, store_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +76,13 @@ def create_split(
     labels: NDArray[np.int64],
     thumbs: NDArray[np.uint64],
     crop_scale: tuple[float, float] | None = None,
+    encoding: str = FLOAT16,
 ) -> None:
     """Create a split with its labels (N,) and thumbs (N,), or check that the one in the store is the same.
 
     The split appears atomically, with all labels and thumbs, and with every chunk absent. dataset: its identity.
     views: one that has fewer gets more, one that has more keeps them. crop_scale: of random views, if there are any.
+    encoding: of the embeddings, float16 or int8.
 
     Raises:
         IdentityMismatch: the split in the store belongs to another dataset or has another shape, or other random views.
@@ -95,7 +92,7 @@ def create_split(
     path = path.resolve()
     store_id = read_store(path)["id"]
     folder = path / check_split_name(split)
-    shape = SplitShape(rows=rows, views=views, dim=dim)
+    shape = SplitShape(rows=rows, views=views, dim=dim, encoding=encoding)
     marks = [mark(store_id, split, dataset, ChunkKey(0, index)) for index in range(shape.chunks)]
     files = _row_files(shape, labels, thumbs, marks)
     if not (folder / "zarr.json").exists():
@@ -143,10 +140,16 @@ def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
     Raises:
         StoreError: the system refused, for example because the disk is full; the chunk stays absent.
     """
-    shape, dataset = read_split(path, split)
+    shape, _ = read_split(path, split)
     assert rows.embedding.shape == (len(shape.rows_of(key)), shape.dim), (key, rows.embedding.shape, shape)
+    write_columns(path, split, key, _values(rows, shape))
+
+
+def write_columns(path: Path, split: str, key: ChunkKey, values: Mapping[str, NDArray[Any]]) -> None:
+    """Write one chunk as `write_chunk` does. values: the rows of each of its columns, encoded as the split is."""
+    shape, dataset = read_split(path, split)
     columns = chunk_columns(shape)
-    files = [(column.file_name(key), encode(column, getattr(rows, column.name))) for column in columns]
+    files = [(column.file_name(key), encode(column, values[column.name])) for column in columns]
     if has_ledger(path / split):
         ledger = chunk_ledger(shape)
         marked = mark(read_store(path)["id"], split, dataset, key)
@@ -155,6 +158,15 @@ def write_chunk(path: Path, split: str, key: ChunkKey, rows: ChunkRows) -> None:
         )
     for name, data in files:
         write_file(path / split / name, data)
+
+
+def _values(rows: ChunkRows, shape: SplitShape) -> dict[str, NDArray[Any]]:
+    """Return the rows of each column of a chunk, encoded as the split is."""
+    values: dict[str, NDArray[Any]] = {"status": rows.status, "norm": rows.norm, "crop": rows.crop}
+    if shape.encoding == FLOAT16:
+        return values | {"embedding": rows.embedding}
+    codes, scale = quantized(rows.embedding)
+    return values | {"scale": scale, "embedding": codes}
 
 
 def normalize(
@@ -194,7 +206,13 @@ def _row_files(
 def _described(
     shape: SplitShape, dataset: Mapping[str, Any], crop_scale: tuple[float, float] | None
 ) -> dict[str, Any]:
-    return {"dataset": dataset, "rows": shape.rows, "dim": shape.dim, "crop_scale": crop_scale}
+    return {
+        "dataset": dataset,
+        "rows": shape.rows,
+        "dim": shape.dim,
+        "encoding": shape.encoding,
+        "crop_scale": crop_scale,
+    }
 
 
 def _require_same(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

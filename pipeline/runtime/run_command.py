@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -12,15 +12,13 @@ from pipeline.runtime.signals import terminated_as_interrupted
 from pipeline.runtime.terminal import print_any_text
 
 INTERRUPTED = 130
+RESUMED = ("pack", "pretrain", "cache-teacher", "repair", "distill", "eval", "sweep")
 
 
-def run_command(
-    main: click.Command, arguments: list[str] | None, resumes: Callable[[list[str]], bool]
-) -> int:
+def run_command(main: click.Command, arguments: list[str] | None) -> int:
     """Run a command and return its exit code: 0 success, 1 failure, 2 wrong use, 130 interrupted.
 
-    An error is printed as one sentence. arguments: None for those of the process. resumes: whether a command with
-    these arguments goes on after an interruption when it is run again.
+    An error is printed as one sentence. arguments: None for those of the process.
     """
     print_any_text()
     try:
@@ -50,3 +48,11 @@ def run_command(
         click.echo(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", err=True)
         return 1
     return 0
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Whether an interrupted command goes on when it is run again; one that writes a file at its end starts over."""
+    name = "".join(arguments[1:2] if arguments[:1] == ["cache"] else arguments[:1])
+    writes_store = name == "embed" and any(Path(text).suffix == ".zarr" for text in arguments)
+    converts = name == "convert" and not any(text.startswith("zstd") for text in arguments)
+    return name in RESUMED or writes_store or converts

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.errors import suggest
-from pipeline.settings.field import options
+from pipeline.settings.field import flag_of, options
 from pipeline.settings.local_path import local_path
 from pipeline.settings.many_students import configs_of
 from pipeline.settings.toml_file import from_toml, without_none
@@ -83,15 +83,15 @@ def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
     if field.metadata.get("argument"):
         nargs = -1 if typing.get_origin(hint) is tuple else 1
         return click.Argument([field.name], type=LocalPath(), nargs=nargs, required=required)
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = flag_of(field)
     shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True, "required": required}
     if not required:
         shared["default"] = field.default
     if field.metadata["repeatable"]:
-        return click.Option([flag], multiple=True, **{**shared, "default": (field.default,)})
+        return click.Option([flag, field.name], multiple=True, **{**shared, "default": (field.default,)})
     if hint is bool:
-        return click.Option([flag], is_flag=True, **shared)
-    return click.Option([flag], **shared, **click_type(hint, field))
+        return click.Option([flag, field.name], is_flag=True, **shared)
+    return click.Option([flag, field.name], **shared, **click_type(hint, field))
 
 
 def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:

@@ -108,6 +108,18 @@ class RepairConfig(VerifyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertConfig(CommandSettings):
+    """Settings of `cache convert`."""
+
+    cache: Path = argument("the teacher's store or archive, NAME.zarr")
+    out: Path = argument("store or archive to write, OTHER.zarr")
+    as_: str = setting(
+        help="form of the new one: int8 (half the bytes), int8-rotated, pca:DIM (fewer dimensions) or fp16; or an "
+        "archive: zstd, or zstd:BITS, which keeps so many of the 10 bits of each value's mantissa"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeighboursConfig(CommandSettings):
     """Settings of `cache neighbours`."""
 

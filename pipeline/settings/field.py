@@ -55,10 +55,15 @@ class CommandSettings:
             if field.default is None and value in FORMERLY_NONE and not field.metadata.get("keeps_zero"):
                 object.__setattr__(self, field.name, None)
             elif not field.metadata.get("argument"):
-                check(value, field.metadata, f"--{field.name.replace('_', '-')}")
+                check(value, field.metadata, flag_of(field))
         low, high = getattr(self, "crop_scale", None) or (0.0, 1.0)
         if low > high:
             raise WrongUse(f"--crop-scale: expected the lower bound first, found {low} {high}")
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """Return the flag of a field: --batch-size of batch_size, --as of as_."""
+    return f"--{field.name.rstrip('_').replace('_', '-')}"
 
 
 def options(config: type) -> list[dataclasses.Field[Any]]:

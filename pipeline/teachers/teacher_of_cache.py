@@ -18,6 +18,11 @@ def open_teacher_of_cache(
     teacher, weights: needed if the store does not record them. A student is found through the run folder that contains
     its store. Raises WrongUse if the backbone is unknown, IdentityMismatch if the one found is another.
     """
+    if conversions := store.teacher.get("conversions"):
+        raise WrongUse(
+            f"{store.path} was converted ({', '.join(conversions)}), so its rows are not what its teacher computes: "
+            "name the cache that it was made from"
+        )
     preprocessing = store.teacher.get("preprocessing", {})
     if "run" in store.origin and not teacher:
         spec = BackboneSpec(kind="run", run=store.path.resolve().parent)

@@ -13,11 +13,12 @@ from scipy.stats import spearmanr
 
 
 def means(folder: Path, metric: str) -> dict[str, float]:
-    """Return the mean of a metric for each row of a sweep's results, in percent."""
+    """Return the mean of a metric for each row of a sweep's results, in percent, without the student in its name."""
     found = defaultdict(list)
     for file in sorted(folder.glob("*-seed*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        found[record["name"]].append(100 * record["metrics"][metric])
+        row = record["name"].removeprefix(f"{record['settings'].get('student')} ")
+        found[row].append(100 * record["metrics"][metric])
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

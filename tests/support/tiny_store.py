@@ -57,6 +57,7 @@ def create(path: Path, shape: SplitShape = SHAPE, split: str = "train") -> None:
         dim=shape.dim,
         labels=labels_of(shape),
         thumbs=thumbs_of(shape),
+        encoding=shape.encoding,
     )
 
 

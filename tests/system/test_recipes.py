@@ -195,10 +195,10 @@ def test_the_readme_leads_to_every_recipe_with_the_papers_numbers() -> None:
         assert (linked_cell if row.where == paper.MAIN and name in ROWS else numbers) in text
 
 
-def test_the_small_student_gives_256_features_at_the_sizes_of_the_recipes() -> None:
+def test_the_small_student_gives_128_features_at_the_sizes_of_the_recipes() -> None:
     student = build_student("recipes.cifar10.student:resnet10", image_size=32, seed=0)
-    assert student.dim == 256
-    assert student(torch.zeros(2, 3, 24, 24)).shape == (2, 256)
+    assert student.dim == 128
+    assert student(torch.zeros(2, 3, 24, 24)).shape == (2, 128)
 
 
 def test_agreement_is_the_rank_correlation_of_the_rows_means(
@@ -212,7 +212,9 @@ def test_agreement_is_the_rank_correlation_of_the_rows_means(
         (tmp_path / folder).mkdir()
         for name, values in rows.items():
             for seed, value in enumerate(values):
-                record = {"name": name, "metrics": {"nn1": value}}
+                student = {"student": "s"} if folder == "two" else {}
+                shown = f"s {name}" if student else name
+                record = {"name": shown, "metrics": {"nn1": value}, "settings": student}
                 (tmp_path / folder / f"{name}-seed{seed}-s.json").write_text(json.dumps(record))
     agreement.main(tmp_path / "one", tmp_path / "two")
     lines = capsys.readouterr().out.splitlines()

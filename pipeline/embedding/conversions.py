@@ -1,0 +1,92 @@
+"""Smaller forms of a cache: how each changes its embeddings, as a function of one chunk's rows."""
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.layout import FLOAT16, INT8
+from cache.reader import Split
+from pipeline.errors import WrongUse
+
+PCA_ROWS = 100_000
+ROTATION_SEED = 0
+FORMS = "fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What `cache convert --as` asks for. kind: fp16, zstd, int8, int8-rotated or pca; number: BITS or DIM."""
+
+    kind: str
+    number: int | None = None
+
+    @property
+    def encoding(self) -> str:
+        """How a store of this form is encoded."""
+        return INT8 if self.kind.startswith(INT8) else FLOAT16
+
+
+def parse_form(text: str, dim: int) -> Form:
+    """Return the form that a text names, for a cache of this dim. WrongUse for another text or number."""
+    found = re.fullmatch(r"(fp16|int8|int8-rotated|zstd|zstd:(\d+)|pca:(\d+))", text)
+    if not found:
+        raise WrongUse(f"--as {text}: expected {FORMS}")
+    kind, _, number = text.partition(":")
+    form = Form(kind=kind, number=int(number) if number else None)
+    if kind == "zstd" and form.number is not None and not 1 <= form.number <= 9:
+        raise WrongUse(
+            f"--as {text}: expected 1 to 9 bits of a float16's mantissa, which has 10; zstd keeps all"
+        )
+    if kind == "pca" and not 1 <= (form.number or 0) < dim:
+        raise WrongUse(f"--as {text}: expected fewer dimensions than the cache's {dim:,}")
+    return form
+
+
+class Rotation:
+    """A random rotation (D, D), after which a row's values are about equally large, as int8 needs them.
+
+    Signs and a permutation, then a Hadamard transform of blocks of 2^n values, the largest power of two that divides D.
+    Cosines do not change. It is a function of D and the seed alone.
+    """
+
+    def __init__(self, dim: int, seed: int = ROTATION_SEED) -> None:
+        draws = np.random.default_rng(seed)
+        self.signs = draws.choice(np.array([-1, 1], np.float32), dim)
+        self.order = draws.permutation(dim)
+        self.block = dim & -dim
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rotate rows (n, D)."""
+        values = (rows * self.signs)[:, self.order].reshape(len(rows), -1, self.block)
+        width = 1
+        while width < self.block:
+            halves = values.reshape(len(rows), -1, 2, width)
+            values = np.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 0] - halves[:, :, 1]], axis=2)
+            width *= 2
+        return values.reshape(len(rows), -1) / np.float32(math.sqrt(self.block))
+
+
+def principal_components(split: Split, dim: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return the (D, dim) directions that keep most of the embeddings' similarities, the first one most.
+
+    These are eigenvectors of the second moment: the mean is not subtracted, since cosines are between the embeddings
+    themselves. From at most 100,000 random training rows.
+    """
+    eligible = split.eligible()
+    draws = np.random.default_rng(seed)
+    rows = np.sort(draws.choice(eligible, min(PCA_ROWS, len(eligible)), replace=False))
+    moment = np.zeros((split.shape.dim,) * 2)
+    for start in range(0, len(rows), split.shape.chunk_rows):
+        part = split.gather(rows[start : start + split.shape.chunk_rows]).astype(np.float32)
+        moment += part.T @ part
+    _, vectors = np.linalg.eigh(moment)
+    return np.ascontiguousarray(vectors[:, ::-1][:, :dim], np.float32)
+
+
+def fingerprint(components: NDArray[np.float32]) -> str:
+    """Return a hash of components, which two machines may compute with other signs and last bits."""
+    return hashlib.sha256(components.tobytes()).hexdigest()[:16]

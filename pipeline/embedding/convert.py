@@ -1,0 +1,160 @@
+"""`cache convert`: write a cache in another form, smaller or readable by more, with every split and view."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cache.archive_writer import write_archive
+from cache.layout import ChunkKey, Status
+from cache.lock import sole_writer
+from cache.metadata import archive_of, read_split_attributes, read_store
+from cache.projection import read_projection, write_projection
+from cache.reader import Split, Store, open_store
+from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
+from pipeline.embedding.conversions import Form, Rotation, fingerprint, parse_form, principal_components
+from pipeline.errors import WrongUse
+from pipeline.results.plain_text import human_bytes
+from pipeline.settings.commands import ConvertConfig
+
+SPLIT = "train"  # whose embeddings decide on principal components
+Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def convert_cache(config: ConvertConfig) -> None:
+    """Run the `cache convert` command; an interrupted one goes on, but for an archive, which starts over.
+
+    Raises WrongUse for a form that does not apply, IncompleteStore for a cache that lacks chunks, IdentityMismatch if
+    there is another store at `out`.
+    """
+    if config.out.resolve() == config.cache.resolve():
+        raise WrongUse(f"{config.out} is the cache itself: name another path for the converted one")
+    store = open_store(config.cache)
+    splits = [store.split(name) for name in store.splits]
+    form = parse_form(config.as_, splits[0].shape.dim)
+    require_applicable(form, config, splits)
+    for split in splits:
+        split.require_complete()
+        split.verify()
+    if form.kind == "zstd":
+        to_archive(store, form, config.out)
+    else:
+        to_store(store, splits, form, config.out)
+    new, old = (folder_bytes(path) for path in (config.out, config.cache))
+    print(f"{config.out}: {human_bytes(new)} as {config.as_}, {new / old:.2f} times {config.cache}")
+
+
+def require_applicable(form: Form, config: ConvertConfig, splits: list[Split]) -> None:
+    """Raise WrongUse for a form that the cache has already, or that an encoding excludes."""
+    encodings = {split.shape.encoding for split in splits}
+    if form.kind == "fp16" and encodings == {"float16"} and not archive_of(config.cache):
+        raise WrongUse(f"--as fp16: {config.cache} is in float16 already")
+    if form.kind.startswith("int8") and "int8" in encodings:
+        raise WrongUse(f"--as {form.kind}: {config.cache} is in int8 already")
+    if form.kind == "zstd" and form.number and "int8" in encodings:
+        raise WrongUse(
+            f"--as {config.as_}: {config.cache} is in int8, which has no mantissa to round; use zstd"
+        )
+    if form.kind == "pca" and SPLIT not in {split.name for split in splits}:
+        raise WrongUse(f"--as {config.as_}: {config.cache} has no split '{SPLIT}' to find the directions in")
+
+
+def converted_identity(
+    teacher: Mapping[str, Any], *conversions: str, dim: int | None = None
+) -> dict[str, Any]:
+    """Return a teacher's identity with further conversions, and another dim if that changes."""
+    changed = dict(teacher)
+    if conversions:
+        changed["conversions"] = [*teacher.get("conversions", []), *conversions]
+    return changed | ({"dim": dim} if dim else {})
+
+
+def to_archive(store: Store, form: Form, out: Path) -> None:
+    """Write a store as an archive. One that keeps all bits has the store's own identity."""
+    conversions = [f"zstd:{form.number}"] if form.number else []
+    with tqdm(unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        write_archive(store, out, converted_identity(store.teacher, *conversions), form.number, progress)
+
+
+def to_store(store: Store, splits: list[Split], form: Form, out: Path) -> None:
+    """Write what is missing of the converted store."""
+    projection = projection_of(form, out, splits)
+    identity, change, dim = described(store.teacher, form, splits[0], projection)
+    create_store(out, identity, store.origin)
+    with sole_writer(out):
+        for split in splits:
+            create_split(
+                out,
+                split.name,
+                dataset=split.dataset,
+                rows=split.shape.rows,
+                views=split.shape.views,
+                dim=dim,
+                labels=split.label,
+                thumbs=split.thumb,
+                crop_scale=read_split_attributes(store.path, split.name)[2],
+                encoding=form.encoding,
+            )
+            if projection is not None and split.name == SPLIT:
+                write_projection(out, SPLIT, projection)
+        missing = [(split, key) for split in splits for key in absent_chunks(out, split.name)]
+        for split, key in tqdm(missing, unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+            write_chunk(out, split.name, key, converted(split, key, change))
+
+
+def described(
+    teacher: Mapping[str, Any], form: Form, split: Split, projection: NDArray[np.float32] | None
+) -> tuple[dict[str, Any], Change | None, int]:
+    """Return the converted store's identity, how its rows are changed (None: not), and its dim."""
+    dim = split.shape.dim
+    if projection is not None:
+        conversion, width = f"pca:{projection.shape[1]} {fingerprint(projection)}", projection.shape[1]
+        identity = converted_identity(teacher, conversion, dim=width if "dim" in teacher else None)
+        return identity, lambda rows: rows @ projection, width
+    if form.kind == "int8-rotated":
+        return converted_identity(teacher, "rotated", "int8"), Rotation(dim), dim
+    conversion = "float16" if form.kind == "fp16" else form.kind
+    # a store that was never converted but to an archive of all its bits is the store itself
+    is_same = form.kind == "fp16" and split.shape.encoding == "float16"
+    return converted_identity(teacher, *([] if is_same else [conversion])), None, dim
+
+
+def projection_of(form: Form, out: Path, splits: list[Split]) -> NDArray[np.float32] | None:
+    """Return the directions of --as pca:DIM, those of an interrupted conversion if there are any; else None."""
+    if form.kind != "pca":
+        return None
+    assert form.number is not None
+    begun = (out / "zarr.json").exists() and read_store(out) and read_projection(out, SPLIT)
+    if isinstance(begun, np.ndarray) and begun.shape == (splits[0].shape.dim, form.number):
+        return begun
+    return principal_components(next(split for split in splits if split.name == SPLIT), form.number)
+
+
+def converted(split: Split, key: ChunkKey, change: Change | None) -> ChunkRows:
+    """Return the rows of a chunk with their embeddings changed. A row that has none keeps its status."""
+    held = split.shape.rows_of(key)
+    rows = np.arange(held.start, held.stop)
+    embedding = split.gather(rows, key.view)
+    norm, crop, status = (split.column(name, key) for name in ("norm", "crop", "status"))
+    if change is not None:
+        changed, length, fate = normalize(change(embedding.astype(np.float32)))
+        usable = status == Status.OK
+        # the length of the raw row in the new space
+        norm = np.where(usable, norm * length, norm).astype(np.float32)
+        status = np.where(usable, fate, status)
+        embedding = np.where((status == Status.OK)[:, None], changed, np.float16(np.nan))
+    return ChunkRows(embedding=embedding, norm=norm, crop=crop, status=status)
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the bytes on disk of a store or archive."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
