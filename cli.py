@@ -30,8 +30,7 @@ def main() -> None:
 def demo_data(config: commands.DemoDataConfig) -> None:
     """Write the images of the demo, public-domain clip art.
 
-    2,450 drawings in 16 classes, and 2,929 without a label to train on, come from Debian's package openclipart-png, or
-    from the same file on Debian's server if that is not installed.
+    2,450 drawings in 16 classes, and 2,929 without a label, from Debian's package openclipart-png or its server.
     """
     from pipeline.images.demo_data import demo_data
 
@@ -121,6 +120,14 @@ def cache_convert(config: commands.ConvertConfig) -> None:
     convert_cache(config)
 
 
+@command(cache, "combine", commands.CombineConfig)
+def cache_combine(config: commands.CombineConfig) -> None:
+    """Make one cache of several teachers' caches."""
+    from pipeline.embedding.combine import combine_caches
+
+    combine_caches(config)
+
+
 @command(cache, "neighbours", commands.NeighboursConfig)
 def cache_neighbours(config: commands.NeighboursConfig) -> None:
     """Find each training image's neighbours, as anchors for distill."""
@@ -152,10 +159,7 @@ def embed(config: commands.EmbedConfig) -> None:
 
 @command(main, "eval", commands.EvalConfig)
 def evaluate(config: commands.EvalConfig) -> None:
-    """Evaluate runs and caches, and compare them in a table.
-
-    Embeddings that are missing are computed first.
-    """
+    """Evaluate runs and caches, and compare them in a table."""
     from pipeline.evaluate.run import evaluate_targets
 
     evaluate_targets(config)
@@ -175,10 +179,7 @@ def sweep(config: commands.SweepConfig) -> None:
 
 @command(main, "report", commands.ReportConfig)
 def report(config: commands.ReportConfig) -> None:
-    """Report results as an HTML page or a Markdown table.
-
-    The page contains its images; the table is written between the markers of an existing file.
-    """
+    """Report results as an HTML page or a Markdown table."""
     from pipeline.report.page import report
 
     report(config)
@@ -186,10 +187,7 @@ def report(config: commands.ReportConfig) -> None:
 
 @command(main, "export", commands.ExportConfig)
 def export(config: commands.ExportConfig) -> None:
-    """Export a student, without its head, with a model card.
-
-    OUT is a .safetensors file with torchvision's or timm's own names, or an .onnx file for any batch size.
-    """
+    """Export a student, without its head, with a model card."""
     from pipeline.export.export import export_student
 
     export_student(config)

@@ -120,6 +120,20 @@ class ConvertConfig(CommandSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CombineConfig(CommandSettings):
+    """Settings of `cache combine`."""
+
+    caches: tuple[Path, ...] = argument("stores of the same images, one for each teacher")
+    out: Path = argument("store to write, NAME.zarr")
+    weights: tuple[str, ...] = setting(
+        (), "weight of each teacher's cosine in the combined one, separated by commas. Default: equal"
+    )
+    uncentered: bool = setting(
+        False, "average the teachers' cosines as they are, without bringing them to equal spread"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeighboursConfig(CommandSettings):
     """Settings of `cache neighbours`."""
 

@@ -21,6 +21,7 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "cache verify {cache}": commands.VerifyConfig,
     "cache repair {cache} --dataset {dataset}": commands.RepairConfig,
     "cache compare {cache}": commands.CompareConfig,
+    "cache combine {cache} {cache} o.zarr": commands.CombineConfig,
     "cache convert {cache} o.zarr --as int8": commands.ConvertConfig,
     "cache neighbours {cache}": commands.NeighboursConfig,
     "distill {dataset} {cache} r": training.DistillConfig,
