@@ -33,9 +33,11 @@ def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -
             f"{run} was trained on {dataset.path}, and transfer needs another dataset; use linear or few-label"
         )
     if "fidelity" in config.protocol:
-        if run is None:
-            raise WrongUse("fidelity compares a run's student with its teacher; leave the caches out")
-        teacher_cache(run)
+        if run and has_teacher(run):
+            teacher_cache(run)
+        elif set(config.protocol) == {"fidelity"}:  # beside others, a cache or an untrained network has none
+            what = f"{run} was trained without a teacher" if run else "a cache is the teacher's own"
+            raise WrongUse(f"fidelity compares a student with its teacher, but {what}; leave it out")
     if "few-label" in config.protocol:
         fewlabel.require_valid_labels(config.labels, config.draws)
     if run and config.layer:
@@ -50,7 +52,7 @@ def scores(
     All ranks take part in the linear probe, of random crops, and the first does everything else.
     """
     device, seed = resolve_device(config.device), config.seed
-    if "fidelity" in config.protocol and run and world.rank == 0:
+    if "fidelity" in config.protocol and run and has_teacher(run) and world.rank == 0:
         yield "recall10", recall10(store, run, dataset, seed, device)
     if set(config.protocol) == {"fidelity"}:
         return
@@ -78,12 +80,15 @@ def recall10(store: Store, run: Path, dataset: Dataset, seed: int, device: torch
     return float(of_stores(store, teacher, seed, device).recall.mean())
 
 
+def has_teacher(run: Path) -> bool:
+    """Whether a run was trained from a cache."""
+    return "cache" in read_config(run)["config"]
+
+
 def teacher_cache(run: Path) -> Store:
     """Return the cache that a run was trained from, at its recorded path. WrongUse if it is not there any more."""
     record = read_config(run)
-    path = record["config"].get("cache")
-    if path is None:
-        raise WrongUse(f"{run} was trained without a teacher, so fidelity does not apply to it; leave it out")
+    path = record["config"]["cache"]
     try:
         store = open_store(Path(path), views=1)
     except NotAStore as error:

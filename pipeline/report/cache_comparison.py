@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +14,20 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import skew
 
+from cache.metadata import archive_of
 from cache.reader import Split, Store, open_store
 from pipeline.errors import WrongUse
+from pipeline.evaluate import fidelity
 from pipeline.evaluate.fidelity import common_rows, recall, unit_rows
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
+from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import CompareConfig
 
 SPLIT = "train"
 NEIGHBOURS = 10
 FEWEST_ROWS = 2 * NEIGHBOURS
+TITLES = ("cache", "dim", "bytes", "1-NN", "effective rank", "mean cosine", "hubness", "divergence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,8 @@ class CacheProperties:
     entropy of the eigenvalues of the embeddings' covariance (Roy and Vetterli 2007), at most `dim`. mean_cosine: of all
     pairs. hubness: skewness of how often a row is among the 10 nearest neighbours of others (Radovanovic et al. 2010);
     0 if all are alike often. overlap: share of each row's 10 nearest neighbours that it has in the other caches too, in
-    their order, 1 for the cache itself.
+    their order, 1 for the cache itself. bytes_per_row: of an embedding, as the cache holds it. divergence: mean of
+    `fidelity.divergence` from the first cache, at temperature 0.04.
     """
 
     name: str
@@ -41,7 +48,9 @@ class CacheProperties:
     effective_rank: float
     mean_cosine: float
     hubness: float
+    bytes_per_row: float = 0.0
     overlap: tuple[float, ...] = ()
+    divergence: float = 0.0
 
 
 def compare_caches(config: CompareConfig) -> None:
@@ -60,14 +69,15 @@ def compare_caches(config: CompareConfig) -> None:
     found = [
         dataclasses.replace(
             properties(path.name, embedding, index, labels, device),
+            bytes_per_row=embedding_bytes(path, split),
             overlap=tuple(float(recall(other, index).mean()) for other in near),
+            divergence=divergence_from(embeddings[0], embedding),
         )
-        for path, embedding, index in zip(config.caches, embeddings, near, strict=True)
+        for path, split, embedding, index in zip(config.caches, splits, embeddings, near, strict=True)
     ]
     if config.json:
-        print(
-            json.dumps({"rows": len(rows), "caches": [dataclasses.asdict(each) for each in found]}, indent=1)
-        )
+        caches = [dataclasses.asdict(each) for each in found]
+        print(json.dumps({"rows": len(rows), "caches": caches, "provenance": provenance()}, indent=1))
     else:
         print_comparison(found, len(rows))
 
@@ -117,18 +127,58 @@ def properties(
     )
 
 
+def embedding_bytes(path: Path, split: Split) -> float:
+    """Return the bytes on disk of an embedding, with its scale and its share of checksums and padding."""
+    arrays = [path / split.name / name for name in ("embedding", "scale")]
+    files = [file for array in arrays for file in (array / "c").rglob("*") if file.is_file()]
+    chunks = len(split.shape.chunk_keys) * split.shape.chunk_rows
+    # the last chunk is padded in a store, and compressed in an archive
+    rows = split.shape.rows * split.shape.views if archive_of(path) else chunks
+    return sum(file.stat().st_size for file in files) / rows
+
+
+def divergence_from(first: NDArray[np.float32], embedding: NDArray[np.float32]) -> float:
+    """Return the mean divergence of a cache's similarities from the first cache's, over every other row as anchors."""
+    return float(fidelity.divergence(embedding[::2], embedding[1::2], first[::2], first[1::2]).mean())
+
+
+def cells(found: CacheProperties) -> list[str]:
+    """Return a cache's row of the table."""
+    return [
+        found.name,
+        f"{found.dim:,}",
+        f"{found.bytes_per_row:,.0f}",
+        "-" if found.nn1 is None else f"{100 * found.nn1:.1f}",
+        f"{found.effective_rank:.1f}",
+        f"{found.mean_cosine:.3f}",
+        f"{found.hubness:.2f}",
+        f"{found.divergence:.2g}",
+    ]
+
+
 def print_comparison(found: Sequence[CacheProperties], rows: int) -> None:
     """Print a table of properties, and one of overlaps if there are several caches."""
     console = Console()
-    table = Table("cache", "dim", "1-NN", "effective rank", "mean cosine", "hubness")
+    table = Table()
+    for title in TITLES:
+        table.add_column(title, no_wrap=title == "cache", overflow="fold")
     for each in found:
-        nn1 = "-" if each.nn1 is None else f"{100 * each.nn1:.1f}"
-        numbers = (f"{each.effective_rank:.1f}", f"{each.mean_cosine:.3f}", f"{each.hubness:.2f}")
-        table.add_row(each.name, str(each.dim), nn1, *numbers)
+        table.add_row(*cells(each))
     console.print(table)
     if len(found) > 1:
-        overlaps = Table("10 neighbours in common, %", *[each.name for each in found])
-        for each in found:
-            overlaps.add_row(each.name, *[f"{100 * share:.0f}" for share in each.overlap])
+        overlaps = Table("10 neighbours in common, %", *map(str, range(1, len(found) + 1)))
+        for number, each in enumerate(found, start=1):
+            shares = [f"{100 * share:.0f}" for share in each.overlap]
+            overlaps.add_row(f"{number}  {each.name}", *shares)
         console.print(overlaps)
     console.print(f"on {rows:,} training images")
+
+
+def comparison_markdown(content: Mapping[str, Any]) -> str:
+    """Return the table of what `cache compare --json` printed, and where its numbers come from."""
+    found = [CacheProperties(**each) for each in content["caches"]]
+    lines = [f"| {' | '.join(row)} |" for row in (TITLES, *map(cells, found))]
+    lines.insert(1, f"| --- |{' ---: |' * (len(TITLES) - 1)}")
+    made = content["provenance"]
+    note = f"{content['rows']:,} training images; `{made['command']}`, commit {made['commit']}, {made['date'][:10]}."
+    return "\n".join(lines) + f"\n\n{note}"

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline.report.cache_comparison import comparison_markdown
 from pipeline.report.systems import System, load_system, with_distinct_names
 from pipeline.results.markdown_file import has_markers, require_markers, write_into
 from pipeline.results.metrics_file import recorded_path
@@ -15,10 +17,15 @@ from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
     """Write the metrics of runs, caches, metrics files or a sweep's recipe between the markers `name` of `out`.
 
+    Or, as the only target, what `cache compare --json` printed into a file.
+
     The provenance follows below the table, or goes between markers `name`-provenance if `out` has them.
     Raises WrongUse when `out` lacks the markers, or a target other than a sweep is not evaluated yet.
     """
     require_markers(out, name)
+    if len(targets) == 1 and (compared := recorded_comparison(targets[0])):
+        write_into(out, name, comparison_markdown(compared))
+        return
     systems: dict[Path, System] = {}
     notes = []
     for target in targets:
@@ -39,6 +46,14 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
     else:
         parts.append(f"<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>")
     write_into(out, name, "\n\n".join(parts))
+
+
+def recorded_comparison(target: Path) -> dict[str, Any] | None:
+    """Return what `cache compare --json` printed into a file, None for any other target."""
+    if target.suffix != ".json" or not target.is_file():
+        return None
+    content: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return content if "caches" in content else None
 
 
 def evaluated_system(target: Path) -> System:

@@ -21,12 +21,21 @@ KINDS: dict[type, str] = {str: "string", list: "list", dict: "table"}
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run of a sweep. row: its row in the table. name: its folder. settings: its command's, as in TOML."""
+    """One run of a sweep. row: its row in the table. name: its folder. settings: its command's, as in TOML.
+
+    cache: the teacher's store, if it is not the recipe's.
+    """
 
     row: str
     name: str
     command: str
     settings: dict[str, Any]
+    cache: Path | None = None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as they are recorded with the metrics."""
+        return self.settings | ({"cache": str(self.cache)} if self.cache else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +83,8 @@ def read_recipe(path: Path) -> SweepRecipe:
         protocol, references      lists: protocols of `eval`, and further stores to evaluate
         [settings]                settings of every run
         [grid]                    key = list of values; all combinations are run, the last key varying fastest
-        [[row]]                   name, command (distill or pretrain; default: distill), and settings that take
-                                  precedence over all others
+        [[row]]                   name, command (distill or pretrain; default: distill), cache (default: the one
+                                  above), and settings that take precedence over all others
 
     Raises WrongUse for a missing or malformed file, an unknown key, a wrong value, or two trials with the same name.
     """
@@ -127,7 +136,7 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
     command = row.get("command", "distill")
     if command not in CONFIGS:
         raise WrongUse(f"{path}: a row's command is distill or pretrain, found {command!r}")
-    own = {key: value for key, value in row.items() if key not in ("name", "command")}
+    own = {key: value for key, value in row.items() if key not in ("name", "command", "cache")}
     settings = {**shared, **point, **own}
     name = str(row.get("name", settings.get("objective", command)))
     from_values(CONFIGS[command], settings, f"{path}: {name}")
@@ -135,7 +144,8 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
     seed = _tag(SEED, point.get(SEED))
     label = " ".join([*(tag for tag in tags if tag != seed), name])
     folder = "-".join([name, *tags]).replace("/", "-").replace(" ", "-")
-    return Trial(row=label, name=folder, command=command, settings=settings)
+    cache = _path(row, "cache", path) if "cache" in row else None
+    return Trial(row=label, name=folder, command=command, settings=settings, cache=cache)
 
 
 def _tag(key: str, value: Any) -> str:

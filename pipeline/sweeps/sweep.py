@@ -81,7 +81,7 @@ def run_trial(recipe: SweepRecipe, trial: Trial, launcher: str | None) -> bool:
     with held(recipe.runs / f"{trial.name}.lock") as mine:
         if mine and not is_done(record, trial, recipe):
             run = recipe.runs / trial.name
-            stores = [recipe.cache] if trial.command == "distill" else []
+            stores = [trial.cache or recipe.cache] if trial.command == "distill" else []
             program = shlex.split(launcher) if launcher else [sys.executable]
             log = recipe.runs / f"{trial.name}.log"
             call(
@@ -90,7 +90,7 @@ def run_trial(recipe: SweepRecipe, trial: Trial, launcher: str | None) -> bool:
             call([*eval_command(recipe), run], log)
             metrics = json.loads(metrics_path(run).read_text(encoding="utf-8"))
             seconds = round(training_seconds(run))
-            write_json(record, metrics | {"name": trial.row, "settings": trial.settings, "seconds": seconds})
+            write_json(record, metrics | {"name": trial.row, "settings": trial.recorded, "seconds": seconds})
     return mine
 
 
@@ -124,7 +124,7 @@ def is_done(record: Path, trial: Trial, recipe: SweepRecipe) -> bool:
     if not record.exists():
         return False
     settings = json.loads(record.read_text(encoding="utf-8")).get("settings")
-    if settings != json.loads(json.dumps(trial.settings)):
+    if settings != json.loads(json.dumps(trial.recorded)):
         raise PipelineError(
             f"{record} is of a run with other settings than the recipe's ({settings}): name another runs "
             "folder in the recipe, or delete that file and its run"

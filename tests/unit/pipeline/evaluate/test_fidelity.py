@@ -107,12 +107,21 @@ def test_eval_records_it(trained: Path, packed: Path, cached: Path, scheduler: s
     assert metrics == {"recall10": pytest.approx(expected.recall.mean())}
 
 
+def test_beside_other_protocols_what_has_no_teacher_has_no_fidelity(
+    packed: Path, tmp_path: Path, scheduler: str
+) -> None:
+    untrained = untrained_run(packed, tmp_path / "untrained", "build")
+    config = EvalConfig(targets=(untrained,), dataset=packed, device="cpu", protocol=("nn", "fidelity"))
+    evaluate_targets(replace(config, workers=1, scheduler=scheduler))
+    assert set(load_metrics(metrics_path(untrained)).metrics) == {"nn1", "nn20"}
+
+
 def test_eval_refuses_what_has_no_teacher(
     packed: Path, cached: Path, tmp_path: Path, scheduler: str, trained: Path
 ) -> None:
     with pytest.raises(WrongUse, match="was trained without a teacher"):
         evaluated(untrained_run(packed, tmp_path / "untrained", "build"), packed, scheduler)
-    with pytest.raises(WrongUse, match="leave the caches out"):
+    with pytest.raises(WrongUse, match="a cache is the teacher's own; leave it out"):
         evaluated(Path(shutil.copytree(cached, tmp_path / "c.zarr")), packed, scheduler)
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     record = json.loads((moved / "config.json").read_text())

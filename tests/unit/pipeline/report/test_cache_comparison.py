@@ -9,9 +9,11 @@ import pytest
 
 from cache.layout import ChunkKey
 from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
+from pipeline.embedding.convert import convert_cache
 from pipeline.errors import WrongUse
 from pipeline.report.cache_comparison import compare_caches
-from pipeline.settings.commands import CompareConfig
+from pipeline.report.markdown import write_report
+from pipeline.settings.commands import CompareConfig, ConvertConfig
 
 ROWS, DIM, CLASSES = 240, 12, 4
 LABELS = np.arange(ROWS, dtype=np.int64) % CLASSES
@@ -96,6 +98,36 @@ def test_equal_rows_are_neighbours_but_not_of_themselves(
     # the nearest other row of a first row is a second, of any other it is the first: never of the own label, but
     # among the rest the first of equals is the row of label 1
     assert compared(capsys, cache)["caches"][0]["nn1"] == 0
+
+
+def test_bytes_and_divergence_are_of_each_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, forms = stored(tmp_path / "plain.zarr", noise(2)), ("int8", "pca:6", "zstd")
+    for form in forms:
+        convert_cache(ConvertConfig(cache=plain, out=tmp_path / f"{form}.zarr", as_=form))
+    capsys.readouterr()
+    found = compared(capsys, plain, *[tmp_path / f"{form}.zarr" for form in forms])
+    half, eight, six, packed = found["caches"]
+    # one chunk of 4,096 rows, with a checksum of 4 bytes for each file
+    assert half["bytes_per_row"] == 2 * DIM + 4 / 4096
+    assert eight["bytes_per_row"] == DIM + 4 + 8 / 4096
+    assert six["bytes_per_row"] == 2 * 6 + 4 / 4096
+    assert 0 < packed["bytes_per_row"] < 2 * DIM + 1
+    assert half["divergence"] == packed["divergence"] == 0
+    assert 0 < eight["divergence"] < 0.01 < six["divergence"]
+
+
+def test_a_recorded_comparison_becomes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, stored(tmp_path / "c.zarr", noise(6)))
+    record, page = tmp_path / "caches.json", tmp_path / "page.md"
+    record.write_text(json.dumps(found))
+    page.write_text("<!-- results:caches -->\n<!-- /results:caches -->\n")
+    write_report([record], page, "caches")
+    lines = page.read_text().splitlines()
+    assert lines[1] == "| cache | dim | bytes | 1-NN | effective rank | mean cosine | hubness | divergence |"
+    cells = lines[3].strip("| ").split(" | ")
+    assert cells[:3] == ["c.zarr", "12", "24"]
+    assert cells[3] == f"{100 * found['caches'][0]['nn1']:.1f}"
+    assert "240 training images; `" in lines[5]
 
 
 def test_without_labels_and_on_fewer_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,16 @@ def test_a_row_wins_over_the_grid_and_the_grid_over_the_settings(tmp_path: Path)
     assert [trial.settings["lr"] for trial in read_recipe(path).trials] == [0.2, 0.3]
 
 
+def test_a_row_may_have_a_cache_of_its_own(tmp_path: Path) -> None:
+    text = "[settings]\nepochs = 3\n[[row]]\nname = 'a'\n[[row]]\nname = 'b'\ncache = 'other.zarr'\n"
+    one, two = read_recipe(recipe(tmp_path, text)).trials
+    assert (one.cache, two.cache) == (None, Path("other.zarr"))
+    assert (one.recorded, two.recorded) == ({"epochs": 3}, {"epochs": 3, "cache": "other.zarr"})
+    assert two.settings == {"epochs": 3}
+    with pytest.raises(WrongUse, match="expected a string for 'cache'"):
+        read_recipe(recipe(tmp_path, "[[row]]\nname = 'b'\ncache = 3\n"))
+
+
 def test_an_objective_that_is_called_seed_is_no_seed(tmp_path: Path) -> None:
     path = recipe(tmp_path, "[grid]\nobjective = ['1q', 'seed']\nseed = [0]\n[[row]]\nname = 'x'\n")
     assert [trial.row for trial in read_recipe(path).trials] == ["1q x", "seed x"]
@@ -97,7 +107,10 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
         ("row = 3\n", "expected a list for 'row'"),
         ("protocol = 'nn'\n", "expected a list for 'protocol'"),
         ("protocol = ['nn', 'linaer']\n", "found 'linaer'; did you mean 'linear'"),
-        ("protocol = ['transfer']\n", "expected some of nn, linear, ca, few-label, found 'transfer'"),
+        (
+            "protocol = ['transfer']\n",
+            "expected some of nn, linear, ca, few-label, fidelity, found 'transfer'",
+        ),
         ("= 3\n", "cannot read the recipe"),
     ],
 )
