@@ -1,6 +1,6 @@
 """Objectives beside the paper's that were tried over cached rows alone, for recipes/cifar10/candidates.toml.
 
-Each adds something to CompRess-1q, of which it is otherwise made:
+`candidate` adds something to CompRess-1q, of which it is otherwise made:
 
 - a head of four layers, as in SimReg (Navaneet et al., BMVC 2021), in place of the linear one;
 - regression, 2 - 2 cos, and InfoNCE of the student's embeddings against the teacher's of the same batch, as in CLIP-KD
@@ -8,6 +8,9 @@ Each adds something to CompRess-1q, of which it is otherwise made:
 - the mean of the loss at several temperatures;
 - the teacher's embeddings minus their mean, so that cosines spread over more than the few tenths that features after
   a ReLU leave them.
+
+`learned_projection` has no head: the teacher's embeddings are projected to the student's width, and the student
+regresses to them, as in CosPress (Mannix et al. 2024).
 """
 
 from collections.abc import Sequence
@@ -99,3 +102,49 @@ def candidate(
         infonce=infonce,
         origin=mean_of(split, rows) if center else None,
     )
+
+
+class Projection(nn.Module):
+    """A student without a head, beside a projection of the teacher's embeddings to its width, with a ReLU as it has."""
+
+    def __init__(self, teacher_dim: int, student_dim: int) -> None:
+        super().__init__()
+        self.teacher = nn.Linear(teacher_dim, student_dim, bias=False)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return feature
+
+
+class LearnedProjection(Objective):
+    """2 - 2 cos of the student and the projected teacher. The projection learns to keep the batch's similarities:
+
+    the symmetric KL divergence of their softmax before and after it, averaged over several temperatures.
+    """
+
+    def __init__(self, student_dim: int, teacher_dim: int, taus: Sequence[float]) -> None:
+        super().__init__()
+        self.student_dim, self.teacher_dim, self.taus = student_dim, teacher_dim, taus
+
+    def head(self) -> nn.Module:
+        head = Projection(self.teacher_dim, self.student_dim)
+        self.projection = (head,)  # in a tuple: its parameters belong to the network, not to the objective
+        return head
+
+    def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
+        student, teacher = l2_normalize(embeddings[0]), teacher_embedding(batch).float()
+        with torch.autocast(student.device.type, enabled=False):
+            projected = l2_normalize(self.projection[0].teacher(teacher).relu())
+            kept = torch.stack([self.symmetric(projected, teacher, tau) for tau in self.taus]).mean()
+            return kept + (student - projected.detach()).square().sum(1).mean()
+
+    def symmetric(self, one: Tensor, two: Tensor, tau: float) -> Tensor:
+        """Return KL(p || q) + KL(q || p) of the softmax over the other images of the batch, a mean over images."""
+        p, q = (((rows @ rows.T / tau).fill_diagonal_(-1e4)).log_softmax(1) for rows in (one, two))
+        return ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
+
+
+def learned_projection(
+    config: DistillConfig, student_dim: int, split: Split, rows: NDArray, *, taus: str | float = "0.04/0.1"
+) -> LearnedProjection:
+    """Build `LearnedProjection`. taus: separated by "/"."""
+    return LearnedProjection(student_dim, split.shape.dim, [float(tau) for tau in str(taus).split("/")])
