@@ -18,9 +18,9 @@ from cache.identity import identity_difference
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset_json import DESCRIPTION, damaged_files, read_description
 from pipeline.images.file_names import unescape
-from pipeline.images.parquet_files import read_columns, read_schema
 from pipeline.images.sources import RecordedSource, Source, reopen
 from pipeline.images.split_table import NEEDED_COLUMNS, content_hashes
+from pipeline.images.table_files import read_columns, read_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class DatasetSplit:
     @cached_property
     def source(self) -> Source:
         """The original images. Raises WrongUse when they are no longer where they were packed from."""
-        parts = self.place.get("files") or [self.place["folder"]]
+        parts = self.place.get("files") or self.place.get("tars") or [self.place["folder"]]
         if not all((self.data / part).exists() for part in parts):
             raise WrongUse(
                 f"the images of {self.folder} were in {self.data} and are no longer there; if they have moved, "

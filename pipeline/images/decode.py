@@ -4,17 +4,23 @@ import io
 import logging
 import re
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 # EPS is left out, because PIL would pass an untrusted file to an external program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 LARGEST_TEXT = 64 * 2**20  # bytes of text or profile in a PNG; PIL refuses the image above 1 MiB
 MOST_OF_12_BITS = 4095
 WHITE = (255, 255, 255, 255)
 _FROM_PIL = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+with suppress(ImportError):  # HEIC needs a package that is not installed by default
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_TEXT
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * LARGEST_TEXT

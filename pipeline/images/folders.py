@@ -4,13 +4,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import WrongUse, suggest
 from pipeline.images.split_names import SPLITS, similar_split, similar_splits
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
+    ".avif", *((".heic", ".heif") if find_spec("pillow_heif") else ()),
 )  # fmt: skip
 NO_EXTENSION = "without extension"
 KINDS_SHOWN = 5

@@ -16,7 +16,6 @@ from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.dataset_json import damaged_files, read_description, write_description
 from pipeline.images.file_names import escape
 from pipeline.images.pack_split import pack_split
-from pipeline.images.parquet import Choice
 from pipeline.images.relabel import in_recorded_order, relabel_split
 from pipeline.images.scan import content_hash, map_rows
 from pipeline.images.source_notes import source_notes
@@ -24,6 +23,7 @@ from pipeline.images.sources import Source, open_sources
 from pipeline.images.split_identity import identity_of
 from pipeline.images.split_names import SPLITS
 from pipeline.images.split_table import read_made_of
+from pipeline.images.tables import Choice
 from pipeline.runtime.outputs import require_writable_folder
 from pipeline.settings.commands import PackConfig
 
@@ -43,7 +43,7 @@ def pack(config: PackConfig) -> Dataset:
     data, out = config.data, config.out
     if data.resolve() == out.resolve():
         raise WrongUse(f"images and dataset are the same folder, {data}; choose another for the dataset")
-    place = escape(str(data.resolve()))
+    place = escape(str((data if data.is_dir() else data.parent).resolve()))
     settings = _settings(config)
     workers = config.workers or len(os.sched_getaffinity(0))
     sources = open_sources(data, _choice(config))

@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from cache.durable import whole_file
 from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import write_beton
-from pipeline.images.parquet_files import read_columns
 from pipeline.images.scan import examine, map_rows
 from pipeline.images.source_notes import counted, describe_labels, listed
 from pipeline.images.sources import Source
 from pipeline.images.split_identity import current_identity, identity_of
 from pipeline.images.split_table import content_hashes, read_made_of, write_table
+from pipeline.images.table_files import read_columns
 
 REASONS_SHOWN = 3
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.images.beton_labels import write_labels
 from pipeline.images.file_names import escape, unescape
-from pipeline.images.parquet_files import read_columns
 from pipeline.images.source_notes import counted
 from pipeline.images.sources import FolderSource, Source
 from pipeline.images.split_table import content_hashes, read_made_of, replace_names_and_labels
+from pipeline.images.table_files import read_columns
 
 MOVES_SHOWN = 5
 NO_LABEL = "no label"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.images.folders import describe_kinds, has_images, kind_of
-from pipeline.images.parquet import ParquetSource
-from pipeline.images.parquet_columns import IMAGE, LABEL
-from pipeline.images.sources import UNPACK, FolderSource, Source
+from pipeline.images.sources import FolderSource, Source, hint_for
 from pipeline.images.split_names import similar_split
+from pipeline.images.table_columns import IMAGE, LABEL
+from pipeline.images.tables import TableSource
 
 NAMES_SHOWN = 5
 
@@ -21,7 +21,7 @@ def source_notes(data: Path, sources: Mapping[str, Source]) -> Iterator[str]:
     for split, source in sources.items():
         if isinstance(source, FolderSource):
             yield from _folder_notes(split, source)
-        elif isinstance(source, ParquetSource):
+        elif isinstance(source, TableSource):
             yield from _column_notes(split, source)
     if all(isinstance(source, FolderSource) for source in sources.values()):
         yield from _folders_left_out(data, sources)
@@ -35,7 +35,7 @@ def passed_over_notes(sources: Mapping[str, Source]) -> Iterator[str]:
     for split, source in sources.items():
         if isinstance(source, FolderSource) and source.passed_over:
             count = sum(source.passed_over.values())
-            hint = f"; {UNPACK}" if ".tar" in source.passed_over else ""
+            hint = hint_for(source.passed_over)
             kinds = describe_kinds(source.passed_over)
             yield f"{split}: passed over {counted(count, 'file')} of kinds that are not read: {kinds}{hint}"
 
@@ -71,7 +71,7 @@ def _folder_notes(split: str, source: FolderSource) -> Iterator[str]:
         )
 
 
-def _column_notes(split: str, source: ParquetSource) -> Iterator[str]:
+def _column_notes(split: str, source: TableSource) -> Iterator[str]:
     if source.column != IMAGE:
         yield f"{split}: images are from column {source.column}"
     if source.label_column is not None:

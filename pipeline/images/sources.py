@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,16 +12,29 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.file_names import escape
-from pipeline.images.folders import Listing, describe_kinds, is_folder, kind_of, list_images, split_folders
-from pipeline.images.parquet import NO_CHOICE, Choice, ParquetSource, open_parquet, split_files
-from pipeline.images.parquet_columns import IMAGE
+from pipeline.images.folders import (
+    Listing,
+    describe_kinds,
+    has_images,
+    is_folder,
+    kind_of,
+    list_images,
+    split_folders,
+)
+from pipeline.images.path_list import LISTS, open_list
+from pipeline.images.table_columns import IMAGE
+from pipeline.images.table_splits import saved_files, split_files
+from pipeline.images.tables import NO_CHOICE, Choice, TableSource, open_tables
+from pipeline.images.tar_shards import TarSource, open_tars, tar_files
 
 NO_BYTES = hashlib.sha256().digest()
 EXPECTED = (
     "expected train/ and val/ folders, class folders, a folder of images "
-    "(.jpg, .png, .webp, .gif, .bmp, .tif, .ppm) or parquet files named train, val or test"
+    "(.jpg, .png, .webp, .gif, .bmp, .tif, .ppm), parquet files named train, val or test, .tar shards, or a list of "
+    "paths (.csv, .parquet)"
 )
-UNPACK = "unpack .tar files, as webdataset writes them, into class folders first"
+UNPACK = "put .tar files, as webdataset writes them, into a folder without other images"
+HEIC = "HEIC images are read once the package pillow-heif is installed"
 
 
 class Source(Protocol):
@@ -118,8 +131,10 @@ def reopen(
     classes: tuple[str, ...],
 ) -> Source:
     """Return the source with this `place` below `data`, without listing the folder again."""
+    if "tars" in place:
+        return TarSource(data=data, files=tuple(place["tars"]), names=names, labels=labels, classes=classes)
     if "files" in place:
-        return ParquetSource(
+        return TableSource(
             data=data,
             files=tuple(place["files"]),
             names=names,
@@ -136,7 +151,11 @@ def open_sources(data: Path, choice: Choice = NO_CHOICE) -> dict[str, Source]:
     - folders train/, val/ (or validation/) and test/, each with class folders or with images without classes;
     - class folders, or images without classes, which become the split `train`;
     - parquet files named train, val (or validation) or test, possibly in parts (train-00000-of-00002.parquet), here
-      or in a folder data/.
+      or in a folder data/;
+    - what Hugging Face's `save_to_disk` wrote: a folder of arrow files for each split;
+    - .tar shards as webdataset writes them, and no other images.
+
+    It may also be a list of paths, see `path_list`.
 
     Folders are classes, with the images below them at any depth; images beside class folders have no label. Class
     names are sorted. Rows are sorted by relative path, by code point; rows of parquet files keep their order. Hidden
@@ -144,14 +163,22 @@ def open_sources(data: Path, choice: Choice = NO_CHOICE) -> dict[str, Source]:
 
     Raises WrongUse when there are no images or the layout is ambiguous.
     """
+    if data.is_file() and data.suffix.lower() in LISTS:
+        return {**open_list(data, choice)}
     if not data.is_dir():
         raise WrongUse(f"there is no folder {data}; {EXPECTED}")
     try:
+        if saved := saved_files(data, choice.val):
+            return {**open_tables(data, saved, choice)}
         folders, files = _visible(data)
         if not files and "train" not in folders and "data" in folders:
             files = [f"data/{file}" for file in _visible(data / "data")[1]]
         if files and "train" not in folders:
-            return {**open_parquet(data, split_files(data, files, choice.val), choice)}
+            return {**open_tables(data, split_files(data, files, choice.val), choice)}
+        if (tars := tar_files(data, choice.val)) and not has_images(data):
+            if choice.image_column or choice.label_column:
+                raise WrongUse(f"{data} holds .tar shards: --image-column and --label-column are for tables")
+            return {**open_tars(data, tars)}
         return _open_folders(data, split_folders(data, folders, choice.val), choice)
     except OSError as error:
         raise WrongUse(f"cannot read {error.filename or data}: {error.strerror or error}") from error
@@ -195,5 +222,11 @@ def _open_folders(data: Path, splits: dict[str, str], choice: Choice) -> dict[st
 
 def _no_images(folder: Path, listing: Listing) -> str:
     found = f", but {describe_kinds(listing.passed_over)}" if listing.passed_over else ""
-    hint = f"; {UNPACK}" if ".tar" in listing.passed_over else ""
-    return f"there are no images in {folder}{found}; {EXPECTED}{hint}"
+    return f"there are no images in {folder}{found}; {EXPECTED}{hint_for(listing.passed_over)}"
+
+
+def hint_for(passed_over: Mapping[str, int]) -> str:
+    """Return what to do about files of these kinds, "" if there is nothing to do."""
+    hints = [UNPACK] if ".tar" in passed_over else []
+    hints += [HEIC] if {".heic", ".heif"} & passed_over.keys() else []
+    return "".join(f"; {hint}" for hint in hints)

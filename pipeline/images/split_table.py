@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cache.durable import whole_file
-from pipeline.images import parquet_files
+from pipeline.images import table_files
 from pipeline.images.file_names import escape
 from pipeline.images.scan import ScannedImage
 from pipeline.images.sources import Source
@@ -32,17 +32,17 @@ def write_table(path: Path, source: Source, found: list[ScannedImage], made_of: 
     }
     table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
     with whole_file(path) as temporary:
-        parquet_files.write_table(temporary, table)
+        table_files.write_table(temporary, table)
 
 
 def replace_names_and_labels(path: Path, source: Source, identity: dict[str, Any]) -> None:
     """Replace the paths, labels and identity in a table, atomically; all other columns stay."""
-    table = parquet_files.read_columns(path, parquet_files.read_schema(path).names)
+    table = table_files.read_columns(path, table_files.read_schema(path).names)
     made_of = {**json.loads(table.schema.metadata[MADE_OF]), "identity": identity}
     for name, values in _names_and_labels(source).items():
         table = table.set_column(table.schema.names.index(name), name, values)
     with whole_file(path) as temporary:
-        parquet_files.write_table(
+        table_files.write_table(
             temporary, table.replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
         )
 
@@ -57,7 +57,7 @@ def _names_and_labels(source: Source) -> dict[str, pa.Array]:
 def read_made_of(path: Path) -> dict[str, Any] | None:
     """Return the identity and settings in a SPLIT.parquet; None if there is none or another program wrote it."""
     try:
-        return json.loads((parquet_files.read_schema(path).metadata or {})[MADE_OF])
+        return json.loads((table_files.read_schema(path).metadata or {})[MADE_OF])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
 

@@ -25,7 +25,9 @@ class DemoDataConfig(CommandSettings):
 class PackConfig(CommandSettings):
     """Settings of `pack`."""
 
-    data: Path = argument("folder of images, of train/ and val/ folders, or of parquet files")
+    data: Path = argument(
+        "folder of images, of train/ and val/ folders, of parquet files or of .tar shards, or a list of paths (.csv)"
+    )
     out: Path = argument("dataset folder to write")
     max_resolution: int = setting(
         512, "longest side kept, in pixels; larger images are downscaled", minimum=1, maximum=MAX_RESOLUTION
@@ -37,13 +39,14 @@ class PackConfig(CommandSettings):
         choices=("smart", "raw", "jpg"),
     )
     image_column: str | None = setting(
-        None, "parquet: column of images. Default: image, or the only one that holds images"
+        None,
+        "tables: column of images, or of a list's paths. Default: image, or the only one that holds images",
     )
     label_column: str | None = setting(
-        None, "parquet: column of labels. Default: label, or the only one described as class labels"
+        None, "tables: column of labels. Default: label, or the only one described as class labels"
     )
     val_split: str | None = setting(
-        None, "folder or parquet split to take as val, such as test. Default: val or validation"
+        None, "folder or split to take as val, such as test. Default: val or validation"
     )
     relabel: bool = setting(
         False,

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import WrongUse
-from pipeline.images.parquet import Choice
 from pipeline.images.sources import open_sources, reopen
+from pipeline.images.tables import Choice
 
 IMAGES = [
     {"bytes": b"0", "path": "0.png"},

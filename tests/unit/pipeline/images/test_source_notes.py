@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import WrongUse
-from pipeline.images.parquet import Choice
 from pipeline.images.source_notes import describe_labels, source_notes
-from pipeline.images.sources import open_sources
+from pipeline.images.sources import hint_for, open_sources
+from pipeline.images.tables import Choice
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
@@ -43,17 +43,20 @@ def test_a_stray_image_is_named_and_the_labels_are_counted(tmp_path: Path) -> No
 
 
 def test_files_that_are_passed_over_are_counted_by_kind_and_a_class_of_them_is_named(tmp_path: Path) -> None:
-    data = plant(tmp_path, "a/1.png", "b/1.HEIC", "b/2.heic", "b/3.avif", "c/4", "c/5.png", "readme.txt")
+    data = plant(tmp_path, "a/1.png", "b/1.XCF", "b/2.xcf", "b/3.psd", "c/4", "c/5.png", "readme.txt")
     said = notes(data)
-    assert "train: passed over 5 files of kinds that are not read: 2 .heic, 1 .avif" in said
+    assert "train: passed over 5 files of kinds that are not read: 2 .xcf, 1 .psd" in said
     assert "1 without extension" in said
     assert "train: no class for b: no image there that pack reads" in said
     (data / "shard-0.tar").write_bytes(b"")
-    assert "unpack .tar files, as webdataset writes them" in notes(data)
-    with pytest.raises(WrongUse, match=r"no images in .*, but 2 \.heic, 1 \.avif; expected"):
+    assert "put .tar files, as webdataset writes them, into a folder without other images" in notes(data)
+    with pytest.raises(WrongUse, match=r"no images in .*, but 2 \.xcf, 1 \.psd; expected"):
         open_sources(data / "b")
-    with pytest.raises(WrongUse, match=r"but 1 \.tar; expected .*unpack \.tar files, as webdataset"):
-        open_sources(plant(tmp_path / "shards", "train-0000.tar"))
+
+
+def test_kinds_that_need_something_have_a_hint() -> None:
+    assert hint_for({".heic": 2}) == "; HEIC images are read once the package pillow-heif is installed"
+    assert hint_for({".txt": 2}) == ""
 
 
 @pytest.mark.parametrize(
