@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 # EPS is left out, because PIL would pass an untrusted file to an external program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]
 LARGEST_TEXT = 64 * 2**20  # bytes of text or profile in a PNG; PIL refuses the image above 1 MiB
 MOST_OF_12_BITS = 4095
 WHITE = (255, 255, 255, 255)
@@ -21,6 +21,7 @@ with suppress(ImportError):  # HEIC needs a package that is not installed by def
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+    FORMATS.append("HEIF")
 
 PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_TEXT
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * LARGEST_TEXT

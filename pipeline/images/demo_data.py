@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import WrongUse
 from pipeline.images.clip_art import Drawing, clip_art_folder, drawings_below, read_drawing
-from pipeline.images.scan import map_rows
+from pipeline.images.scan import each_row
 from pipeline.images.sources import FolderSource
 from pipeline.runtime.outputs import require_writable_folder
 
@@ -82,7 +82,7 @@ def distinct_drawings(folder: Path) -> dict[str, Drawing]:
     source = FolderSource(
         data=folder, folder=".", names=paths, labels=np.full(len(paths), -1, np.int64), classes=()
     )
-    found = map_rows(read_drawing, source, workers=len(os.sched_getaffinity(0)), title="demo")
+    found = each_row(read_drawing, source, workers=len(os.sched_getaffinity(0)), title="demo")
     drawings: dict[str, Drawing] = {}
     seen: set[bytes] = set()
     for path, drawing in zip(paths, found, strict=True):

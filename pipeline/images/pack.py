@@ -17,7 +17,7 @@ from pipeline.images.dataset_json import damaged_files, read_description, write_
 from pipeline.images.file_names import escape
 from pipeline.images.pack_split import pack_split
 from pipeline.images.relabel import in_recorded_order, relabel_split
-from pipeline.images.scan import content_hash, map_rows
+from pipeline.images.scan import content_hashes
 from pipeline.images.source_notes import source_notes
 from pipeline.images.sources import Source, open_sources
 from pipeline.images.split_identity import identity_of
@@ -117,7 +117,7 @@ def _compare(
     """Return the sources in the order of the dataset's rows, their identities, and whether the images are the same."""
     ordered, identities, same_images = {}, {}, True
     for name, source in sources.items():
-        hashes = map_rows(content_hash, source, workers=workers, title=f"{name}: comparing")
+        hashes = content_hashes(source, workers=workers, title=f"{name}: comparing")
         found = in_recorded_order(out / f"{name}.parquet", source, hashes)
         same_images = same_images and found is not None
         ordered[name], hashes = found or (source, hashes)

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from cache.durable import whole_file
 from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import write_beton
-from pipeline.images.scan import examine, map_rows
+from pipeline.images.scan import scan
 from pipeline.images.source_notes import counted, describe_labels, listed
 from pipeline.images.sources import Source
 from pipeline.images.split_identity import current_identity, identity_of
@@ -58,18 +59,18 @@ def _scan_into(
     table: Path, split: str, source: Source, settings: dict[str, Any], workers: int
 ) -> dict[str, Any]:
     """Decode every image and write the split's table; returns its identity and settings."""
-    found = map_rows(examine, source, workers=workers, title=f"{split}: reading")
-    if all(image.reason for image in found):
+    found = scan(source, workers=workers, title=f"{split}: reading")
+    if len(found.reasons) == len(source.names):
         raise PipelineError(
-            f"{split}: none of {len(found)} images can be read; {source.names[0]}: {found[0].reason}"
+            f"{split}: none of {len(source.names)} images can be read; {source.names[0]}: {found.reasons[0]}"
         )
-    if dark := [name for name, image in zip(source.names, found, strict=True) if image.nearly_black]:
+    if dark := [source.names[int(row)] for row in np.flatnonzero(found.nearly_black)]:
         print(
             f"warning: {split}: {counted(len(dark), '16-bit image')} with at most 12 bits in use, nearly black as "
             f"decoded, {listed(dark)}: multiply the values by 16 if they are 12-bit images",
             file=sys.stderr,
         )
-    identity = identity_of(split, source, [image.sha256 for image in found])
+    identity = identity_of(split, source, found.sha256)
     made_of = {"identity": identity, "settings": settings}
     write_table(table, source, found, made_of)
     return made_of

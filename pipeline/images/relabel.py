@@ -25,19 +25,19 @@ NO_LABEL = "no label"
 
 
 def in_recorded_order(
-    table: Path, source: Source, hashes: Sequence[bytes]
-) -> tuple[Source, list[bytes]] | None:
-    """Return a source with its rows in the order of a dataset's table, and their hashes.
+    table: Path, source: Source, hashes: NDArray[np.uint8]
+) -> tuple[Source, NDArray[np.uint8]] | None:
+    """Return a source with its rows in the order of a dataset's table, and their hashes (N, 32).
 
     An image is recognised by its bytes; among equal ones, by its name. Returns None unless both hold the same images.
-    Rows of parquet files must be in the same order.
+    Rows of anything but folders must be in the same order.
     """
-    order = matching_rows(table, source.names, hashes)
+    order = matching_rows(table, source.names, [each.tobytes() for each in hashes])
     if order is None or (not isinstance(source, FolderSource) and order != list(range(len(order)))):
         return None
     if isinstance(source, FolderSource):
         source = replace(source, names=[source.names[row] for row in order], labels=source.labels[order])
-    return source, [hashes[row] for row in order]
+    return source, hashes[order]
 
 
 def matching_rows(table: Path, names: Sequence[str], hashes: Sequence[bytes]) -> list[int] | None:

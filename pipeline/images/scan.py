@@ -4,12 +4,14 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
@@ -66,14 +68,55 @@ def content_hash(source: Source, row: int) -> bytes:
         return hashlib.sha256().digest()
 
 
-def map_rows(task: Callable[[Source, int], T], source: Source, *, workers: int, title: str) -> list[T]:
-    """Return task(source, row) for every row, in order, computed by `workers` processes with a progress bar.
+@dataclass(frozen=True, kw_only=True)
+class ScannedImages:
+    """What `examine` found of N images, in 49 bytes an image.
+
+    sha256 (N, 32) uint8, thumb (N,) uint64, size (N, 2) int32: width and height, nearly_black (N,) bool. reasons: of
+    unreadable images, by row.
+    """
+
+    sha256: NDArray[np.uint8]
+    thumb: NDArray[np.uint64]
+    size: NDArray[np.int32]
+    nearly_black: NDArray[np.bool_]
+    reasons: dict[int, str]
+
+
+def scan(source: Source, *, workers: int, title: str) -> ScannedImages:
+    """Examine every image in worker processes. Raises as `each_row`."""
+    rows = len(source.names)
+    found = ScannedImages(
+        sha256=np.zeros((rows, 32), np.uint8),
+        thumb=np.zeros(rows, np.uint64),
+        size=np.zeros((rows, 2), np.int32),
+        nearly_black=np.zeros(rows, bool),
+        reasons={},
+    )
+    for row, image in enumerate(each_row(examine, source, workers=workers, title=title)):
+        found.sha256[row] = np.frombuffer(image.sha256, np.uint8)
+        found.thumb[row], found.size[row] = image.thumb, (image.width, image.height)
+        found.nearly_black[row] = image.nearly_black
+        if image.reason is not None:
+            found.reasons[row] = image.reason
+    return found
+
+
+def content_hashes(source: Source, *, workers: int, title: str) -> NDArray[np.uint8]:
+    """Return the sha256 of every image's bytes, (N, 32). Raises as `each_row`."""
+    found = np.zeros((len(source.names), 32), np.uint8)
+    for row, digest in enumerate(each_row(content_hash, source, workers=workers, title=title)):
+        found[row] = np.frombuffer(digest, np.uint8)
+    return found
+
+
+def each_row(task: Callable[[Source, int], T], source: Source, *, workers: int, title: str) -> Iterator[T]:
+    """Yield task(source, row) for every row, in order, computed by `workers` processes with a progress bar.
 
     Raises PipelineError when a process is killed, and any error of the task.
     """
-    rows = len(source.names)
+    rows, done = len(source.names), 0
     chunks = [range(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK)]
-    results: list[T] = []
     try:
         with (
             ProcessPoolExecutor(
@@ -84,14 +127,14 @@ def map_rows(task: Callable[[Source, int], T], source: Source, *, workers: int, 
             with children_ignore_interrupts():
                 found = pool.map(_run_chunk, chunks)  # starts the processes
             for chunk in found:
-                results += chunk
+                yield from chunk
+                done += len(chunk)
                 bar.update(len(chunk))
     except BrokenProcessPool as error:
         raise PipelineError(
-            f"{title}: a process was killed at row {len(results)}, {source.names[len(results)]}, or soon "
+            f"{title}: a process was killed at row {done}, {source.names[done]}, or soon "
             "after; if memory ran out, run this again with fewer workers"
         ) from error
-    return results
 
 
 _job: Any = None  # the worker's (task, source), sent once because a source of a million names is large

@@ -11,24 +11,30 @@ from numpy.typing import NDArray
 from cache.durable import whole_file
 from pipeline.images import table_files
 from pipeline.images.file_names import escape
-from pipeline.images.scan import ScannedImage
+from pipeline.images.scan import ScannedImages
 from pipeline.images.sources import Source
 
 MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
 
 
-def write_table(path: Path, source: Source, found: list[ScannedImage], made_of: dict[str, Any]) -> None:
+def write_table(path: Path, source: Source, found: ScannedImages, made_of: dict[str, Any]) -> None:
     """Write the table of a source's images; made_of: the split's identity and the settings of `pack`."""
+    rows = np.arange(len(source.names))
+    readable = np.ones(len(rows), bool)
+    readable[list(found.reasons)] = False
     columns = {
-        "row": pa.array(np.arange(len(found))),
+        "row": pa.array(rows),
         **_names_and_labels(source),
-        "sha256": pa.array([image.sha256.hex() for image in found], pa.string()),
-        "readable": pa.array([image.reason is None for image in found], pa.bool_()),
-        "reason": pa.array([image.reason and escape(image.reason) for image in found], pa.string()),
-        "thumb": pa.array([image.thumb for image in found], pa.uint64()),
-        "width": pa.array([image.width for image in found], pa.int32()),
-        "height": pa.array([image.height for image in found], pa.int32()),
+        "sha256": hexadecimal(found.sha256),
+        "readable": pa.array(readable),
+        "reason": pa.array(
+            [escape(found.reasons[row]) if row in found.reasons else None for row in range(len(rows))],
+            pa.string(),
+        ),
+        "thumb": pa.array(found.thumb),
+        "width": pa.array(found.size[:, 0]),
+        "height": pa.array(found.size[:, 1]),
     }
     table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
     with whole_file(path) as temporary:
@@ -60,6 +66,15 @@ def read_made_of(path: Path) -> dict[str, Any] | None:
         return json.loads((table_files.read_schema(path).metadata or {})[MADE_OF])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
+
+
+def hexadecimal(hashes: NDArray[np.uint8]) -> pa.Array:
+    """Return hashes (N, 32) as strings of 64 digits, without a Python object for each."""
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    text = digits[np.stack([hashes >> 4, hashes & 15], axis=2)].tobytes()
+    ends = np.arange(0, len(text) + 1, 64, dtype=np.int64)
+    found = pa.LargeStringArray.from_buffers(len(hashes), pa.py_buffer(ends), pa.py_buffer(text))
+    return found.cast(pa.string())
 
 
 def content_hashes(table: pa.Table) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import check_beton, page_size, reduced, write_beton
 from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
-from pipeline.images.scan import content_hash, examine, map_rows
+from pipeline.images.scan import content_hash, scan
 from pipeline.images.sources import FolderSource, open_sources
 from tests.support.flawed_images import JPEG, RAW, beton_of, pack_config, png, write
 
@@ -33,7 +33,7 @@ def test_a_killed_process_is_an_error(flawed_images, tmp_path):
     val = open_sources(flawed_images)["val"]
     deadly = Deadly(**vars(val), row=3)
     with pytest.raises(PipelineError, match=r"a process was killed at row 0, bee/v0\.png, or soon after"):
-        map_rows(examine, deadly, workers=2, title="val")
+        scan(deadly, workers=2, title="val")
     hashes = np.array([list(content_hash(val, row)) for row in range(6)], np.uint8)
     with pytest.raises(PipelineError, match="val failed: a worker was killed by SIGKILL; if memory ran out"):
         write_one(tmp_path / "x", deadly, hashes)

@@ -4,16 +4,20 @@ import hashlib
 import os
 import shutil
 
-from pipeline.images.scan import content_hash
+from pipeline.images.scan import content_hashes
 from pipeline.images.sources import open_sources
 from pipeline.images.split_identity import identity_of
 from tests.support.flawed_images import write, write_as_parquet
 
 
+def hashes_of(source):
+    return content_hashes(source, workers=1, title="hashes")
+
+
 def identity(folder):
     """The identity of train/, computed here and now."""
     source = open_sources(folder)["train"]
-    return identity_of("train", source, [content_hash(source, row) for row in range(len(source.names))])
+    return identity_of("train", source, hashes_of(source))
 
 
 def test_identity_changes_with_bytes_labels_names_and_order_but_not_with_times(flawed_images, tmp_path):
@@ -66,6 +70,6 @@ def test_parquet_and_folder_of_the_same_images_are_one_dataset(flawed_images, tm
     write_as_parquet(source, tmp_path / "val.parquet")
     (tmp_path / "classes.txt").write_text("ant\nbee\n")
     parquet = open_sources(tmp_path)["val"]
-    hashes = [[content_hash(each, row) for row in range(6)] for each in (source, parquet)]
-    assert hashes[0] == hashes[1]
+    hashes = [hashes_of(each) for each in (source, parquet)]
+    assert (hashes[0] == hashes[1]).all()
     assert identity_of("val", source, hashes[0]) == identity_of("val", parquet, hashes[1])
