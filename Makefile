@@ -80,6 +80,8 @@ from pathlib import Path
 from pipeline.images.dataset import open_dataset
 data, dataset = map(Path, sys.argv[1:])
 packed = open_dataset(dataset).data
+if data.is_file():  # a list of images, which are beside it
+    data = data.parent
 if data.exists() and data.resolve() != packed:
     sys.exit(f"error: {dataset} was packed from {packed}, not from {data}: name another one, DATASET=...")
 endef

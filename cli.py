@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.runtime.run_command import run_command
-from pipeline.settings import commands, training
+from pipeline.settings import cache_commands, commands, training
 from pipeline.settings.command_line import Commands, LocalPath, command
 from pipeline.settings.plan import PlanConfig
 
@@ -58,8 +58,8 @@ def pretrain(*runs: training.PretrainConfig) -> None:
     pretrain(*runs)
 
 
-@command(main, "cache-teacher", commands.CacheTeacherConfig)
-def cache_teacher(config: commands.CacheTeacherConfig) -> None:
+@command(main, "cache-teacher", cache_commands.CacheTeacherConfig)
+def cache_teacher(config: cache_commands.CacheTeacherConfig) -> None:
     """Stage one: write a teacher's embeddings to a store.
 
     Runs the teacher once over all images of DATASET; CACHE is a Zarr store. After an interruption, only the missing
@@ -75,17 +75,16 @@ def cache() -> None:
     """Inspect, verify or repair a store."""
 
 
-@cache.command("info")
-@click.argument("store", type=LocalPath())
-def cache_info(store: Path) -> None:
+@command(cache, "info", cache_commands.InfoConfig)
+def cache_info(config: cache_commands.InfoConfig) -> None:
     """Show a store's teacher, dataset, size and completeness."""
     from pipeline.report.stores import print_store
 
-    print_store(store)
+    print_store(config)
 
 
-@command(cache, "verify", commands.VerifyConfig)
-def cache_verify(config: commands.VerifyConfig) -> None:
+@command(cache, "verify", cache_commands.VerifyConfig)
+def cache_verify(config: cache_commands.VerifyConfig) -> None:
     """Read every byte of a store and list damaged chunks.
 
     With --rows K and --dataset, the teacher also recomputes K random rows from their images; a cosine below 0.999
@@ -96,40 +95,40 @@ def cache_verify(config: commands.VerifyConfig) -> None:
     verify_cache(config)
 
 
-@command(cache, "repair", commands.RepairConfig)
-def cache_repair(config: commands.RepairConfig) -> None:
+@command(cache, "repair", cache_commands.RepairConfig)
+def cache_repair(config: cache_commands.RepairConfig) -> None:
     """Recompute the damaged chunks of a store, then verify it."""
     from pipeline.embedding.verify_repair import repair_cache
 
     repair_cache(config)
 
 
-@command(cache, "compare", commands.CompareConfig)
-def cache_compare(config: commands.CompareConfig) -> None:
+@command(cache, "compare", cache_commands.CompareConfig)
+def cache_compare(config: cache_commands.CompareConfig) -> None:
     """Compare caches of the same images, to choose a teacher."""
     from pipeline.report.cache_comparison import compare_caches
 
     compare_caches(config)
 
 
-@command(cache, "convert", commands.ConvertConfig)
-def cache_convert(config: commands.ConvertConfig) -> None:
+@command(cache, "convert", cache_commands.ConvertConfig)
+def cache_convert(config: cache_commands.ConvertConfig) -> None:
     """Write a cache in another form: smaller, or an archive."""
     from pipeline.embedding.convert import convert_cache
 
     convert_cache(config)
 
 
-@command(cache, "combine", commands.CombineConfig)
-def cache_combine(config: commands.CombineConfig) -> None:
+@command(cache, "combine", cache_commands.CombineConfig)
+def cache_combine(config: cache_commands.CombineConfig) -> None:
     """Make one cache of several teachers' caches."""
     from pipeline.embedding.combine import combine_caches
 
     combine_caches(config)
 
 
-@command(cache, "neighbours", commands.NeighboursConfig)
-def cache_neighbours(config: commands.NeighboursConfig) -> None:
+@command(cache, "neighbours", cache_commands.NeighboursConfig)
+def cache_neighbours(config: cache_commands.NeighboursConfig) -> None:
     """Find each training image's neighbours, as anchors for distill."""
     from pipeline.embedding.neighbour_graph import cache_neighbours
 

@@ -5,8 +5,9 @@ Rows of an archive cannot be mapped, so opening one decodes it once into a copy 
 
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +15,123 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cache.columns import Column, chunk_columns, row_columns
+from cache.columns import Column, chunk_columns, encode, row_columns
 from cache.durable import write_file
-from cache.errors import CorruptStore
+from cache.errors import CorruptStore, StoreError
 from cache.layout import ChunkKey, SplitShape
+from cache.ledger import chunk_ledger, ledger_entry, mark, row_ledger
 from cache.lock import held
 from cache.metadata import archive_of, read_split_attributes, read_store, split_names
 from cache.writer import absent_chunks, create_split, create_store, write_columns
 
 WAIT_S = 0.5
+Rows = NDArray[Any]
+
+
+class DamagedArray(CorruptStore):
+    """An array of an archive cannot be decoded, or part of it lies in another's place."""
+
+    def __init__(self, array: Path, reason: str) -> None:
+        super().__init__(f"{array} of the archive is damaged ({reason}); fetch or make it again")
+        self.array, self.reason = array.name, reason
 
 
 def local_copy(path: Path) -> Path:
     """Return the store that an archive was decoded into, in the user's cache folder; decode what is missing.
 
-    Processes that want it at the same time wait for the one that decodes. Raises CorruptStore for a damaged archive.
+    Processes that want it at the same time wait for the one that decodes. Raises CorruptStore for a damaged archive,
+    StoreError if the copy cannot be written.
     """
     how, found = archive_of(path), read_store(path, archive=True)
     assert how is not None, path
-    place = hashlib.sha256(f"{path.resolve()}\0{how.get('made')}".encode()).hexdigest()[:24]
+    place = hashlib.sha256(f"{path.resolve()}\0{how.get('made')}".encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    copy = home / "anchorage" / "archives" / f"{place}.zarr"
-    complete = copy / ".decoded"
-    while not complete.exists():
-        with held(copy.with_suffix(".lock")) as mine:
-            if mine:
-                print(f"decoding the archive {path}, once, into {copy}", flush=True)
-                create_store(copy, found["teacher"], found.get("origin", {}))
-                for name in split_names(path):
-                    _decode(path, copy, name)
-                write_file(complete, b"")
-        if not complete.exists():
-            time.sleep(WAIT_S)
+    copy = home / "anchorage" / "archives" / f"{path.stem}-{place}.zarr"
+    try:
+        while not _is_whole(path, copy):
+            with held(copy.with_suffix(".lock")) as mine:
+                if mine and not _is_whole(path, copy):
+                    print(f"decoding the archive {path}, once, into {copy}", file=sys.stderr, flush=True)
+                    create_store(copy, found["teacher"], found.get("origin", {}))
+                    for name in split_names(path):
+                        _decode(path, copy, name, found["id"])
+                    write_file(copy / ".decoded", b"")
+            time.sleep(0 if mine else WAIT_S)
+    except CorruptStore:
+        raise
+    except StoreError as error:
+        raise StoreError(
+            f"the archive {path} cannot be decoded into {copy} ({error}): set XDG_CACHE_HOME to a folder with room, or "
+            f"make a store of it with `python cli.py cache convert {path} OUT.zarr --as fp16`"
+        ) from error
     return copy
 
 
-def damaged_arrays(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield split and name of an archive's arrays that cannot be decoded as a whole."""
+def _is_whole(path: Path, copy: Path) -> bool:
+    """Whether an archive's copy was decoded to its end, and nothing of it was removed since."""
+    if not (copy / ".decoded").exists():
+        return False
+    names = split_names(path)
+    return split_names(copy) == names and not any(absent_chunks(copy, name) for name in names)
+
+
+def damaged_arrays(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield split, array and reason of the first fault of each split of an archive."""
+    store_id = read_store(path, archive=True)["id"]
     for name in split_names(path):
-        shape = read_split_attributes(path, name)[0]
-        of_rows = [ChunkKey(0, index) for index in range(shape.chunks)]
-        for column in (*row_columns(shape), *chunk_columns(shape)):
-            try:
-                for key in shape.chunk_keys if column.views else of_rows:
-                    _read(path / name, column, shape, key)
-            except CorruptStore:
-                yield name, column.name
+        shape, dataset, _ = read_split_attributes(path, name)
+        try:
+            row_values(path / name, shape, _Marks(store_id, name, dataset))
+            for key in shape.chunk_keys:
+                chunk_values(path / name, shape, key, _Marks(store_id, name, dataset))
+        except DamagedArray as error:
+            yield name, error.array, error.reason
 
 
-def _decode(path: Path, copy: Path, name: str) -> None:
+class _Marks:
+    """The marks of a split's chunks in the ledger, see `cache.ledger.mark`."""
+
+    def __init__(self, store_id: str, split: str, dataset: Mapping[str, Any]) -> None:
+        self.place = store_id, split, dataset
+
+    def __call__(self, key: ChunkKey) -> int:
+        return mark(*self.place, key)
+
+
+def entry_of(columns: tuple[Column, ...], values: Mapping[str, Rows], marked: int) -> NDArray[np.uint32]:
+    """Return the ledger's entry of the chunk files that these rows become in a store: (1, files + 1)."""
+    return ledger_entry((encode(column, values[column.name]) for column in columns), marked)
+
+
+def chunk_values(folder: Path, shape: SplitShape, key: ChunkKey, marks: _Marks) -> dict[str, Rows]:
+    """Return the rows of each column of a chunk. Raises CorruptStore if they are not those that were archived there."""
+    columns = chunk_columns(shape)
+    values = {column.name: read_rows(folder, column, shape, key) for column in columns}
+    recorded = read_ledger(folder, chunk_ledger(shape), key)
+    if not np.array_equal(entry_of(columns, values, marks(key)), recorded):
+        raise DamagedArray(folder / "embedding", f"chunk {key.index} of view {key.view} is another's")
+    return values
+
+
+def row_values(folder: Path, shape: SplitShape, marks: _Marks) -> tuple[Rows, Rows]:
+    """Return labels and thumbs (N,) of a split. Raises CorruptStore as `chunk_values`."""
+    columns, found = row_columns(shape), []
+    for index in range(shape.chunks):
+        key = ChunkKey(0, index)
+        values = {column.name: read_rows(folder, column, shape, key) for column in columns}
+        if not np.array_equal(
+            entry_of(columns, values, marks(key)), read_ledger(folder, row_ledger(shape), key)
+        ):
+            raise DamagedArray(folder / "label", f"chunk {index} is another's")
+        found.append(values)
+    labels, thumbs = (np.concatenate([values[name] for values in found]) for name in ("label", "thumb"))
+    return labels, thumbs
+
+
+def _decode(path: Path, copy: Path, name: str, store_id: str) -> None:
     shape, dataset, crop_scale = read_split_attributes(path, name)
-    labels, thumbs = (
-        np.concatenate(
-            [_read(path / name, column, shape, ChunkKey(0, index)) for index in range(shape.chunks)]
-        )
-        for column in row_columns(shape)
-    )
+    marks = _Marks(store_id, name, dataset)
+    labels, thumbs = row_values(path / name, shape, marks)
     create_split(
         copy,
         name,
@@ -83,8 +145,7 @@ def _decode(path: Path, copy: Path, name: str) -> None:
         encoding=shape.encoding,
     )
     for key in absent_chunks(copy, name):
-        columns = chunk_columns(shape)
-        write_columns(copy, name, key, {each.name: _read(path / name, each, shape, key) for each in columns})
+        write_columns(copy, name, key, chunk_values(path / name, shape, key, marks))
 
 
 def place_of(column: Column, shape: SplitShape, key: ChunkKey) -> tuple[int | slice, ...]:
@@ -94,13 +155,27 @@ def place_of(column: Column, shape: SplitShape, key: ChunkKey) -> tuple[int | sl
     return (key.view, inside) if column.views else (inside,)
 
 
-def _read(folder: Path, column: Column, shape: SplitShape, key: ChunkKey) -> NDArray[Any]:
+def ledger_place(ledger: Column, key: ChunkKey) -> tuple[int | slice, ...]:
+    """Return where a chunk's entry is in the ledger's array."""
+    inside = slice(key.index, key.index + 1)
+    return (key.view, inside) if ledger.views else (inside,)
+
+
+def read_rows(folder: Path, column: Column, shape: SplitShape, key: ChunkKey) -> Rows:
+    """Return the rows of a chunk of a column. Raises CorruptStore."""
+    return _read(folder, column, key, place_of(column, shape, key))
+
+
+def read_ledger(folder: Path, ledger: Column, key: ChunkKey) -> Rows:
+    """Return a chunk's entry of the ledger, (1, files + 1). Raises CorruptStore."""
+    return _read(folder, ledger, key, ledger_place(ledger, key))
+
+
+def _read(folder: Path, column: Column, key: ChunkKey, place: tuple[int | slice, ...]) -> Rows:
     try:
         if not (folder / column.file_name(key)).exists():  # zarr would read it as its fill value
-            raise FileNotFoundError(column.file_name(key))
+            raise FileNotFoundError(f"{column.file_name(key)} is missing")
         array = zarr.open_array(folder / column.name, mode="r", zarr_format=3)
-        return np.ascontiguousarray(array[place_of(column, shape, key)], column.dtype)
+        return np.ascontiguousarray(array[place], column.dtype)
     except Exception as error:  # of damaged arrays zarr may raise anything
-        raise CorruptStore(
-            f"{folder / column.name} of the archive is damaged ({error}); fetch or make it again"
-        ) from error
+        raise DamagedArray(folder / column.name, str(error)) from error

@@ -13,10 +13,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from cache.archive import place_of
+from cache.archive import entry_of, ledger_place, place_of
 from cache.columns import Column, chunk_columns, row_columns
-from cache.durable import sync, write_file
+from cache.durable import remove_leftovers_beside, sync, temporary_name, write_file
 from cache.errors import StoreError
+from cache.identity import identity_id
+from cache.layout import ChunkKey
+from cache.ledger import chunk_ledger, mark, row_ledger
 from cache.metadata import read_split_attributes
 from cache.reader import Split, Store
 from cache.zarr_json import archive_metadata, split_metadata
@@ -38,22 +41,22 @@ def write_archive(
     """
     if path.exists():
         raise StoreError(f"{path} exists already: name another path, or delete it")
-    staging = path.with_name(f".{path.name}~{secrets.token_hex(4)}.tmp")
+    path = path.resolve()
+    remove_leftovers_beside(path)
+    staging = path.with_name(temporary_name(path.name))
     how = {"codec": "zstd", "level": LEVEL, "bits": bits, "made": secrets.token_hex(8)}
     splits = [store.split(name) for name in store.splits]
     chunks = [(split, key) for split in splits for key in split.shape.chunk_keys]
+    store_id = identity_id(teacher)
     try:
         _write_files(staging, archive_metadata(teacher, store.origin, how))
         for split in splits:
-            _create_split(staging / split.name, split)
+            _create_split(staging / split.name, split, store_id)
         for done, (split, key) in enumerate(chunks, start=1):
-            for column in chunk_columns(split.shape):
-                rows = split.column(column.name, key)
-                if column.name == "embedding" and bits:
-                    rows = rounded(rows, bits)
-                _array(staging / split.name, column)[place_of(column, split.shape, key)] = rows
+            _write_chunk(staging / split.name, split, key, store_id, bits)
             if progress:
                 progress(done, len(chunks))
+        _sync_all(staging)
         os.rename(staging, path)
         sync(path.parent)
     except OSError as error:
@@ -64,17 +67,38 @@ def write_archive(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _create_split(folder: Path, split: Split) -> None:
+def _create_split(folder: Path, split: Split, store_id: str) -> None:
     shape, crop_scale = split.shape, read_split_attributes(split.path, split.name)[2]
-    codecs = [ZstdCodec(level=LEVEL), Crc32cCodec()]
-    files = split_metadata(shape, split.dataset, crop_scale, codecs)
-    columns = {column.name for column in (*row_columns(shape), *chunk_columns(shape))}
-    arrays = {name: data for name, data in files.items() if name.split("/")[0] in columns}
     _write_files(
-        folder, arrays | {"zarr.json": files["zarr.json"]}
-    )  # without a ledger, which is of a store's files
-    for column, values in zip(row_columns(shape), (split.label, split.thumb), strict=True):
-        _array(folder, column)[:] = values
+        folder, split_metadata(shape, split.dataset, crop_scale, [ZstdCodec(level=LEVEL), Crc32cCodec()])
+    )
+    columns, ledger = row_columns(shape), row_ledger(shape)
+    for index in range(shape.chunks):
+        key = ChunkKey(0, index)
+        values = {column.name: split.column(column.name, key) for column in columns}
+        for column in columns:
+            _array(folder, column)[place_of(column, shape, key)] = values[column.name]
+        marked = mark(store_id, split.name, split.dataset, key)
+        _array(folder, ledger)[ledger_place(ledger, key)] = entry_of(columns, values, marked)
+
+
+def _write_chunk(folder: Path, split: Split, key: ChunkKey, store_id: str, bits: int | None) -> None:
+    columns, ledger = chunk_columns(split.shape), chunk_ledger(split.shape)
+    values = {column.name: split.column(column.name, key) for column in columns}
+    if bits:
+        values["embedding"] = rounded(values["embedding"], bits)
+    for column in columns:
+        _array(folder, column)[place_of(column, split.shape, key)] = values[column.name]
+    marked = mark(store_id, split.name, split.dataset, key)
+    _array(folder, ledger)[ledger_place(ledger, key)] = entry_of(columns, values, marked)
+
+
+def _sync_all(folder: Path) -> None:
+    """Flush a folder and all in it to the disk: zarr leaves that to the system."""
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(inner, name))
+        sync(Path(inner))
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -89,6 +113,6 @@ def rounded(rows: NDArray[np.float16], bits: int) -> NDArray[np.float16]:
 
 
 def _array(folder: Path, column: Column) -> zarr.Array[Any]:
-    return zarr.open_array(
-        folder / column.name, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-    )
+    # a chunk that equals its fill value, as labels do where there are none, is written too
+    array = zarr.open_array(folder / column.name, mode="r+", zarr_format=3)
+    return array.with_config({"write_empty_chunks": True})

@@ -106,8 +106,10 @@ def audit(path: Path, progress: Callable[[int, int], None] | None = None) -> Aud
 def audit_archive(path: Path) -> Audit:
     """Decode every chunk of an archive, and report the arrays that cannot be decoded."""
     files = [file for file in path.rglob("*") if file.is_file()]
-    reason = "is damaged: fetch or make the archive again"
-    faults = [Fault(split=split, file=array, reason=reason) for split, array in damaged_arrays(path)]
+    faults = [
+        Fault(split=split, file=array, reason=f"is damaged: {reason}")
+        for split, array, reason in damaged_arrays(path)
+    ]
     size = sum(file.stat().st_size for file in files)
     return Audit(files=len(files), bytes=size, faults=tuple(faults), without_ledger=())
 

@@ -36,7 +36,7 @@ def whole_file(path: Path, *, resumes: bool = True) -> Iterator[Path]:
     Raises:
         StoreError: as `write_file` does, also for an OSError raised in the block.
     """
-    temporary = path.with_name(_temporary_name(path.name))
+    temporary = path.with_name(temporary_name(path.name))
     with _refusal_as_store_error(path, resumes):
         _make_folder(path.parent)
         try:
@@ -56,7 +56,7 @@ def place_folder(path: Path, files: Mapping[str, bytes], *, staged_beside: Path)
     Raises:
         StoreError: the system refused, for example because the disk is full; no partial folder is left.
     """
-    staging = staged_beside.with_name(_temporary_name(staged_beside.name))
+    staging = staged_beside.with_name(temporary_name(staged_beside.name))
     try:
         for name, data in files.items():
             write_file(staging / name, data)
@@ -82,7 +82,8 @@ def remove_leftovers_within(folder: Path) -> None:
                 Path(inner, name).unlink(missing_ok=True)
 
 
-def _temporary_name(name: str) -> str:
+def temporary_name(name: str) -> str:
+    """Return a hidden name beside `name`, from which a later process can tell whether its owner is still alive."""
     # zarr names chunk files by number, so it never reads one of these
     return f".{name}~{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}.tmp"
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cache.durable import write_file
 from pipeline.embedding.alike_rows import warn_of_alike_features
@@ -21,6 +20,7 @@ from pipeline.images.sources import Source
 from pipeline.models.backbone import Backbone
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.outputs import require_writable_file
+from pipeline.runtime.progress import Progress
 from pipeline.teachers.backbone_spec import BackboneSpec
 
 SUFFIXES = (".npy", ".parquet")
@@ -57,7 +57,7 @@ def embed_images(
     names = [
         f"{split}/{name}" if len(sources) > 1 else name for split in sources for name in sources[split].names
     ]
-    with tqdm(total=len(names), unit=" rows", disable=not progress, dynamic_ncols=True) as bar:
+    with Progress(total=len(names), unit=" rows", disable=not progress) as bar:
         embedding = np.concatenate(
             [_unit_rows(backbone, source, settings, bar) for source in sources.values()]
         )
@@ -95,7 +95,7 @@ def _require_suffix(out: Path) -> None:
 
 
 def _unit_rows(
-    backbone: Backbone, source: Source, settings: ExtractionSettings, bar: tqdm
+    backbone: Backbone, source: Source, settings: ExtractionSettings, bar: Progress
 ) -> NDArray[np.float32]:
     """Return unit-length rows (n, D), NaN where the image is unreadable or its feature zero or not finite."""
 

@@ -26,7 +26,7 @@ from pipeline.models.backbone import Backbone, comparable
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.runtime.outputs import require_writable_folder
-from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
 

@@ -2,22 +2,22 @@
 
 import hashlib
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cache.layout import Status
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
 from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
+from pipeline.embedding.convert import require_own_place
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import CombineConfig
+from pipeline.runtime.progress import Progress
+from pipeline.settings.cache_commands import CombineConfig
 
 SPLIT = "train"  # whose embeddings decide on means and spreads
 MOST_ROWS = 100_000
@@ -53,6 +53,7 @@ def combine_caches(config: CombineConfig) -> None:
     that lacks chunks; IdentityMismatch if there is another store at `out`.
     """
     weights = checked_weights(config.weights, len(config.caches))
+    require_own_place(config.out, config.caches)
     stores = [open_store(path, views=1) for path in config.caches]
     splits = common_splits(stores)
     for split in (split for of_teachers in splits.values() for split in of_teachers):
@@ -77,9 +78,10 @@ def combine_caches(config: CombineConfig) -> None:
                 thumbs=first.thumb,
             )
         missing = [(name, key) for name in splits for key in absent_chunks(config.out, name)]
-        for name, key in tqdm(missing, unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        crops = {name: of_teachers[0].crop_of(0) for name, of_teachers in splits.items()}
+        for name, key in Progress(missing, unit=" chunks"):
             held = read_split(config.out, name)[0].rows_of(key)
-            write_chunk(config.out, name, key, combined(splits[name], held, parts))
+            write_chunk(config.out, name, key, combined(splits[name], crops[name], held, parts))
     names = [f"{weight:g} x {path}" for weight, path in zip(weights, config.caches, strict=True)]
     print(f"{config.out}: {' + '.join(names)}, {sum(len(part.mean) for part in parts):,} dimensions")
 
@@ -120,6 +122,8 @@ def part_of(split: Split, weight: float, *, centered: bool) -> Part:
     if not centered:
         return Part(mean=np.zeros(split.shape.dim, np.float32), spread=1.0, weight=weight)
     eligible = split.eligible()
+    if not len(eligible):
+        raise WrongUse(f"no training image of {split.path} has an embedding; leave it out")
     draws = np.random.default_rng(0)
     rows = np.sort(draws.choice(eligible, min(MOST_ROWS, len(eligible)), replace=False))
     total, squares = np.zeros(split.shape.dim), 0.0
@@ -150,8 +154,13 @@ def origin(stores: Sequence[Store]) -> dict[str, str]:
     return {"name": " + ".join(store.origin.get("name", store.teacher["architecture"]) for store in stores)}
 
 
-def combined(splits: Sequence[Split], held: range, parts: Sequence[Part]) -> ChunkRows:
-    """Return the combined rows of a chunk. A row without an embedding in a cache has the status that it has there."""
+def combined(
+    splits: Sequence[Split], crops: NDArray[np.float32], held: range, parts: Sequence[Part]
+) -> ChunkRows:
+    """Return the combined rows of a chunk. A row without an embedding in a cache has the status that it has there.
+
+    crops: of all rows.
+    """
     rows = np.arange(held.start, held.stop)
     values = [part(split.gather(rows).astype(np.float32)) for split, part in zip(splits, parts, strict=True)]
     embedding, norm, fate = normalize(np.concatenate(values, axis=1))
@@ -160,5 +169,4 @@ def combined(splits: Sequence[Split], held: range, parts: Sequence[Part]) -> Chu
         own = split.status[0, rows]
         status = np.where(own == Status.OK, status, own)
     norm = np.where(status == Status.OK, norm, np.float32(np.nan))
-    crop = splits[0].crop_of(0)[rows]
-    return ChunkRows(embedding=embedding, norm=norm, crop=crop, status=status)
+    return ChunkRows(embedding=embedding, norm=norm, crop=crops[rows], status=status)

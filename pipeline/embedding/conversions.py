@@ -13,7 +13,7 @@ from cache.reader import Split
 from pipeline.errors import WrongUse
 
 PCA_ROWS = 100_000
-ROTATION_SEED = 0
+ROTATION_SEED, ROUNDS = 0, 3
 FORMS = "fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"
 
 
@@ -37,9 +37,9 @@ def parse_form(text: str, dim: int) -> Form:
         raise WrongUse(f"--as {text}: expected {FORMS}")
     kind, _, number = text.partition(":")
     form = Form(kind=kind, number=int(number) if number else None)
-    if kind == "zstd" and form.number is not None and not 1 <= form.number <= 9:
+    if kind == "zstd" and form.number is not None and not 3 <= form.number <= 9:
         raise WrongUse(
-            f"--as {text}: expected 1 to 9 bits of a float16's mantissa, which has 10; zstd keeps all"
+            f"--as {text}: expected 3 to 9 bits of a float16's mantissa, which has 10; zstd keeps all"
         )
     if kind == "pca" and not 1 <= (form.number or 0) < dim:
         raise WrongUse(f"--as {text}: expected fewer dimensions than the cache's {dim:,}")
@@ -49,25 +49,39 @@ def parse_form(text: str, dim: int) -> Form:
 class Rotation:
     """A random rotation (D, D), after which a row's values are about equally large, as int8 needs them.
 
-    Signs and a permutation, then a Hadamard transform of blocks of 2^n values, the largest power of two that divides D.
-    Cosines do not change. It is a function of D and the seed alone.
+    Each round changes signs, permutes, and rotates the first 2^n values by a Hadamard matrix, 2^n the largest power of
+    two up to D. Of the values that a round leaves out, the next takes most in. Cosines do not change.
     """
 
     def __init__(self, dim: int, seed: int = ROTATION_SEED) -> None:
         draws = np.random.default_rng(seed)
-        self.signs = draws.choice(np.array([-1, 1], np.float32), dim)
-        self.order = draws.permutation(dim)
-        self.block = dim & -dim
+        self.block = 1 << (dim.bit_length() - 1)
+        rounds = 1 if self.block == dim else ROUNDS
+        self.rounds = [
+            (draws.choice(np.array([-1, 1], np.float32), dim), draws.permutation(dim)) for _ in range(rounds)
+        ]
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate rows (n, D)."""
-        values = (rows * self.signs)[:, self.order].reshape(len(rows), -1, self.block)
-        width = 1
-        while width < self.block:
-            halves = values.reshape(len(rows), -1, 2, width)
-            values = np.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 0] - halves[:, :, 1]], axis=2)
-            width *= 2
-        return values.reshape(len(rows), -1) / np.float32(math.sqrt(self.block))
+        for signs, order in self.rounds:
+            rows = (rows * signs)[:, order]
+            rows[:, : self.block] = hadamard(rows[:, : self.block])
+        return rows
+
+    def fingerprint(self) -> str:
+        """Return a hash of the rotation, which another version of NumPy might draw differently."""
+        return fingerprint(np.concatenate([part.astype(np.float32) for each in self.rounds for part in each]))
+
+
+def hadamard(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows (n, 2^k) times the normalized Hadamard matrix of their width, by the fast transform."""
+    width, whole = 1, rows.shape[1]
+    values = rows
+    while width < whole:
+        halves = values.reshape(len(rows), -1, 2, width)
+        values = np.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 0] - halves[:, :, 1]], axis=2)
+        width *= 2
+    return values.reshape(len(rows), whole) / np.float32(math.sqrt(whole))
 
 
 def principal_components(split: Split, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -87,6 +101,6 @@ def principal_components(split: Split, dim: int, seed: int = 0) -> NDArray[np.fl
     return np.ascontiguousarray(vectors[:, ::-1][:, :dim], np.float32)
 
 
-def fingerprint(components: NDArray[np.float32]) -> str:
-    """Return a hash of components, which two machines may compute with other signs and last bits."""
-    return hashlib.sha256(components.tobytes()).hexdigest()[:16]
+def fingerprint(values: NDArray[np.float32]) -> str:
+    """Return a hash of what a conversion computed or drew, which another machine may do a little differently."""
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]

@@ -1,25 +1,33 @@
 """`cache convert`: write a cache in another form, smaller or readable by more, with every split and view."""
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cache.archive_writer import write_archive
+from cache.columns import chunk_columns
 from cache.layout import ChunkKey, Status
 from cache.lock import sole_writer
 from cache.metadata import archive_of, read_split_attributes, read_store
 from cache.projection import read_projection, write_projection
 from cache.reader import Split, Store, open_store
-from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
+from cache.writer import (
+    ChunkRows,
+    absent_chunks,
+    create_split,
+    create_store,
+    normalize,
+    write_chunk,
+    write_columns,
+)
 from pipeline.embedding.conversions import Form, Rotation, fingerprint, parse_form, principal_components
 from pipeline.errors import WrongUse
 from pipeline.results.plain_text import human_bytes
-from pipeline.settings.commands import ConvertConfig
+from pipeline.runtime.progress import Progress
+from pipeline.settings.cache_commands import ConvertConfig
 
 SPLIT = "train"  # whose embeddings decide on principal components
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -31,8 +39,7 @@ def convert_cache(config: ConvertConfig) -> None:
     Raises WrongUse for a form that does not apply, IncompleteStore for a cache that lacks chunks, IdentityMismatch if
     there is another store at `out`.
     """
-    if config.out.resolve() == config.cache.resolve():
-        raise WrongUse(f"{config.out} is the cache itself: name another path for the converted one")
+    require_own_place(config.out, [config.cache])
     store = open_store(config.cache)
     splits = [store.split(name) for name in store.splits]
     form = parse_form(config.as_, splits[0].shape.dim)
@@ -48,12 +55,25 @@ def convert_cache(config: ConvertConfig) -> None:
     print(f"{config.out}: {human_bytes(new)} as {config.as_}, {new / old:.2f} times {config.cache}")
 
 
+def require_own_place(out: Path, caches: Sequence[Path]) -> None:
+    """Raise WrongUse if a store to write is one of those that are read, or inside of any store."""
+    place = out.resolve()
+    if any(place == cache.resolve() for cache in caches):
+        raise WrongUse(f"{out} is a cache that is read: name another path for the new one")
+    if inside := next((folder for folder in place.parents if (folder / "zarr.json").exists()), None):
+        raise WrongUse(f"{out} is inside the store {inside}: name a path beside it")
+
+
 def require_applicable(form: Form, config: ConvertConfig, splits: list[Split]) -> None:
     """Raise WrongUse for a form that the cache has already, or that an encoding excludes."""
     encodings = {split.shape.encoding for split in splits}
     if form.kind == "fp16" and encodings == {"float16"} and not archive_of(config.cache):
         raise WrongUse(f"--as fp16: {config.cache} is in float16 already")
-    if form.kind.startswith("int8") and "int8" in encodings:
+    if (
+        form.kind.startswith("int8")
+        and "int8" in encodings
+        and not (form.kind == "int8" and archive_of(config.cache))
+    ):
         raise WrongUse(f"--as {form.kind}: {config.cache} is in int8 already")
     if form.kind == "zstd" and form.number and "int8" in encodings:
         raise WrongUse(
@@ -61,6 +81,8 @@ def require_applicable(form: Form, config: ConvertConfig, splits: list[Split]) -
         )
     if form.kind == "pca" and SPLIT not in {split.name for split in splits}:
         raise WrongUse(f"--as {config.as_}: {config.cache} has no split '{SPLIT}' to find the directions in")
+    if form.kind == "pca" and not any(split.name == SPLIT and len(split.eligible()) for split in splits):
+        raise WrongUse(f"--as {config.as_}: no training image of {config.cache} has an embedding")
 
 
 def converted_identity(
@@ -76,7 +98,7 @@ def converted_identity(
 def to_archive(store: Store, form: Form, out: Path) -> None:
     """Write a store as an archive. One that keeps all bits has the store's own identity."""
     conversions = [f"zstd:{form.number}"] if form.number else []
-    with tqdm(unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(unit=" chunks") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -107,8 +129,14 @@ def to_store(store: Store, splits: list[Split], form: Form, out: Path) -> None:
             if projection is not None and split.name == SPLIT:
                 write_projection(out, SPLIT, projection)
         missing = [(split, key) for split in splits for key in absent_chunks(out, split.name)]
-        for split, key in tqdm(missing, unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty()):
-            write_chunk(out, split.name, key, converted(split, key, change))
+        for split, key in Progress(missing, unit=" chunks"):
+            if change is None and form.encoding == split.shape.encoding:
+                columns = [column.name for column in chunk_columns(split.shape)]
+                write_columns(out, split.name, key, {name: split.column(name, key) for name in columns})
+            else:
+                write_chunk(out, split.name, key, converted(split, key, change))
+    for split in splits:
+        open_store(out).split(split.name).verify()
 
 
 def described(
@@ -121,10 +149,11 @@ def described(
         identity = converted_identity(teacher, conversion, dim=width if "dim" in teacher else None)
         return identity, lambda rows: rows @ projection, width
     if form.kind == "int8-rotated":
-        return converted_identity(teacher, "rotated", "int8"), Rotation(dim), dim
+        rotation = Rotation(dim)
+        return converted_identity(teacher, f"rotated {rotation.fingerprint()}", "int8"), rotation, dim
     conversion = "float16" if form.kind == "fp16" else form.kind
-    # a store that was never converted but to an archive of all its bits is the store itself
-    is_same = form.kind == "fp16" and split.shape.encoding == "float16"
+    # an archive becomes the store that it was made from
+    is_same = form.encoding == split.shape.encoding
     return converted_identity(teacher, *([] if is_same else [conversion])), None, dim
 
 

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from distributed import Client
-from tqdm import tqdm
 
 from cache.errors import StoreError
 from cache.layout import Status
@@ -17,9 +16,9 @@ from pipeline.embedding.chunk_queue import DEATHS_ALLOWED, ChunkQueue, WorkerDie
 from pipeline.embedding.tasks import Chunk, Job
 from pipeline.embedding.worker_shares import Workers, reason_of
 from pipeline.runtime.out_of_memory import is_out_of_memory, short_message
+from pipeline.runtime.progress import Progress
 
 FAILURES_AT_FIRST = 3
-SECONDS_BETWEEN_LOG_LINES = 30
 
 
 @dataclass(kw_only=True)
@@ -95,13 +94,10 @@ class RowsBar:
     """A progress bar over rows, updated by the workers after each batch."""
 
     def __init__(self, client: Client, chunks: Sequence[Chunk], *, shown: bool) -> None:
-        interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
         total = sum(len(chunk.rows) for chunk in chunks)
         self.client, self.lock = client, threading.Lock()
         self.done = {chunk.place: 0 for chunk in chunks}
-        self.bar = tqdm(
-            total=total, unit=" rows", disable=not shown, mininterval=interval, dynamic_ncols=True
-        )
+        self.bar = Progress(total=total, unit=" rows", disable=not shown)
 
     def __enter__(self) -> Self:
         self.client.subscribe_topic(progress_topic(self.client), self._on_event)

@@ -1,20 +1,19 @@
 """`cache neighbours`: find each training image's nearest neighbours among the others, and keep them in the store."""
 
-import sys
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cache.errors import IncompleteStore
 from cache.lock import sole_writer
+from cache.metadata import archive_of
 from cache.neighbours import EMPTY, has_neighbours, read_neighbours, write_neighbours
 from cache.reader import Split, open_store
 from pipeline.errors import WrongUse
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
-from pipeline.settings.commands import NeighboursConfig
+from pipeline.runtime.progress import Progress
+from pipeline.settings.cache_commands import NeighboursConfig
 
 SPLIT = "train"
 QUERIES_AT_ONCE = 65_536  # each search checks all rows, and copies them to a GPU
@@ -25,6 +24,11 @@ def cache_neighbours(config: NeighboursConfig) -> None:
 
     Raises WrongUse if there is a graph already, or are too few rows; IncompleteStore for a store that lacks chunks.
     """
+    if archive_of(config.cache):
+        raise WrongUse(
+            f"{config.cache} is an archive, to which nothing can be added; make a store of it with "
+            f"`python cli.py cache convert {config.cache} OUT.zarr --as fp16`"
+        )
     split = open_store(config.cache, views=1).split(SPLIT)
     if has_neighbours(config.cache, SPLIT):
         width = read_neighbours(split).shape[1]
@@ -54,7 +58,7 @@ def search(split: Split, rows: NDArray[np.int64], k: int, device: torch.device) 
     """Return the graph (N, k) of a split, with neighbours of these rows among each other; others have EMPTY."""
     embedding = split.gather(rows).astype(np.float32)
     graph = np.full((split.shape.rows, k), EMPTY, np.int32)
-    with tqdm(total=len(rows), unit=" images", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(total=len(rows), unit=" images") as bar:
         for start in range(0, len(rows), QUERIES_AT_ONCE):
             part = slice(start, start + QUERIES_AT_ONCE)
             found = nearest_others(embedding, k, device, part)

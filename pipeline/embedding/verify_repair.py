@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cache.audit import Audit, Fault, audit, remove_chunks
 from cache.columns import chunk_columns
@@ -15,7 +14,7 @@ from cache.errors import CorruptStore, IdentityMismatch
 from cache.identity import identity_difference
 from cache.layout import ChunkKey, Status
 from cache.lock import sole_writer
-from cache.metadata import read_split, read_split_attributes
+from cache.metadata import archive_of, read_split, read_split_attributes, read_store
 from cache.reader import Split, Store, open_store
 from cache.restore import damaged_metadata
 from cache.writer import ChunkRows
@@ -32,7 +31,8 @@ from pipeline.embedding.random_views import random_view_of
 from pipeline.errors import WrongUse
 from pipeline.images.dataset import Dataset, DatasetSplit, open_dataset
 from pipeline.runtime.device import resolve_device
-from pipeline.settings.commands import RepairConfig, VerifyConfig
+from pipeline.runtime.progress import Progress
+from pipeline.settings.cache_commands import RepairConfig, VerifyConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 LOWEST_COSINE = 0.999
@@ -72,7 +72,7 @@ def repair_cache(config: RepairConfig) -> None:
 
 def find_faults(config: VerifyConfig) -> tuple[Audit, list[Fault]]:
     """Check a store's bytes; if they are sound, also its labels (with --dataset) and a sample of its rows (--rows)."""
-    with tqdm(unit=" chunks", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with Progress(unit=" chunks", leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -99,9 +99,12 @@ def print_verdict(config: VerifyConfig, done: Audit, faults: list[Fault]) -> Non
     if faults:
         repair = f"python cli.py cache repair {config.cache} --dataset {config.dataset or 'DATASET'}"
         count = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}"
-        raise CorruptStore(
-            f"{config.cache} has {count}; `{repair}` recomputes the faulty chunks, and no others"
-        )
+        way_out = f"`{repair}` recomputes the faulty chunks, and no others"
+        if archive_of(config.cache):
+            way_out = "fetch the archive, or make it, again"
+        elif read_store(config.cache)["teacher"].get("conversions"):
+            way_out = "delete these files and run the command that made it from another cache, which makes them again"
+        raise CorruptStore(f"{config.cache} has {count}; {way_out}")
     compared = f", {config.rows:,} rows computed again" if config.rows else ""
     print(f"{config.cache}: sound ({done.files:,} chunk files, {done.bytes / 2**20:,.1f} MiB{compared})")
     if done.without_ledger:

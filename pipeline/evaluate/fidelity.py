@@ -43,7 +43,7 @@ def of_stores(student: Store, teacher: Store, seed: int, device: torch.device = 
     train, val = common_rows(of_train, MOST_NEIGHBOURS, draws), common_rows(of_val, MOST_IMAGES, draws)
     if not (len(train) and len(val)):
         raise PipelineError(f"{student.path} and {teacher.path} have no image in common, in train or in val")
-    anchors = train[:: max(1, len(train) // MOST_ANCHORS)]
+    anchors = spread(train, MOST_ANCHORS)
     found, embeddings = [], []
     for train_split, val_split in sides:
         query = unit_rows(val_split, val)
@@ -58,6 +58,11 @@ def common_rows(splits: Sequence[Split], most: int, draws: np.random.Generator) 
     for split in splits[1:]:
         rows = np.intersect1d(rows, split.eligible(), assume_unique=True)
     return np.sort(draws.choice(rows, min(most, len(rows)), replace=False))
+
+
+def spread(rows: Rows, most: int) -> Rows:
+    """Return at most so many rows, evenly spread over all."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
 
 
 def recall(student: Rows, teacher: Rows) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ def require_applicable(run: Path | None, dataset: Dataset, config: EvalConfig) -
         )
     if "fidelity" in config.protocol:
         if run and has_teacher(run):
-            teacher_cache(run)
+            checked_store(teacher_cache(run), dataset)  # before anything is embedded
         elif set(config.protocol) == {"fidelity"}:  # beside others, a cache or an untrained network has none
             what = f"{run} was trained without a teacher" if run else "a cache is the teacher's own"
             raise WrongUse(f"fidelity compares a student with its teacher, but {what}; leave it out")

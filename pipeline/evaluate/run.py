@@ -1,7 +1,8 @@
 """`eval`: embed what is missing, run the protocols, write metrics.json and print one table."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -71,7 +72,9 @@ def evaluate_targets(config: EvalConfig) -> None:
         if not recorded_path(target.path).is_file():  # what is recorded already needs no permission to write
             require_writable_file(target.metrics)
     results = evaluate_on_voc(targets, config) if is_voc else evaluate_on_dataset(targets, config, world)
-    if world.rank == 0:
+    if world.rank == 0 and config.json:
+        print(json.dumps([asdict(result) for result in results], indent=1))
+    elif world.rank == 0:
         Console().print(terminal_table(results, shown_metrics(results)))
     shutdown_distributed()
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
 from pipeline.images.decode import decode
 from pipeline.images.sources import Source
+from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import StopRequest
 
 # In `smart` mode an image with more bytes of pixels than this is stored as JPEG.
@@ -122,7 +122,7 @@ def page_size(longest_side: int) -> int:
 
 
 def _show_progress(process: Any, done: "Synchronized[int]", rows: int, title: str) -> None:
-    with tqdm(total=rows, desc=title, unit=" images") as bar:
+    with Progress(total=rows, desc=title, unit=" images") as bar:
         while process.is_alive():
             process.join(0.1)
             if done.value > bar.n:

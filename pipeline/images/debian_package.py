@@ -8,9 +8,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from pipeline.errors import PipelineError
+from pipeline.runtime.progress import Progress
 
 BLOCK = 1 << 20
 PATIENCE = 60  # seconds without a byte
@@ -65,7 +64,7 @@ def _download(package: DebianPackage, deb: Path) -> None:
         with (
             urllib.request.urlopen(package.url, timeout=PATIENCE) as answer,
             part.open("wb") as file,
-            tqdm(
+            Progress(
                 total=int(answer.headers.get("Content-Length") or 0) or None,
                 desc=package.name,
                 unit="B",

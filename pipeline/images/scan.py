@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
 from pipeline.images.sources import Source
+from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import children_ignore_interrupts
 
 CHUNK = 64  # images per task of a worker
@@ -122,7 +122,7 @@ def each_row(task: Callable[[Source, int], T], source: Source, *, workers: int, 
             ProcessPoolExecutor(
                 min(workers, len(chunks)), multiprocessing.get_context("spawn"), _begin, (task, source)
             ) as pool,
-            tqdm(total=rows, desc=title, unit=" images") as bar,
+            Progress(total=rows, desc=title, unit=" images") as bar,
         ):
             with children_ignore_interrupts():
                 found = pool.map(_run_chunk, chunks)  # starts the processes

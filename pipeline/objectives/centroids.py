@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cache.reader import Split
 from pipeline.objectives.objective import to_device
 from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.objectives.shards import slots_of_rank
 from pipeline.runtime.distributed import broadcast, is_main_process
+from pipeline.runtime.progress import Progress
 
 ITERATIONS = 20
 
@@ -65,7 +65,7 @@ class Centroids(nn.Module):
         from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
 
         rows, dim, device = len(self.training_rows), self.split.shape.dim, self.centroids.device
-        tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.total:,} centroids as anchors")
+        Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.total:,} centroids as anchors")
         embedding = np.empty((rows, dim), np.float32)
         fetch(self.split, np.arange(rows), self.training_rows, torch.from_numpy(embedding))
         centroids, cluster = kmeans(embedding, self.total, ITERATIONS, self.seed, device)

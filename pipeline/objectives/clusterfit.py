@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import Objective, to_device
 from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.runtime.distributed import broadcast, is_main_process
+from pipeline.runtime.progress import Progress
 
 
 class ClusterFit(Objective):
@@ -74,7 +74,7 @@ class ClusterFit(Objective):
             from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
 
             rows, dim = len(self.rows), self.split.shape.dim
-            tqdm.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
+            Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
             embedding = np.empty((rows, dim), np.float32)
             fetch(self.split, np.arange(rows), self.rows, torch.from_numpy(embedding))
             device = self.cluster_of_row.device

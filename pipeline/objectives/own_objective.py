@@ -1,6 +1,6 @@
 """A user's own objective: `--objective package.module:function`, with the interface of the built-in ones."""
 
-import tomllib
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -27,12 +27,13 @@ def own_builder(spec: str, arguments: Sequence[str]) -> partial[Any]:
 
 def _build(spec: str, function: Any, arguments: dict[str, Any], *given: Any) -> Objective:
     try:
-        objective = function(*given, **arguments)
+        inspect.signature(function).bind(*given, **arguments)
     except TypeError as error:
         raise WrongUse(
             f"{spec} was called as function(config, student_dim, split, rows, key=value, ...), with what "
             f"--objective-args gives: {error}"
         ) from error
+    objective = function(*given, **arguments)
     if not isinstance(objective, Objective):
         raise PipelineError(
             f"{spec} returned {describe(objective)}; expected a pipeline.objectives.objective.Objective"
@@ -59,8 +60,11 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, bool | int | float) else text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -22,7 +22,7 @@ from pipeline.evaluate.fidelity import common_rows, recall, unit_rows
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.provenance import provenance
-from pipeline.settings.commands import CompareConfig
+from pipeline.settings.cache_commands import CompareConfig
 
 SPLIT = "train"
 NEIGHBOURS = 10
@@ -128,12 +128,11 @@ def properties(
 
 
 def embedding_bytes(path: Path, split: Split) -> float:
-    """Return the bytes on disk of an embedding, with its scale and its share of checksums and padding."""
-    arrays = [path / split.name / name for name in ("embedding", "scale")]
-    files = [file for array in arrays for file in (array / "c").rglob("*") if file.is_file()]
-    chunks = len(split.shape.chunk_keys) * split.shape.chunk_rows
+    """Return the bytes on disk of an embedding of the center crops, with its scale and its share of checksums."""
+    arrays = [path / split.name / name / "c" / "0" for name in ("embedding", "scale")]
+    files = [file for array in arrays for file in array.rglob("*") if file.is_file()]
     # the last chunk is padded in a store, and compressed in an archive
-    rows = split.shape.rows * split.shape.views if archive_of(path) else chunks
+    rows = split.shape.rows if archive_of(path) else split.shape.chunks * split.shape.chunk_rows
     return sum(file.stat().st_size for file in files) / rows
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.report.cache_comparison import comparison_markdown
 from pipeline.report.systems import System, load_system, with_distinct_names
 from pipeline.results.markdown_file import has_markers, require_markers, write_into
@@ -52,8 +53,11 @@ def recorded_comparison(target: Path) -> dict[str, Any] | None:
     """Return what `cache compare --json` printed into a file, None for any other target."""
     if target.suffix != ".json" or not target.is_file():
         return None
-    content: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-    return content if "caches" in content else None
+    try:
+        content = json.loads(target.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PipelineError(f"{target} is not JSON: {error}") from error
+    return content if isinstance(content, dict) and "caches" in content else None
 
 
 def evaluated_system(target: Path) -> System:

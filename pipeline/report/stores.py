@@ -1,6 +1,7 @@
 """`cache info`: the contents of a store, on the terminal."""
 
-from pathlib import Path
+import json
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -9,14 +10,38 @@ from rich.table import Table
 from cache.layout import Status
 from cache.reader import Split, Store, open_store
 from pipeline.results.plain_text import human_bytes, plain_fields
+from pipeline.settings.cache_commands import InfoConfig
 
 
-def print_store(path: Path) -> None:
-    """Print a store's identity, and the size and completeness of each split."""
-    store, console = open_store(path), Console()
-    console.print(f"[bold]{path}[/bold]  id {store.id[:16]}", highlight=False)
+def print_store(config: InfoConfig) -> None:
+    """Run the `cache info` command: print a store's identity, and the size and completeness of each split."""
+    store, console = open_store(config.store), Console()
+    splits = [store.split(name) for name in store.splits]
+    if config.json:
+        described = {split.name: describe_split(split) for split in splits}
+        fields = {"id": store.id, "origin": dict(store.origin), "teacher": dict(store.teacher)}
+        print(json.dumps({"store": str(config.store), **fields, "splits": described}, indent=1))
+        return
+    console.print(f"[bold]{config.store}[/bold]  id {store.id[:16]}", highlight=False)
     console.print(identity_table(store))
-    console.print(split_table([store.split(name) for name in store.splits]))
+    console.print(split_table(splits))
+
+
+def describe_split(split: Split) -> dict[str, Any]:
+    """Return the numbers of a split, as JSON values."""
+    counts = np.bincount(split.status[0], minlength=len(Status))
+    return {
+        "rows": split.shape.rows,
+        "views": split.shape.views,
+        "dim": split.shape.dim,
+        "encoding": split.shape.encoding,
+        "chunks": len(split.shape.chunk_keys),
+        "chunks_written": len(split.shape.chunk_keys) - len(split.absent),
+        "usable": int(counts[Status.OK]),
+        "unreadable": int(counts[Status.UNREADABLE]),
+        "degenerate": int(counts[Status.DEGENERATE]),
+        "bytes": folder_bytes(split),
+    }
 
 
 def identity_table(store: Store) -> Table:
@@ -33,18 +58,17 @@ def split_table(splits: list[Split]) -> Table:
         "split", "rows", "views", "dim", "chunks written", "usable rows", "unreadable", "degenerate", "size"
     )
     for split in splits:
-        chunks = len(split.shape.chunk_keys)
-        counts = np.bincount(split.status[0], minlength=len(Status))
+        found = describe_split(split)
         table.add_row(
             split.name,
-            f"{split.shape.rows:,}",
-            str(split.shape.views),
-            str(split.shape.dim),
-            f"{chunks - len(split.absent):,} of {chunks:,}",
-            f"{counts[Status.OK]:,}",
-            f"{counts[Status.UNREADABLE]:,}",
-            f"{counts[Status.DEGENERATE]:,}",
-            human_bytes(folder_bytes(split)),
+            f"{found['rows']:,}",
+            f"{found['views']}",
+            f"{found['dim']}",
+            f"{found['chunks_written']:,} of {found['chunks']:,}",
+            f"{found['usable']:,}",
+            f"{found['unreadable']:,}",
+            f"{found['degenerate']:,}",
+            human_bytes(found["bytes"]),
         )
     return table
 

@@ -14,7 +14,7 @@ from pipeline.runtime.provenance import provenance
 FORMAT = 1
 # Settings that may differ when a run is resumed, since they change no weight.
 FREE_SETTINGS = (
-    *("workers", "eval_every", "save_every", "device", "inexact"),
+    *("workers", "eval_every", "save_every", "device", "inexact", "tracker"),
     *("dataset", "cache", "run", "teacher", "weights"),  # paths, whose contents have identities in made_of
 )
 

@@ -1,5 +1,6 @@
 """From a command to its exit code: errors become one sentence on stderr."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -54,5 +55,7 @@ def resumes(arguments: list[str]) -> bool:
     """Whether an interrupted command goes on when it is run again; one that writes a file at its end starts over."""
     name = "".join(arguments[1:2] if arguments[:1] == ["cache"] else arguments[:1])
     writes_store = name == "embed" and any(Path(text).suffix == ".zarr" for text in arguments)
-    converts = name == "convert" and not any(text.startswith("zstd") for text in arguments)
+    forms = [value for flag, value in itertools.pairwise(arguments) if flag == "--as"]
+    forms += [text.removeprefix("--as=") for text in arguments if text.startswith("--as=")]
+    converts = name == "convert" and not any(form.startswith("zstd") for form in forms)
     return name in RESUMED or writes_store or converts

@@ -10,6 +10,7 @@ from pipeline.errors import WrongUse, suggest
 
 MAX_SEED = 2**32 - 1  # accepted by the generators of NumPy, PyTorch and faiss
 PRECISIONS = ("fp32", "bf16")
+DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
 # What meant None before it was the default; older command lines, recipes and run folders still say so.
 FORMERLY_NONE = (0, "", "own")
 

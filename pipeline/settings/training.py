@@ -8,6 +8,7 @@ from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argum
 OPTIMIZERS = ("sgd", "nesterov", "adamw")
 ANCHOR_POLICIES = ("window", "neighbours", "kmeans")
 SCHEDULES = ("step", "step-30-60-80", "cosine")
+TRACKERS = ("wandb", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ class TrainConfig(CommandSettings):
     )
     save_every: int = setting(
         500, "steps between checkpoints; each epoch also ends with a checkpoint", minimum=1
+    )
+    tracker: str | None = setting(
+        None,
+        "also log to Weights & Biases or MLflow, if it is installed: loss, rates and evaluations",
+        choices=TRACKERS,
     )
     inexact: bool = setting(False, "allow resuming with another number of ranks, threads or package versions")
 

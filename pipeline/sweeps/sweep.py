@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cache.durable import write_file
 from cache.errors import StoreError
 from cache.lock import held
@@ -24,6 +22,7 @@ from pipeline.images.labelled import label_problem
 from pipeline.results.metrics_file import is_of_store, recorded_path
 from pipeline.results.records import load_metrics, metrics_path
 from pipeline.runtime.outputs import require_writable_folder
+from pipeline.runtime.progress import Progress
 from pipeline.settings.commands import SweepConfig
 from pipeline.sweeps.recipe import SweepRecipe, Trial, flags, read_recipe
 
@@ -55,7 +54,7 @@ def sweep(config: SweepConfig) -> None:
     failed, elsewhere = [], []
     for store in recipe.references:
         evaluate_reference(recipe, store)
-    with tqdm(trials, unit="trial", dynamic_ncols=True) as bar:
+    with Progress(trials, unit="trial") as bar:
         for trial in bar:
             bar.set_postfix_str(trial.name)
             try:

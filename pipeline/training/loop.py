@@ -32,7 +32,7 @@ from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.live_teacher import LiveTeacher
 from pipeline.training.monitor import Monitor, TeacherSplits
 from pipeline.training.recorded_run import is_trained
-from pipeline.training.start_checks import require_compiler, require_monitored, require_trainable_head
+from pipeline.training.start_checks import require_monitored, require_tools, require_trainable_head
 from pipeline.training.student_run import StudentRun
 
 LOG_EVERY = 10
@@ -44,9 +44,8 @@ class Training:
 
     runs: one per student; their settings differ in student and run folder only. rows: integers, the training rows.
     excluded: how many other rows there are, and why. teacher: the cache's split, for objectives that need a teacher;
-    replay: which of its views are shown; monitored: the teacher's embeddings that students are compared with
-    as they train; live: the teacher itself, in the cache's place. made_of: the identities of
-    the inputs, recorded in the run folders.
+    replay: which of its views are shown; monitored: the teacher's embeddings that --eval-every compares with; live: the
+    teacher itself, in the cache's place. made_of: the identities of the inputs, recorded in the run folders.
     """
 
     command: str
@@ -81,8 +80,7 @@ class Training:
             return
         if self.config.eval_every:
             require_monitored(self.dataset, self.rows, has_teacher=self.monitored is not None)
-        if self.config.compile:
-            require_compiler(self.device)
+        require_tools(self.config, self.device)
         for run in self.runs:
             require_trainable_head(run)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache.reader import Split
 from pipeline.evaluate import fidelity
-from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest, unit_rows
+from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest, spread, unit_rows
 from pipeline.evaluate.knn import NEIGHBOURS as VOTERS
 from pipeline.evaluate.knn import accuracies
 from pipeline.images.dataset import Dataset, DatasetSplit
@@ -75,8 +75,8 @@ class Monitor:
         # consecutive rows, so that of equally near ones the lowest stays first
         self.own_rows = np.array_split(rows, world.size)[world.rank].astype(np.int64)
         self.own_val_rows = np.array_split(val_rows, world.size)[world.rank]
-        every = max(1, len(rows) // ANCHORS)
-        self.own_anchors = self.own_rows[::every]
+        anchors = spread(rows, ANCHORS)
+        self.own_anchors = np.intersect1d(self.own_rows, anchors, assume_unique=True)
         self.compared = (
             np.isin(val_rows, teacher.val.eligible()) if teacher else np.zeros(len(val_rows), bool)
         )

@@ -7,28 +7,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from cache.durable import write_file
 from pipeline.errors import PipelineError
+from pipeline.runtime.progress import Progress
 from pipeline.training.recorded_run import TENSORBOARD
+from pipeline.training.tracker import Tracker
 
 
 class RunLog:
     """The log of a run: metrics.jsonl, TensorBoard and the progress bar. Only the main process has one.
 
     step: number of steps done; lines of later steps, from an interrupted run, are dropped and will be written again.
-    name: label of the progress bar, where there are several.
+    name: label of the progress bar, where there are several. tracker: gets the same values.
     """
 
-    def __init__(self, run: Path, *, step: int, steps: int, batch_size: int, name: str = "") -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        step: int,
+        steps: int,
+        batch_size: int,
+        name: str = "",
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.tracker = tracker
         self.path, self.batch_size = run / "metrics.jsonl", batch_size
         self.drop_lines_after(step)
         with self.explain_os_errors():
             self.board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
-        self.bar = tqdm(
-            total=steps, initial=step, desc=name or None, unit="step", dynamic_ncols=True, smoothing=0.05
-        )
+        self.bar = Progress(total=steps, initial=step, desc=name or None, unit="step", smoothing=0.05)
         self.since, self.at_step = time.monotonic(), step
 
     def drop_lines_after(self, step: int) -> None:
@@ -51,6 +60,8 @@ class RunLog:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        if self.tracker:
+            self.tracker.log(values, step)
 
     def progress(self, step: int, **values: float) -> None:
         """Move the progress bar, and log the values and the images/s since the last call."""
@@ -67,6 +78,8 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
+        if self.tracker:
+            self.tracker.close()
         with self.explain_os_errors():
             self.board.close()
 

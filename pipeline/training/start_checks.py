@@ -10,7 +10,9 @@ from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset
 from pipeline.images.labelled import label_problem
 from pipeline.models.checkpoints import first_line
+from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.student_run import StudentRun
+from pipeline.training.tracker import require_tracker
 
 
 def require_monitored(dataset: Dataset, rows: NDArray[np.integer], *, has_teacher: bool) -> None:
@@ -44,6 +46,14 @@ def require_trainable_head(run: StudentRun) -> None:
             f"{run.objective.describe()} cannot be trained ({first_line(error)}); give a larger --batch-size, or "
             "fewer ranks"
         ) from error
+
+
+def require_tools(config: DistillConfig | PretrainConfig, device: torch.device) -> None:
+    """Raise unless what --compile and --tracker need is there."""
+    if config.compile:
+        require_compiler(device)
+    if config.tracker:
+        require_tracker(config.tracker)
 
 
 def require_compiler(device: torch.device) -> None:

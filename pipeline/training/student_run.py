@@ -24,11 +24,13 @@ from pipeline.objectives.objective import Objective
 from pipeline.runtime.device import gpu_record
 from pipeline.runtime.distributed import World, any_rank, is_main_process
 from pipeline.runtime.provenance import versions
+from pipeline.settings.field import as_json
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.health import TrainingHealth, non_finite_weights
 from pipeline.training.monitor import Monitor, in_words
 from pipeline.training.recorded_run import RESUME_FILE, steps_of_complete
 from pipeline.training.run_log import RunLog
+from pipeline.training.tracker import open_tracker
 
 DROPOUT_STREAM = 1 << 20  # far from the streams of views, which are numbered from 0
 RESUME_STATE = ("step", "network", "optimizer", "objective", "conditions")
@@ -71,8 +73,11 @@ class StudentRun:
         """Prepare for training up to `steps`; `name` labels the progress bar."""
         self.steps, self.model = steps, self.wrap_model()
         if is_main_process():
-            batch = self.config.batch_size
-            self.log = RunLog(self.folder, step=self.step, steps=steps, batch_size=batch, name=name)
+            batch, wanted = self.config.batch_size, self.config.tracker
+            tracker = open_tracker(wanted, self.folder, as_json(self.config)) if wanted else None
+            self.log = RunLog(
+                self.folder, step=self.step, steps=steps, batch_size=batch, name=name, tracker=tracker
+            )
 
     def wrap_model(self) -> nn.Module:
         """Return the network in DistributedDataParallel if there are several ranks, compiled if --compile."""

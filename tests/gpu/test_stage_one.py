@@ -8,7 +8,7 @@ import torch
 
 from cache.reader import open_store
 from pipeline.embedding.cache_teacher import cache_teacher
-from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig
 
 TEACHERS = {"resnet50": "tests.support.untrained:resnet50", "vit": "tests.support.untrained:vit"}
 

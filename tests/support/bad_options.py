@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.settings import commands, training
+from pipeline.settings import cache_commands, commands, training
 from pipeline.settings.field import CommandSettings, options
 from pipeline.settings.plan import PlanConfig
 from pipeline.settings.toml_file import without_none
@@ -17,13 +17,13 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "demo-data images": commands.DemoDataConfig,
     "pack {pictures} out": commands.PackConfig,
     "pretrain {dataset} r": training.PretrainConfig,
-    "cache-teacher {dataset} c.zarr": commands.CacheTeacherConfig,
-    "cache verify {cache}": commands.VerifyConfig,
-    "cache repair {cache} --dataset {dataset}": commands.RepairConfig,
-    "cache compare {cache}": commands.CompareConfig,
-    "cache combine {cache} {cache} o.zarr": commands.CombineConfig,
-    "cache convert {cache} o.zarr --as int8": commands.ConvertConfig,
-    "cache neighbours {cache}": commands.NeighboursConfig,
+    "cache-teacher {dataset} c.zarr": cache_commands.CacheTeacherConfig,
+    "cache verify {cache}": cache_commands.VerifyConfig,
+    "cache repair {cache} --dataset {dataset}": cache_commands.RepairConfig,
+    "cache compare {cache}": cache_commands.CompareConfig,
+    "cache combine {cache} {cache} o.zarr": cache_commands.CombineConfig,
+    "cache convert {cache} o.zarr --as int8": cache_commands.ConvertConfig,
+    "cache neighbours {cache}": cache_commands.NeighboursConfig,
     "distill {dataset} {cache} r": training.DistillConfig,
     "embed {dataset} o.zarr": commands.EmbedConfig,
     "eval {run} --dataset {dataset}": commands.EvalConfig,

@@ -14,7 +14,7 @@ from pipeline.embedding.neighbour_graph import cache_neighbours
 from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
-from pipeline.settings.commands import NeighboursConfig
+from pipeline.settings.cache_commands import NeighboursConfig
 from pipeline.settings.training import DistillConfig
 from tests.support.tiny_batch import STUDENT_DIM, eligible_batch
 from tests.support.tiny_store import written

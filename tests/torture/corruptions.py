@@ -25,7 +25,8 @@ from pipeline.embedding.cache_teacher import cache_teacher
 from pipeline.embedding.verify_repair import find_faults, repair_cache
 from pipeline.images.pack import pack
 from pipeline.runtime.provenance import provenance
-from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig, RepairConfig, VerifyConfig
+from pipeline.settings.commands import PackConfig
 from tests.support.squares import draw_squares
 from tests.support.tiny_store import contents
 from tests.torture.children import cluster

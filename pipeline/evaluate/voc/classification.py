@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.embedding.extract import ExtractionSettings, extract
 from pipeline.evaluate.linear import LinearProbe
@@ -30,6 +29,7 @@ from pipeline.evaluate.voc.data import SPLITS, VocSplit, read_split
 from pipeline.models.backbone import Backbone
 from pipeline.models.student_file import load_run_student
 from pipeline.runtime.device import CPU, resolve_device
+from pipeline.runtime.progress import Progress
 from pipeline.settings.commands import EvalConfig
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -70,7 +70,7 @@ def extract_features(
         device=device, precision="fp32", batch_size=batch_size, threads=torch.get_num_threads()
     )
     rows = range(len(split.images))
-    with tqdm(total=len(rows), desc=f"embed {split.name}", unit=" images", dynamic_ncols=True) as bar:
+    with Progress(total=len(rows), desc=f"embed {split.name}", unit=" images") as bar:
         found = extract(backbone, split.read, rows, settings, lambda done: bar.update(done - bar.n))
     if not found.readable.all():
         split.image(int(np.argmin(found.readable)))  # raises, naming the image and the reason

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.transforms.functional import to_tensor
-from tqdm import tqdm
 
 from cache.identity import identity_id
 from pipeline.errors import PipelineError
@@ -31,6 +30,7 @@ from pipeline.models.optimizer import learning_rate
 from pipeline.models.student_file import load_run_student
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.prefetch import prefetch
+from pipeline.runtime.progress import Progress
 from pipeline.settings.commands import EvalConfig
 
 LEARNING_RATE_IMAGES = 16
@@ -139,7 +139,7 @@ def train_epoch(
     loss = torch.tensor(math.nan)
     detector.train()
     for step, (images, targets) in enumerate(
-        tqdm(examples, desc=title, total=steps, unit="step", dynamic_ncols=True), start=epoch * steps
+        Progress(examples, desc=title, total=steps, unit="step"), start=epoch * steps
     ):
         optimizer.param_groups[0]["lr"] = step_learning_rate(step, steps * settings.epochs, settings)
         torch.manual_seed(int(stream(settings.seed, step, 0, REGIONS_STREAM)))
@@ -177,7 +177,7 @@ def detect(detector: FasterRCNN, split: VocSplit, precision: str, device: torch.
     rows = range(len(split.images))
     images = prefetch(lambda row: to_tensor(split.image(row)), rows, torch.get_num_threads(), IMAGES_AHEAD)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for row, image in enumerate(tqdm(images, desc="detect", total=len(rows), dynamic_ncols=True)):
+        for row, image in enumerate(Progress(images, desc="detect", total=len(rows))):
             (found,) = detector([image.to(device)])
             boxes, scores, labels = (
                 found[key].float().cpu().numpy() for key in ("boxes", "scores", "labels")

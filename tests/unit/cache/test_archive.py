@@ -11,9 +11,9 @@ from cache.archive import local_copy
 from cache.archive_writer import rounded, write_archive
 from cache.audit import audit
 from cache.errors import CorruptStore, FormatMismatch, StoreError
-from cache.layout import INT8, ChunkKey, SplitShape
+from cache.layout import INT8, ChunkKey, SplitShape, Status
 from cache.reader import open_store
-from cache.writer import create_store
+from cache.writer import ChunkRows, create_split, create_store, write_chunk
 from tests.support import tiny_store
 from tests.support.tiny_store import SHAPE, TEACHER, contents
 
@@ -50,14 +50,64 @@ def test_int8_stays_int8(tmp_path: Path) -> None:
     assert files_of(open_store(tmp_path / "archive.zarr").path) == files_of(tmp_path / "store.zarr")
 
 
+def test_chunks_without_a_label_or_an_embedding_are_kept(tmp_path: Path) -> None:
+    """Their rows all equal the fill value, and zarr leaves such chunks out unless it is told not to."""
+    path, rows = tmp_path / "store.zarr", 4096 + 50
+    create_store(path, TEACHER)
+    create_split(
+        path,
+        "train",
+        dataset=tiny_store.dataset_of(FEW),
+        rows=rows,
+        views=1,
+        dim=4,
+        labels=np.full(rows, -1),
+        thumbs=np.zeros(rows, np.uint64),
+    )
+    for index, count in enumerate((4096, 50)):
+        nothing = np.full((count, 4), np.nan, np.float16)
+        norm, crop = np.full(count, np.nan, np.float32), np.full((count, 5), np.nan, np.float32)
+        status = np.full(count, Status.UNREADABLE, np.uint8)
+        chunk = ChunkRows(embedding=nothing, norm=norm, crop=crop, status=status)
+        write_chunk(path, "train", ChunkKey(0, index), chunk)
+    write_archive(open_store(path), tmp_path / "archive.zarr", TEACHER)
+    assert audit(tmp_path / "archive.zarr").faults == ()
+    assert files_of(open_store(tmp_path / "archive.zarr").path) == files_of(path)
+
+
+def test_swapped_chunks_are_found(archive: Path) -> None:
+    one, two = (archive / "train" / "embedding" / "c" / "0" / f"{index}" / "0" for index in (0, 1))
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    assert [(fault.split, fault.file) for fault in audit(archive).faults] == [("train", "embedding")]
+    with pytest.raises(CorruptStore, match="chunk 0 of view 0 is another's"):
+        open_store(archive)
+
+
+def test_a_copy_that_lost_a_split_is_decoded_again(archive: Path, store: Path) -> None:
+    shutil.rmtree(local_copy(archive) / "train")
+    assert files_of(open_store(archive).path) == files_of(store)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_said(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(
+        StoreError, match=r"cannot be decoded into .*: set XDG_CACHE_HOME to a folder with room"
+    ):
+        open_store(archive)
+
+
 def test_it_is_decoded_once_and_a_cut_short_decoding_goes_on(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = local_copy(archive)
     whole = files_of(copy)
-    assert capsys.readouterr().out.count("decoding") == 1
+    assert capsys.readouterr().err.count("decoding") == 1
     open_store(archive)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     for name in (".decoded", "train/embedding/c/1/1/0", "train/status/c/0/2"):
         (copy / name).unlink()
     assert local_copy(archive) == copy

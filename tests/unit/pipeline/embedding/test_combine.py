@@ -13,7 +13,7 @@ from cache.reader import Split, open_store
 from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
 from pipeline.embedding.combine import combine_caches
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import CombineConfig
+from pipeline.settings.cache_commands import CombineConfig
 from pipeline.training.distill import distill
 from tests.support import tiny_store
 from tests.support.tiny_store import contents
@@ -149,6 +149,8 @@ def test_caches_that_do_not_belong_together(teachers: list[Path], tmp_path: Path
     val = teacher(tmp_path / "val.zarr", 5, 5, splits=("val",))
     with pytest.raises(WrongUse, match="not all of these caches have a split 'train'"):
         combine([teachers[0], val], tmp_path / "c.zarr")
+    with pytest.raises(WrongUse, match="is a cache that is read"):
+        combine(teachers, teachers[0])
     part = Path(shutil.copytree(teachers[1], tmp_path / "part.zarr"))
     (part / "val/embedding/c/0/0/0").unlink()
     with pytest.raises(IncompleteStore):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.linalg import hadamard
+from scipy.linalg import hadamard as scipy_hadamard
 
-from cache.errors import IdentityMismatch, IncompleteStore
+from cache.errors import CorruptStore, IdentityMismatch, IncompleteStore
 from cache.int8 import quantized, widened
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.projection import read_projection
@@ -19,7 +19,7 @@ from pipeline.embedding.conversions import Rotation
 from pipeline.embedding.convert import convert_cache
 from pipeline.embedding.verify_repair import verify_cache
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import ConvertConfig, VerifyConfig
+from pipeline.settings.cache_commands import ConvertConfig, VerifyConfig
 from pipeline.training.distill import distill
 from tests.support import tiny_store
 from tests.support.tiny_store import contents
@@ -89,21 +89,28 @@ def test_int8(source: Path, tmp_path: Path, view: int) -> None:
     assert open_store(tmp_path / "c.zarr").teacher["conversions"] == ["int8"]
 
 
-def test_a_rotation_is_the_hadamard_matrix_of_each_block() -> None:
-    rotation, rows = Rotation(24), np.random.default_rng(0).normal(size=(7, 24)).astype(np.float32)
-    matrix = np.kron(np.eye(3), hadamard(8) / np.sqrt(8))
-    expected = (rows.astype(np.float64) * rotation.signs)[:, rotation.order] @ matrix
-    np.testing.assert_allclose(rotation(rows), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(rotation(rows) @ rotation(rows).T, rows @ rows.T, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        Rotation(7)(np.eye(7, dtype=np.float32)) ** 2, np.eye(7)[:, Rotation(7).order]
-    )
+@pytest.mark.parametrize("dim", [8, 24, 7, 1000])
+def test_a_rotation_is_rounds_of_hadamards_matrix(dim: int) -> None:
+    rotation, rows = Rotation(dim), np.random.default_rng(0).normal(size=(7, dim)).astype(np.float32)
+    expected, block = rows.astype(np.float64), rotation.block
+    for signs, order in rotation.rounds:
+        expected = (expected * signs)[:, order]
+        expected[:, :block] = expected[:, :block] @ scipy_hadamard(block) / np.sqrt(block)
+    np.testing.assert_allclose(rotation(rows), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rotation(rows) @ rotation(rows).T, rows @ rows.T, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [768, 1000, 1280])
+def test_a_rotation_spreads_one_large_value_over_all(dim: int) -> None:
+    rotated = Rotation(dim)(np.eye(dim, dtype=np.float32))
+    assert np.abs(rotated).max(1).mean() < 8 / np.sqrt(dim)
 
 
 def test_rotated_int8_keeps_cosines_and_says_what_it_is(source: Path, tmp_path: Path) -> None:
     original, found = open_store(source).split("train"), convert(source, tmp_path / "c.zarr", "int8-rotated")
     np.testing.assert_allclose(cosines(found, 1), cosines(original, 1), atol=0.02)
-    assert open_store(tmp_path / "c.zarr").teacher["conversions"] == ["rotated", "int8"]
+    rotated, int8 = open_store(tmp_path / "c.zarr").teacher["conversions"]
+    assert (rotated, int8) == (f"rotated {Rotation(24).fingerprint()}", "int8")
 
 
 def test_principal_components_of_all_directions_there_are_keep_every_cosine(
@@ -176,8 +183,8 @@ def test_an_interrupted_conversion_goes_on(source: Path, tmp_path: Path, form: s
     ("form", "message"),
     [
         ("float32", "--as float32: expected fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"),
-        ("zstd:0", "--as zstd:0: expected 1 to 9 bits of a float16's mantissa"),
-        ("zstd:10", "--as zstd:10: expected 1 to 9 bits of a float16's mantissa"),
+        ("zstd:2", "--as zstd:2: expected 3 to 9 bits of a float16's mantissa"),
+        ("zstd:10", "--as zstd:10: expected 3 to 9 bits of a float16's mantissa"),
         ("pca:24", "--as pca:24: expected fewer dimensions than the cache's 24"),
         ("pca:0", "--as pca:0: expected fewer dimensions"),
         ("fp16", "--as fp16: .* is in float16 already"),
@@ -195,8 +202,43 @@ def test_what_int8_excludes_and_the_cache_itself(source: Path, tmp_path: Path) -
         convert(tmp_path / "c.zarr", tmp_path / "d.zarr", "int8-rotated")
     with pytest.raises(WrongUse, match="has no mantissa to round; use zstd"):
         convert(tmp_path / "c.zarr", tmp_path / "d.zarr", "zstd:4")
-    with pytest.raises(WrongUse, match="is the cache itself"):
+    with pytest.raises(WrongUse, match="is a cache that is read: name another path"):
         convert(source, source, "int8")
+
+
+def test_an_archive_of_int8_becomes_the_int8_store_again(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "a.zarr", "int8")
+    convert(tmp_path / "a.zarr", tmp_path / "b.zarr", "zstd")
+    convert(tmp_path / "b.zarr", tmp_path / "c.zarr", "int8")
+    one, two = (
+        {name: data for name, data in contents(tmp_path / store).items() if not name.endswith(".lock")}
+        for store in ("a.zarr", "c.zarr")
+    )
+    assert one == two
+
+
+def test_a_store_inside_a_store_is_refused(source: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(source, tmp_path / "c.zarr"))
+    for inner in ("sub.zarr", "train/sub.zarr"):
+        with pytest.raises(WrongUse, match=r"is inside the store .*c\.zarr.*: name a path beside it"):
+            convert(path, path / inner, "int8")
+    assert contents(path) == contents(source)
+
+
+def test_a_damaged_converted_store_is_named_with_the_way_out(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "c.zarr", "int8")
+    file = tmp_path / "c.zarr/train/embedding/c/0/0/0"
+    data = file.read_bytes()
+    file.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    with pytest.raises(
+        CorruptStore, match="delete these files and run the command that made it from another cache"
+    ):
+        verify_cache(VerifyConfig(cache=tmp_path / "c.zarr"))
+    with pytest.raises(CorruptStore, match="have changed since they were written"):
+        convert(source, tmp_path / "c.zarr", "int8")
+    file.unlink()
+    convert(source, tmp_path / "c.zarr", "int8")
+    assert file.read_bytes() == data
 
 
 def test_an_incomplete_cache_is_refused(source: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from pipeline.embedding.cache_teacher import cache_teacher
 from pipeline.embedding.verify_repair import find_faults, repair_cache, verify_cache
 from pipeline.errors import WrongUse
 from pipeline.images.pack import pack
-from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig, RepairConfig, VerifyConfig
+from pipeline.settings.commands import PackConfig
 from tests.support import tiny_store
 from tests.support.squares import draw_squares
 

@@ -21,7 +21,8 @@ from pipeline.images import pack as pack_module
 from pipeline.images.beton_writer import check_beton
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.pack import pack
-from pipeline.settings.commands import PackConfig, RepairConfig, VerifyConfig
+from pipeline.settings.cache_commands import RepairConfig, VerifyConfig
+from pipeline.settings.commands import PackConfig
 from pipeline.training.distill import distill, open_split
 from tests.support.flawed_images import state_of
 from tests.support.training_runs import settings

@@ -28,7 +28,7 @@ from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.registry import build_objective, resolved
 from pipeline.objectives.streamed import SimilarityLoss
-from pipeline.settings.commands import NeighboursConfig
+from pipeline.settings.cache_commands import NeighboursConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
 from tests.support.tiny_store import TEACHER

@@ -90,6 +90,8 @@ def test_a_run_resumes_exactly_and_refuses_an_edited_function(
         ("a=0.5", 0.5),
         ("a=1e-3", 1e-3),
         ("a=true", True),
+        ("a=.5", 0.5),
+        ("a=False", False),
         ("a=mlp", "mlp"),
         ("a=x=y", "x=y"),
         ("a=[1]", "[1]"),
@@ -116,6 +118,14 @@ def test_arguments(argument: str, value: Any) -> None:
 def test_what_is_refused(cached: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(WrongUse, match=re.escape(message)):
         built(open_store(cached).split("train"), **changes)
+
+
+def test_an_error_in_the_function_is_its_own(cached: Path, example: Path) -> None:
+    example.write_text(
+        "def in_batch(config, student_dim, split, rows):\n    return None + 1\n", encoding="utf-8"
+    )
+    with pytest.raises(TypeError, match="unsupported operand"):
+        built(open_store(cached).split("train"))
 
 
 def test_a_function_that_returns_something_else_is_refused(cached: Path, example: Path) -> None:

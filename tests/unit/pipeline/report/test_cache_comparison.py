@@ -13,7 +13,7 @@ from pipeline.embedding.convert import convert_cache
 from pipeline.errors import WrongUse
 from pipeline.report.cache_comparison import compare_caches
 from pipeline.report.markdown import write_report
-from pipeline.settings.commands import CompareConfig, ConvertConfig
+from pipeline.settings.cache_commands import CompareConfig, ConvertConfig
 
 ROWS, DIM, CLASSES = 240, 12, 4
 LABELS = np.arange(ROWS, dtype=np.int64) % CLASSES

@@ -55,6 +55,7 @@ def test_a_run_recorded_before_settings_were_none_by_default_can_be_resumed(tmp_
         "anchor_policy": "window",
         "neighbours": None,
         "objective_args": (),
+        "tracker": None,
     }
     open_run(tmp_path / "run", "distill", config, record["made_of"], younger)
     with pytest.raises(PipelineError, match=r"config\.head_dim: expected 8, found "):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WrongUse
-from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig
 from pipeline.settings.plan import PlanConfig
 from pipeline.settings.training import DistillConfig
 

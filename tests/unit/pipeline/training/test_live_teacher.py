@@ -26,7 +26,7 @@ from pipeline.loading.order import Order
 from pipeline.models.checkpoints import load_resume, save_safetensors
 from pipeline.objectives.regression import RegressionBN
 from pipeline.runtime.device import CPU
-from pipeline.settings.commands import CacheTeacherConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.registry import load_teacher
 from pipeline.training.distill import distill

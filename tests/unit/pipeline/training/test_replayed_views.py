@@ -30,7 +30,8 @@ from pipeline.loading.random_crop import RandomCrop, random_crop, stream, unifor
 from pipeline.loading.replay import Replay
 from pipeline.results.run_record import read_config
 from pipeline.runtime.device import CPU
-from pipeline.settings.commands import CacheTeacherConfig, PackConfig, RepairConfig, VerifyConfig
+from pipeline.settings.cache_commands import CacheTeacherConfig, RepairConfig, VerifyConfig
+from pipeline.settings.commands import PackConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
 from pipeline.training.live_teacher import open_live_teacher
