@@ -1,5 +1,7 @@
 """`export`: a run's student as a safetensors or ONNX file, with a model card beside it."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,8 @@ from cache.durable import write_file
 from pipeline.errors import WrongUse
 from pipeline.export.model_card import Exported, model_card
 from pipeline.export.onnx import onnx_model
+from pipeline.export.quantize import quantized, sample
+from pipeline.images.dataset import open_dataset
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
 from pipeline.models.student_file import load_run_student
 from pipeline.results.run_record import read_config
@@ -22,26 +26,42 @@ def export_student(config: ExportConfig) -> None:
     `images` (batch, 3, size, size) to `features` (batch, dim), both float32. Metadata in the file name the student, its
     input and its teacher.
 
-    Raises WrongUse when the suffix does not match the format; PipelineError when the folder has no student, or ONNX
+    With --int8 the graph is quantized, see `quantize`.
+
+    Raises WrongUse when the suffix does not match the format, PipelineError when the folder has no student, or ONNX
     Runtime's features differ from PyTorch's.
     """
     file_format = export_format(config)
+    if config.int8 and (file_format != "onnx" or config.half):
+        raise WrongUse("--int8 is for ONNX files, and not with --half: name OUT.onnx, or leave it out")
     require_writable_file(config.out)
     tensors, metadata = load_safetensors(config.run / "student.safetensors")
     record = read_config(config.run)
     backbone = load_run_student(config.run)
     metadata |= {"teacher": teacher_name(record), "teacher_licence": teacher_licence(record)}
+    note = ""
     if file_format == "onnx":
-        write_file(config.out, onnx_model(backbone.module, metadata, half=config.half), resumes=False)
+        content = onnx_model(backbone.module, metadata, half=config.half)
+        if config.int8:
+            dataset = open_dataset(config.dataset or Path(record["config"]["dataset"]))
+            train = dataset.split("train")
+            images = [
+                sample(each, backbone.preprocessing) for each in (train, dataset.splits.get("val", train))
+            ]
+            content, cosine = quantized(content, *images)
+            note = f", int8, mean cosine {cosine:.4f} to float32"
+        write_file(config.out, content, resumes=False)
     else:
         written = to_float16(tensors) if config.half else tensors
         save_safetensors(config.out, written, metadata, resumes=False)
-    exported = Exported(run=config.run, file=config.out, half=config.half, record=record, student=metadata)
+    exported = Exported(
+        run=config.run, file=config.out, half=config.half, int8=config.int8, record=record, student=metadata
+    )
     card = config.out.with_name(f"{config.out.name}.card.md")
     write_file(card, model_card(exported, backbone.preprocessing.identity()).encode(), resumes=False)
     size = config.out.stat().st_size / 1e6
     facts = f"{metadata['student']}, {metadata['dim']}-d at {metadata['image_size']} px, {size:.1f} MB"
-    print(f"{config.out}: {facts}; its model card is {card}")
+    print(f"{config.out}: {facts}{note}; its model card is {card}")
 
 
 def export_format(config: ExportConfig) -> str:

@@ -30,6 +30,7 @@ class Exported:
     run: Path
     file: Path
     half: bool
+    int8: bool = False
     record: Mapping[str, Any]
     student: Mapping[str, str]
 
@@ -77,6 +78,7 @@ def front_matter(exported: Exported) -> str:
 def input_sentence(exported: Exported, preprocessing: Mapping[str, Any]) -> str:
     """Describe the input's preprocessing and the precision of the weights."""
     half = " The weights are in float16." if exported.half else ""
+    half += " Weights and activations are in int8, calibrated on training images." if exported.int8 else ""
     view = {key: plain(value) for key, value in preprocessing.items()}
     return (
         f"Input: upright RGB; shorter side resized to {view['resize']} px ({view['interpolation']}), centre crop of "

@@ -35,6 +35,14 @@ class Progress(tqdm):
 
         return print_line
 
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
+        """Show values behind the bar: at once on a terminal, and with the next line in a log."""
+        super().set_postfix(ordered_dict, refresh and is_terminal(self.fp), **values)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Show a text behind the bar, as `set_postfix` does."""
+        super().set_postfix_str(s, refresh and is_terminal(self.fp))
+
     def close(self) -> None:
         """Show the last state and end the bar."""
         if self.disable or is_terminal(self.fp):

@@ -83,6 +83,8 @@ class ExportConfig(CommandSettings):
         None, "format of OUT. Default: according to its suffix", choices=EXPORT_FORMATS
     )
     half: bool = setting(False, "store weights in float16")
+    int8: bool = setting(False, "ONNX: quantize to int8, calibrated on 256 training images of --dataset")
+    dataset: Path | None = setting(None, "with --int8: dataset folder. Default: the one of the run")
 
 
 @dataclass(frozen=True, kw_only=True)

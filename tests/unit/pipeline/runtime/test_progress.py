@@ -33,6 +33,17 @@ def test_a_long_task_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\r" not in log.getvalue()
 
 
+def test_values_behind_the_bar_wait_for_its_next_line() -> None:
+    log = io.StringIO()
+    with Progress(total=3, file=log) as bar:
+        for step in range(3):
+            bar.set_postfix(loss=step)
+            bar.set_postfix_str(f"loss={step}")
+            bar.update()
+    assert log.getvalue().splitlines()[0].endswith("loss=2]")
+    assert len(log.getvalue().splitlines()) == 1
+
+
 def test_a_bar_that_leaves_nothing_and_a_disabled_one_write_nothing_short() -> None:
     log = io.StringIO()
     for settings in ({"leave": False}, {"disable": True}):
