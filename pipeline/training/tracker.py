@@ -6,23 +6,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.models.checkpoints import first_line
+from pipeline.runtime.progress import Progress
 
 Log = Callable[[dict[str, float], int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Tracker:
-    """log: called with values and their step. close: called once, at the end of this process."""
+    """Passes values on. One that fails says so once, and training goes on without it.
 
-    log: Log
-    close: Callable[[], None]
+    send: called with values and their step. finish: called once, at the end of this process.
+    """
+
+    send: Log
+    finish: Callable[[], None]
+    failed: bool = False
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._try(lambda: self.send(values, step))
+
+    def close(self) -> None:
+        self._try(self.finish)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self.failed:
+            return
+        try:
+            act()
+        except Exception as error:  # these packages raise many types
+            self.failed = True
+            Progress.write(f"warning: --tracker failed, and training goes on without it: {first_line(error)}")
 
 
 def open_tracker(name: str, run: Path, settings: Mapping[str, Any]) -> Tracker:
-    """Return a tracker of a run; one that is resumed goes on under its name. WrongUse if its package is missing."""
+    """Return a tracker of a run; one that is resumed goes on under its name.
+
+    WrongUse if its package is missing, PipelineError if it refuses.
+    """
     package = require_tracker(name)
-    return (_wandb if name == "wandb" else _mlflow)(package, run, settings)
+    try:
+        return (_wandb if name == "wandb" else _mlflow)(package, run, settings)
+    except Exception as error:  # likewise
+        raise PipelineError(
+            f"--tracker {name}: {first_line(error)}; set it up as {name} says, or leave --tracker out"
+        ) from error
 
 
 def require_tracker(name: str) -> Any:
@@ -39,7 +68,7 @@ def _wandb(wandb: Any, run: Path, settings: Mapping[str, Any]) -> Tracker:
     opened = wandb.init(
         project="anchorage", id=identity, name=run.name, dir=str(run), config=dict(settings), resume="allow"
     )
-    return Tracker(log=lambda values, step: opened.log(values, step=step), close=opened.finish)
+    return Tracker(send=lambda values, step: opened.log(values, step=step), finish=opened.finish)
 
 
 def _mlflow(mlflow: Any, run: Path, settings: Mapping[str, Any]) -> Tracker:
@@ -49,4 +78,4 @@ def _mlflow(mlflow: Any, run: Path, settings: Mapping[str, Any]) -> Tracker:
     mlflow.start_run(run_id=known[0].info.run_id if known else None, run_name=None if known else name)
     if not known:
         mlflow.log_params({key: str(value) for key, value in settings.items()})
-    return Tracker(log=lambda values, step: mlflow.log_metrics(values, step=step), close=mlflow.end_run)
+    return Tracker(send=lambda values, step: mlflow.log_metrics(values, step=step), finish=mlflow.end_run)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.training.distill import distill
+from pipeline.training.tracker import Tracker
 from tests.support.training_runs import losses, settings
 
 
@@ -66,6 +67,37 @@ def test_a_run_goes_on_with_another_tracker_or_none(
 ) -> None:
     distill(settings(packed, cached, tmp_path / "run", tracker="wandb", epochs=0))
     distill(settings(packed, cached, tmp_path / "run", epochs=0))
+
+
+def test_one_that_fails_is_left_behind(
+    packed: Path,
+    cached: Path,
+    tmp_path: Path,
+    notes: dict[str, list[Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = iter(range(100))
+
+    def send(values: dict[str, float], step: int) -> None:
+        if next(calls) == 2:
+            raise OSError("no network")
+
+    tracker = Tracker(send=send, finish=lambda: None)
+    for step in range(5):
+        tracker.log({"loss": 1.0}, step)
+    assert capsys.readouterr().out.count("training goes on without it: no network") == 1
+    assert next(calls) == 3
+
+
+def test_one_that_refuses_is_a_sentence(
+    packed: Path, cached: Path, tmp_path: Path, notes: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**given: Any) -> None:
+        raise ValueError("no api key\nmore")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(PipelineError, match="--tracker wandb: no api key; set it up as wandb says"):
+        distill(settings(packed, cached, tmp_path / "run", tracker="wandb"))
 
 
 def test_a_missing_package_is_said_before_anything_is_written(
