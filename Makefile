@@ -36,6 +36,7 @@ SCRATCH   ?= runs/$(NAME)-scratch-$(call plain,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(call plain,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
+BEYOND    := bench tuning candidates forms views anchors
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
@@ -151,6 +152,8 @@ sweeps: $(READY)
 # Rewrite the tables of README and docs from the recorded metrics and benchmarks.
 readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
+	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
+	$(RUN_PY) report docs/results/cifar10-forms.json --out docs/beyond.md --name cifar10-forms-caches
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
 	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
