@@ -10,6 +10,8 @@ from cache import audit
 from tests.torture.corruptions import Tried
 from tests.torture.damages import OF_CHUNKS, draw_round, metadata
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 8
 
 

@@ -63,6 +63,7 @@ def expected(run: Path, path: Path) -> NDArray[np.float32]:
         return backbone.module(backbone.preprocessing.transform(image.convert("RGB"))[None]).numpy()
 
 
+@pytest.mark.long
 def test_the_cards_code_gives_the_students_features_without_this_project(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (61, 50, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.jpg")

@@ -17,6 +17,7 @@ from pipeline.settings.commands import SweepConfig
 from pipeline.sweeps.sweep import TrialFailed, call, is_recorded, sweep, training_seconds
 
 
+@pytest.mark.long
 def test_a_recipe_runs_to_its_end_and_again_does_nothing(
     packed: Path,
     cached: Path,

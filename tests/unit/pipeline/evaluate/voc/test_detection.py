@@ -26,6 +26,8 @@ from pipeline.runtime.device import CPU
 from pipeline.settings.commands import EvalConfig
 from tests.support.voc_folder import COLOURS, draw_voc
 
+pytestmark = pytest.mark.long
+
 SHAPE = DetectorShape(image_size=128, proposals=200, regions=32, head=128, pyramid=16)
 QUICK = FineTuning(epochs=6, batch_size=4, lr=0.1, shape=SHAPE)
 Saved = Callable[..., Path]

@@ -14,6 +14,8 @@ from pipeline.settings.training import PretrainConfig
 from pipeline.training.pretrain import pretrain
 from tests.support.voc_folder import draw_voc
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
