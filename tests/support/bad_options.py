@@ -18,6 +18,7 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "pack {pictures} out": commands.PackConfig,
     "pretrain {dataset} r": training.PretrainConfig,
     "cache-teacher {dataset} c.zarr": cache_commands.CacheTeacherConfig,
+    "cache info {cache}": cache_commands.InfoConfig,
     "cache verify {cache}": cache_commands.VerifyConfig,
     "cache repair {cache} --dataset {dataset}": cache_commands.RepairConfig,
     "cache compare {cache}": cache_commands.CompareConfig,

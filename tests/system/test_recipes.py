@@ -16,6 +16,7 @@ from pipeline.evaluate.run import VOC_PROTOCOLS
 from pipeline.models.students import STUDENTS, build_student
 from pipeline.objectives.registry import OBJECTIVES, resolved
 from pipeline.report import paper
+from pipeline.settings import cache_commands
 from pipeline.settings import commands as configs
 from pipeline.settings.command_line import merged
 from pipeline.settings.commands import PROTOCOLS
@@ -39,7 +40,7 @@ RUNS = ROWS | dict.fromkeys((MOMENTUM, LIVE), ROWS[TWO_QUEUES])
 SWEEPS = {"ablation-temperature": ("tau", paper.TAU), "ablation-anchors": ("anchors", paper.ANCHORS)}
 SETTINGS = {
     "pack": configs.PackConfig,
-    "cache-teacher": configs.CacheTeacherConfig,
+    "cache-teacher": cache_commands.CacheTeacherConfig,
     "distill": DistillConfig,
     "eval": configs.EvalConfig,
     "sweep": configs.SweepConfig,

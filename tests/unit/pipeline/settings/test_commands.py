@@ -2,12 +2,12 @@
 
 import pytest
 
-from pipeline.settings import commands, training
+from pipeline.settings import cache_commands, commands, training
 from pipeline.settings.field import options
 
 CONFIGS = {
     name: kind
-    for module in (commands, training)
+    for module in (cache_commands, commands, training)
     for name, kind in vars(module).items()
     if name.endswith("Config")
 }
