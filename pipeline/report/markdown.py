@@ -44,7 +44,7 @@ def write_report(targets: Sequence[Path], out: Path, name: str) -> None:
     parts = [markdown_table(results).rstrip(), *notes]
     if has_markers(out, f"{name}-provenance"):
         write_into(out, f"{name}-provenance", lines)
-    else:
+    elif lines:
         parts.append(f"<details><summary>where these numbers come from</summary>\n\n{lines}\n\n</details>")
     write_into(out, name, "\n\n".join(parts))
 
