@@ -91,7 +91,8 @@ FLAGS = with_flags(
     ("--anchors 1000", "--anchors 1000: there are only 6 rows to draw them from; give --anchors all"),
     (
         "--objective 3q",
-        "unknown objective '3q': choose one of 1q, 2q, reg, reg-bn, simreg, seed, supervised, crd, cc",
+        "unknown objective '3q': choose one of 1q, 2q, reg, reg-bn, simreg, seed, supervised, crd, cc, "
+        "package.module:function",
     ),
     (
         "--objective crd --negatives 0",
@@ -160,7 +161,7 @@ OTHER_FLAGS = [
         EVAL,
         (
             "--protocol knn",
-            "no protocol 'knn': expected nn, linear, ca, few-label, transfer, voc, voc-detection; did"
+            "no protocol 'knn': expected nn, linear, ca, few-label, transfer, fidelity, voc, voc-detection; did"
             " you mean 'nn'?",
         ),
         (
@@ -214,6 +215,17 @@ OTHER_FLAGS = [
             "{pictures} is no dataset, and only a dataset can be embedded into a store: give an OUT "
             "that ends in .npy or .parquet, or run `python cli.py pack {pictures} DATASET` first",
         ),
+    ),
+    *with_flags(
+        "cache convert {cache} out.zarr",
+        ("--as float32", "--as float32: expected fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"),
+        ("--as fp16", "--as fp16: {cache} is in float16 already"),
+        ("--as pca:4096", "--as pca:4096: expected fewer dimensions than the cache's 24"),
+    ),
+    *with_flags(
+        "cache combine {cache} {cache} out.zarr",
+        ("--weights 1", "--weights 1: expected 2 numbers, one for each cache"),
+        ("--weights a,b", "--weights a,b: expected numbers separated by commas"),
     ),
     *with_flags(
         "cache verify {cache}",
