@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.runtime.completion import completion
 from pipeline.runtime.run_command import run_command
 from pipeline.settings import cache_commands, commands, training
 from pipeline.settings.command_line import Commands, LocalPath, command
@@ -236,6 +237,9 @@ def objectives() -> None:
     from pipeline.report.registries import print_objectives
 
     print_objectives()
+
+
+main.add_command(completion)
 
 
 def run_cli(arguments: list[str] | None = None) -> int:

@@ -217,6 +217,10 @@ OTHER_FLAGS = [
         ),
     ),
     *with_flags(
+        "completion",
+        ("tcsh", "Invalid value for '{{bash|zsh|fish}}': 'tcsh' is not one of 'bash', 'zsh', 'fish'."),
+    ),
+    *with_flags(
         "cache convert {cache} out.zarr",
         ("--as float32", "--as float32: expected fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"),
         ("--as fp16", "--as fp16: {cache} is in float16 already"),
