@@ -29,10 +29,7 @@ def main() -> None:
 
 @command(main, "demo-data", commands.DemoDataConfig)
 def demo_data(config: commands.DemoDataConfig) -> None:
-    """Write the images of the demo, public-domain clip art.
-
-    2,450 drawings in 16 classes, and 2,929 without a label, from Debian's package openclipart-png or its server.
-    """
+    """Write the images of the demo, clip art from Debian."""
     from pipeline.images.demo_data import demo_data
 
     demo_data(config.out, train=config.train, val=config.val)
