@@ -7,7 +7,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cache.writer import absent_chunks, create_split, create_store, write_column
 
 WAIT_S = 0.5
 Rows = NDArray[Any]
+Marks = Callable[[ChunkKey], int]  # `cache.ledger.mark` of a split's chunks
 
 
 class DamagedArray(CorruptStore):
@@ -81,21 +83,12 @@ def damaged_arrays(path: Path) -> Iterator[tuple[str, str, str]]:
     for name in split_names(path):
         shape, dataset, _ = read_split_attributes(path, name)
         try:
-            row_values(path / name, shape, _Marks(store_id, name, dataset))
+            marks = partial(mark, store_id, name, dataset)
+            row_values(path / name, shape, marks)
             for key in shape.chunk_keys:
-                chunk_values(path / name, shape, key, _Marks(store_id, name, dataset))
+                chunk_values(path / name, shape, key, marks)
         except DamagedArray as error:
             yield name, error.array, error.reason
-
-
-class _Marks:
-    """The marks of a split's chunks in the ledger, see `cache.ledger.mark`."""
-
-    def __init__(self, store_id: str, split: str, dataset: Mapping[str, Any]) -> None:
-        self.place = store_id, split, dataset
-
-    def __call__(self, key: ChunkKey) -> int:
-        return mark(*self.place, key)
 
 
 def entry_of(columns: tuple[Column, ...], values: Mapping[str, Rows], marked: int) -> NDArray[np.uint32]:
@@ -103,7 +96,7 @@ def entry_of(columns: tuple[Column, ...], values: Mapping[str, Rows], marked: in
     return ledger_entry((encode(column, values[column.name]) for column in columns), marked)
 
 
-def chunk_values(folder: Path, shape: SplitShape, key: ChunkKey, marks: _Marks) -> dict[str, Rows]:
+def chunk_values(folder: Path, shape: SplitShape, key: ChunkKey, marks: Marks) -> dict[str, Rows]:
     """Return the rows of each column of a chunk. Raises CorruptStore if they are not those that were archived there."""
     columns = chunk_columns(shape)
     values = {column.name: read_rows(folder, column, shape, key) for column in columns}
@@ -113,7 +106,7 @@ def chunk_values(folder: Path, shape: SplitShape, key: ChunkKey, marks: _Marks) 
     return values
 
 
-def row_values(folder: Path, shape: SplitShape, marks: _Marks) -> tuple[Rows, Rows]:
+def row_values(folder: Path, shape: SplitShape, marks: Marks) -> tuple[Rows, Rows]:
     """Return labels and thumbs (N,) of a split. Raises CorruptStore as `chunk_values`."""
     columns, found = row_columns(shape), []
     for index in range(shape.chunks):
@@ -130,7 +123,7 @@ def row_values(folder: Path, shape: SplitShape, marks: _Marks) -> tuple[Rows, Ro
 
 def _decode(path: Path, copy: Path, name: str, store_id: str) -> None:
     shape, dataset, crop_scale = read_split_attributes(path, name)
-    marks = _Marks(store_id, name, dataset)
+    marks = partial(mark, store_id, name, dataset)
     labels, thumbs = row_values(path / name, shape, marks)
     create_split(
         copy,

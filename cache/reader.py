@@ -16,11 +16,12 @@ from cache.columns import chunk_columns
 from cache.errors import IncompleteStore, NotAStore
 from cache.gather import gather_rows, widen_rows
 from cache.layout import FLOAT16, ChunkKey, Status
-from cache.metadata import archive_of, read_split, read_store, split_names
+from cache.metadata import read_split, read_store, split_names
 from cache.rows import checked_rows
 from cache.sigbus import require_intact_maps
 from cache.split_files import SplitFiles
 from cache.unmapped_rows import UNMAPPED, gather_or_read, map_files, require_rows_read
+from cache.zarr_json import ARCHIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ def open_store(path: Path, *, views: int | None = None) -> Store:
     Of an archive, it is the local copy, see `cache.archive`.
     Raises NotAStore if there is no store, FormatMismatch if it has another format.
     """
-    if archive_of(path):
+    found = read_store(path, archive=True)
+    if ARCHIVE in found:
         path = local_copy(path)
-    found = read_store(path)
     return Store(
         path=path,
         teacher=found["teacher"],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import Store
+from cache.reader import Split, Store
 from pipeline.errors import PipelineError
 
 BLOCK_ROWS = 16_384
@@ -48,12 +48,16 @@ def load_features(store: Store, split: str) -> LabeledFeatures:
         )
     embedding = np.empty((rows.size, part.shape.dim), dtype=np.float32)
     for start in range(0, rows.size, BLOCK_ROWS):
-        block = embedding[start : start + BLOCK_ROWS]
-        block[:] = part.gather(rows[start : start + BLOCK_ROWS])
-        # stored as float16, rows are off the unit sphere by up to 5e-4
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        embedding[start : start + BLOCK_ROWS] = unit_rows(part, rows[start : start + BLOCK_ROWS])
     names = tuple(part.dataset["classes"])
     return LabeledFeatures(embedding, part.label[rows], len(names), names)
+
+
+def unit_rows(split: Split, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return embeddings (n, D) float32, normalized again since float16 is off by up to 5e-4."""
+    embedding = split.gather(rows).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    return embedding
 
 
 def require_comparable(train: LabeledFeatures, val: LabeledFeatures) -> None:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cache.reader import Split, Store
 from pipeline.errors import PipelineError
+from pipeline.evaluate.features import BLOCK_ROWS, unit_rows
 from pipeline.runtime.device import CPU
 
 NEIGHBOURS = 10
 TAU = 0.04
-BLOCK_ROWS = 16_384
 QUERIES_AT_ONCE = 4096
 MOST_IMAGES, MOST_NEIGHBOURS, MOST_ANCHORS = 5_000, 50_000, 2_048
 
@@ -113,13 +113,6 @@ def most_similar(found: list[tuple[Embedding, Rows]], k: int) -> tuple[Embedding
     score, row = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
     order = np.argsort(-score, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(score, order, axis=1), np.take_along_axis(row, order, axis=1)
-
-
-def unit_rows(split: Split, rows: Rows) -> Embedding:
-    """Return embeddings (n, D) float32, normalized again since float16 is off by up to 5e-4."""
-    embedding = split.gather(rows).astype(np.float32)
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-    return embedding
 
 
 def means(recalls: NDArray[np.float64], divergences: NDArray[np.float64]) -> Iterator[tuple[str, float]]:

@@ -18,7 +18,8 @@ from cache.metadata import archive_of
 from cache.reader import Split, Store, open_store
 from pipeline.errors import WrongUse
 from pipeline.evaluate import fidelity
-from pipeline.evaluate.fidelity import common_rows, recall, unit_rows
+from pipeline.evaluate.features import unit_rows
+from pipeline.evaluate.fidelity import common_rows, recall
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.provenance import provenance

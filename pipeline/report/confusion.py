@@ -11,7 +11,7 @@ from PIL import Image
 from cache.reader import Store
 from pipeline.errors import PipelineError
 from pipeline.evaluate.cluster_alignment import contingency
-from pipeline.evaluate.fidelity import unit_rows
+from pipeline.evaluate.features import unit_rows
 from pipeline.evaluate.knn import majority
 from pipeline.images.dataset import Dataset
 from pipeline.report.rows import nearest_rows, open_split, sample_rows

@@ -9,7 +9,7 @@ from sklearn.manifold import TSNE
 
 from cache.reader import Store
 from pipeline.errors import PipelineError
-from pipeline.evaluate.fidelity import unit_rows
+from pipeline.evaluate.features import unit_rows
 from pipeline.images.dataset import Dataset
 from pipeline.report.rows import open_split, sample_rows
 

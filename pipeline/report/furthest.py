@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.reader import Store
-from pipeline.evaluate.fidelity import of_stores, unit_rows
+from pipeline.evaluate.features import unit_rows
+from pipeline.evaluate.fidelity import of_stores
 from pipeline.images.dataset import Dataset
 from pipeline.report.gallery import NEIGHBOURS, Neighbours, thumbnail
 from pipeline.report.rows import nearest_rows, open_split

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cache.reader import Store
-from pipeline.evaluate.fidelity import unit_rows
+from pipeline.evaluate.features import unit_rows
 from pipeline.images.dataset import Dataset, DatasetSplit
 from pipeline.images.decode import decode
 from pipeline.neighbours import kmeans

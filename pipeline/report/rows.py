@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import Split, Store
-from pipeline.evaluate.fidelity import nearest, unit_rows
+from pipeline.evaluate.features import unit_rows
+from pipeline.evaluate.fidelity import nearest
 from pipeline.images.beton_check import require_same_identity
 from pipeline.images.dataset import DatasetSplit
 

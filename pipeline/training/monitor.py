@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cache.reader import Split
 from pipeline.evaluate import fidelity
-from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest, spread, unit_rows
+from pipeline.evaluate.features import unit_rows
+from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest, spread
 from pipeline.evaluate.knn import NEIGHBOURS as VOTERS
 from pipeline.evaluate.knn import accuracies
 from pipeline.images.dataset import Dataset, DatasetSplit

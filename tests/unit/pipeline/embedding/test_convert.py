@@ -259,8 +259,9 @@ def test_a_student_is_trained_from_every_form(packed: Path, cached: Path, tmp_pa
         losses[name] = json.loads(lines[-1])["loss"]
     if form == "zstd":
         assert losses["converted"] == losses["original"]
-    elif not form.startswith(("pca", "int8-rotated")):  # with these, the head starts in another space
-        assert losses["converted"] == pytest.approx(losses["original"], rel=0.02)
+    else:  # with a rotation or fewer dimensions, the head starts in another space
+        near = 0.5 if form.startswith(("pca", "int8-rotated")) else 0.02
+        assert losses["converted"] == pytest.approx(losses["original"], rel=near)
 
 
 def test_rows_of_a_converted_cache_are_not_recomputed(packed: Path, cached: Path, tmp_path: Path) -> None:

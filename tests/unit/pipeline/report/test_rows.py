@@ -9,7 +9,7 @@ from cache.errors import IdentityMismatch
 from cache.layout import SplitShape
 from cache.reader import open_store
 from pipeline.evaluate import fidelity
-from pipeline.evaluate.fidelity import unit_rows
+from pipeline.evaluate.features import unit_rows
 from pipeline.images.dataset import open_dataset
 from pipeline.report import rows as samples
 from pipeline.report.rows import nearest_rows, open_split, sample_rows
