@@ -1,7 +1,8 @@
-"""The number of files and bytes that a store will take, computed before anything is written."""
+"""The number of files and bytes that a store will take, before anything is written, and the bytes that one takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,11 @@ def split_footprint(shape: SplitShape, dataset: Mapping[str, Any]) -> Footprint:
         count = views * shape.chunks
         total += Footprint(files=count, bytes=count * column.file_bytes)
     return total
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the bytes on disk of the files below a folder, such as a store or a split of it."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _of(files: Mapping[str, bytes]) -> Footprint:

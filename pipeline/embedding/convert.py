@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from cache.archive_writer import write_archive
 from cache.columns import chunk_columns
+from cache.footprint import folder_bytes
 from cache.layout import ChunkKey, Status
 from cache.lock import sole_writer
-from cache.metadata import archive_of, read_split_attributes, read_store
+from cache.metadata import archive_of, read_split_attributes
 from cache.projection import read_projection, write_projection
 from cache.reader import Split, Store, open_store
 from cache.writer import (
@@ -162,8 +163,8 @@ def projection_of(form: Form, out: Path, splits: list[Split]) -> NDArray[np.floa
     if form.kind != "pca":
         return None
     assert form.number is not None
-    begun = (out / "zarr.json").exists() and read_store(out) and read_projection(out, SPLIT)
-    if isinstance(begun, np.ndarray) and begun.shape == (splits[0].shape.dim, form.number):
+    begun = read_projection(out, SPLIT)
+    if begun is not None and begun.shape == (splits[0].shape.dim, form.number):
         return begun
     return principal_components(next(split for split in splits if split.name == SPLIT), form.number)
 
@@ -182,8 +183,3 @@ def converted(split: Split, key: ChunkKey, change: Change | None) -> ChunkRows:
         status = np.where(usable, fate, status)
         embedding = np.where((status == Status.OK)[:, None], changed, np.float16(np.nan))
     return ChunkRows(embedding=embedding, norm=norm, crop=crop, status=status)
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the bytes on disk of a store or archive."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -9,7 +9,6 @@ from cache.durable import write_file
 from pipeline.errors import WrongUse
 from pipeline.export.model_card import Exported, model_card
 from pipeline.export.onnx import onnx_model
-from pipeline.export.quantize import quantized, sample
 from pipeline.images.dataset import open_dataset
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
 from pipeline.models.student_file import load_run_student
@@ -43,6 +42,11 @@ def export_student(config: ExportConfig) -> None:
     if file_format == "onnx":
         content = onnx_model(backbone.module, metadata, half=config.half)
         if config.int8:
+            from pipeline.export.quantize import (  # here, as its libraries are slow to import
+                quantized,
+                sample,
+            )
+
             dataset = open_dataset(config.dataset or Path(record["config"]["dataset"]))
             train = dataset.split("train")
             images = [

@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cache.footprint import folder_bytes
 from cache.layout import Status
 from cache.reader import Split, Store, open_store
 from pipeline.results.plain_text import human_bytes, plain_fields
@@ -40,7 +41,7 @@ def describe_split(split: Split) -> dict[str, Any]:
         "usable": int(counts[Status.OK]),
         "unreadable": int(counts[Status.UNREADABLE]),
         "degenerate": int(counts[Status.DEGENERATE]),
-        "bytes": folder_bytes(split),
+        "bytes": folder_bytes(split.path / split.name),
     }
 
 
@@ -71,8 +72,3 @@ def split_table(splits: list[Split]) -> Table:
             human_bytes(found["bytes"]),
         )
     return table
-
-
-def folder_bytes(split: Split) -> int:
-    """Return the bytes on disk of a split's files."""
-    return sum(file.stat().st_size for file in (split.path / split.name).rglob("*") if file.is_file())
