@@ -51,14 +51,19 @@ def _warn_of_other_code(path: Path, name: str, trained: str | None, code: str) -
 
 
 def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
-    """Open the student of a run folder, or of a .safetensors file written by `export`.
+    """Open the student of a run folder, or of a .safetensors or .onnx file written by `export`.
 
     image_size: another input size, in pixels. Raises WrongUse if `run` does not exist or has no student yet.
     """
-    if not run.is_dir() and run.suffix != ".safetensors":
+    if not run.is_dir() and run.suffix not in (".safetensors", ".onnx"):
         raise WrongUse(
-            f"the run folder {run} does not exist; give a run folder, or a .safetensors file written by `export`"
+            f"the run folder {run} does not exist; give a run folder, or a file written by `export`"
         )
+    if run.suffix == ".onnx" and not run.is_dir():
+        from pipeline.models.onnx_student import onnx_recipe  # here, as its library is slow to import
+
+        recipe = onnx_recipe(run, image_size)
+        return freeze(recipe, recipe.architecture)
     file = run / "student.safetensors" if run.is_dir() else run
     if file != run and not file.exists():
         raise WrongUse(

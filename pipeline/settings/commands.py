@@ -60,7 +60,7 @@ class EmbedConfig(CommandSettings):
     data: Path = argument("dataset folder, or a plain folder of images")
     out: Path = argument("NAME.zarr for a dataset; NAME.npy or NAME.parquet for a plain folder")
     run: Path | None = setting(
-        None, "run folder whose student embeds the images, or a .safetensors file written by `export`"
+        None, "run folder whose student embeds the images, or a file written by `export`"
     )
     teacher: str | None = setting(
         None, "teacher that embeds the images, instead of --run; named as for cache-teacher"
