@@ -7,7 +7,9 @@
   (Yang et al., CVPR 2024);
 - the mean of the loss at several temperatures;
 - the teacher's embeddings minus their mean, so that cosines spread over more than the few tenths that features after
-  a ReLU leave them.
+  a ReLU leave them;
+- both sides with mean 0 and variance 1 in each dimension, as CompRess's baseline Reg-BN has them;
+- the teacher's embedding of the image itself as one more anchor, as in SEED (Fang et al., ICLR 2021).
 
 `learned_projection` has no head: the teacher's embeddings are projected to the student's width, and the student
 regresses to them, as in CosPress (Mannix et al. 2024).
@@ -27,6 +29,7 @@ from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.compress import reference_loss
 from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
 from pipeline.objectives.queues import AnchorQueue, mean_of
+from pipeline.objectives.regression import standardized
 from pipeline.objectives.simreg import two_layers
 from pipeline.settings.training import DistillConfig
 
@@ -34,9 +37,13 @@ INFONCE_TAU = 0.07
 
 
 class Candidate(Objective):
-    """CompRess-1q with the additions above. origin: (Dt,), subtracted from the teacher's embeddings, or None."""
+    """CompRess-1q with the additions above.
+
+    origin, scale: (Dt,), by which the teacher's embeddings are translated and then divided, or None.
+    """
 
     origin: Tensor | None
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -47,12 +54,15 @@ class Candidate(Objective):
         taus: Sequence[float],
         regression: float,
         infonce: float,
+        own_anchor: bool,
         origin: Tensor | None,
+        scale: Tensor | None,
     ) -> None:
         super().__init__()
         self.anchors, self.student_dim, self.layers = anchors, student_dim, layers
-        self.taus, self.regression, self.infonce = taus, regression, infonce
+        self.taus, self.regression, self.infonce, self.own_anchor = taus, regression, infonce, own_anchor
         self.register_buffer("origin", origin, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
 
     def head(self) -> nn.Module:
         width, out = self.student_dim, self.anchors.split.shape.dim
@@ -62,10 +72,12 @@ class Candidate(Objective):
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         self.anchors.move_to(step)
-        student, teacher = l2_normalize(embeddings[0]), self.centered(teacher_embedding(batch))
-        anchors, own = self.centered(self.anchors.anchors), self.anchors.slots_of(batch.rows)
-        with torch.autocast(student.device.type, enabled=False):
-            losses = [reference_loss(student, teacher, anchors, anchors, tau, own) for tau in self.taus]
+        teacher, anchors = self.moved(teacher_embedding(batch)), self.moved(self.anchors.anchors)
+        left_out = self.anchors.slots_of(batch.rows)
+        with torch.autocast(teacher.device.type, enabled=False):
+            student = embeddings[0].float()
+            student = l2_normalize(student if self.scale is None else standardized(student))
+            losses = [self.similarity_loss(student, teacher, anchors, left_out, tau) for tau in self.taus]
             loss = torch.stack(losses).mean()
             if self.regression:
                 loss = loss + self.regression * (student - teacher).square().sum(1).mean()
@@ -74,9 +86,29 @@ class Candidate(Objective):
                 loss = loss + self.infonce * F.cross_entropy(student @ teacher.T / INFONCE_TAU, images)
         return loss
 
-    def centered(self, embedding: Tensor) -> Tensor:
-        """Return the teacher's embeddings (B, Dt) in float32, minus their mean and of unit length if it is left out."""
-        return embedding.float() if self.origin is None else l2_normalize(embedding.float() - self.origin)
+    def similarity_loss(
+        self, student: Tensor, teacher: Tensor, anchors: Tensor, left_out: Tensor, tau: float
+    ) -> Tensor:
+        """Return CompRess's loss, () of (B, Dt) and (K, Dt); with `own_anchor`, over one anchor more for each image."""
+        if not self.own_anchor:
+            return reference_loss(student, teacher, anchors, anchors, tau, left_out)
+        is_self = left_out[:, None] == torch.arange(len(anchors), device=anchors.device)
+        student_log_p, teacher_log_p = (
+            torch.cat(
+                [(query @ anchors.T).masked_fill(is_self, -1e4), (query * teacher).sum(1)[:, None]], dim=1
+            )
+            .div(tau)
+            .log_softmax(1)
+            for query in (student, teacher)
+        )
+        return F.kl_div(student_log_p, teacher_log_p, log_target=True, reduction="batchmean")
+
+    def moved(self, embedding: Tensor) -> Tensor:
+        """Return the teacher's embeddings (B, Dt) in float32, translated, divided and then of unit length."""
+        if self.origin is None:
+            return embedding.float()
+        embedding = embedding.float() - self.origin
+        return l2_normalize(embedding if self.scale is None else embedding / self.scale)
 
 
 def candidate(
@@ -90,8 +122,10 @@ def candidate(
     regression: float = 0.0,
     infonce: float = 0.0,
     center: bool = False,
+    standardize: bool = False,
+    own: bool = False,
 ) -> Candidate:
-    """Build a candidate. taus: separated by "/"; layers: of the head."""
+    """Build a candidate. taus: separated by "/"; layers: of the head; own: an image's own anchor."""
     window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
     return Candidate(
         AnchorQueue(split, window),
@@ -100,8 +134,16 @@ def candidate(
         taus=[float(tau) for tau in str(taus).split("/")],
         regression=regression,
         infonce=infonce,
-        origin=mean_of(split, rows) if center else None,
+        own_anchor=own,
+        origin=mean_of(split, rows) if center or standardize else None,
+        scale=deviation_of(split, rows) if standardize else None,
     )
+
+
+def deviation_of(split: Split, rows: NDArray) -> Tensor:
+    """Return the standard deviation of the cached embeddings of rows (n,) in each dimension: float32 (Dt,)."""
+    deviation = torch.from_numpy(split.gather(rows)).float().std(0)
+    return deviation.clamp(min=1e-3 * deviation.max())
 
 
 class Projection(nn.Module):

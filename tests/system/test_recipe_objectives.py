@@ -35,12 +35,28 @@ def test_without_additions_it_is_the_papers_objective(cached: Path) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
+def test_with_its_own_anchor_it_is_seed_at_equal_temperatures(cached: Path) -> None:
+    split = open_store(cached).split("train")
+    batch, student = eligible_batch(split, 16), torch.randn(16, split.shape.dim, requires_grad=True)
+    gradients = []
+    for settings in (
+        {"objective": "seed", "tau": 0.04, "student_tau": 0.04},
+        {"objective": CANDIDATE, "objective_args": ("own=true",)},
+    ):
+        loss = built(split, **settings)((student,), batch, 0)
+        gradients.append(torch.autograd.grad(loss, student)[0])
+    # the losses differ by the entropy of the teacher, which has no gradient
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("objective", "arguments"),
     [
         (CANDIDATE, ("layers=2",)),
         (CANDIDATE, ("layers=4", "regression=1", "infonce=1")),
         (CANDIDATE, ("taus=0.02/0.04/0.1", "center=true")),
+        (CANDIDATE, ("taus=0.1", "standardize=true")),
+        (CANDIDATE, ("own=true",)),
         ("recipes.cifar10.objectives:learned_projection", ()),
     ],
 )
