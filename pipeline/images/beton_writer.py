@@ -23,6 +23,7 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
 from pipeline.images.decode import decode
+from pipeline.images.kept_jpeg import KeptJpeg, encoder, kept_jpeg
 from pipeline.images.sources import Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import StopRequest
@@ -36,27 +37,35 @@ SMALLEST_PAGE = 8 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows as FFCV's writer indexes them: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable."""
+    """The rows as FFCV's writer indexes them: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable.
+
+    In place of pixels it has a KeptJpeg where the file can be stored as it is. jpeg_above: bytes of pixels above which
+    images are stored as JPEG.
+    """
 
     source: Source
     sha256: NDArray[np.uint8]
     readable: NDArray[np.bool_]
     max_resolution: int
+    jpeg_above: float
     done: "Synchronized[int]"
 
     def __len__(self) -> int:
         return len(self.readable)
 
-    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int, int]:
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8] | KeptJpeg, int, int]:
         pixels = self._pixels(int(row)) if self.readable[row] else PLACEHOLDER
         with self.done.get_lock():
             self.done.value += 1
         return pixels, int(row), int(self.source.labels[row])
 
-    def _pixels(self, row: int) -> NDArray[np.uint8]:
+    def _pixels(self, row: int) -> NDArray[np.uint8] | KeptJpeg:
         data = self.source.read(row)
         if hashlib.sha256(data).digest() != self.sha256[row].tobytes():
             raise PipelineError(f"{self.source.names[row]} changed while it was being packed")
+        kept = kept_jpeg(data, self.max_resolution)
+        if kept is not None and 3 * kept.width * kept.height > self.jpeg_above:
+            return kept
         return np.asarray(reduced(decode(data), self.max_resolution))
 
 
@@ -97,7 +106,14 @@ def write_beton(
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
     done = context.Value("q", 0)
-    rows = Rows(source=source, sha256=sha256, readable=readable, max_resolution=max_resolution, done=done)
+    rows = Rows(
+        source=source,
+        sha256=sha256,
+        readable=readable,
+        max_resolution=max_resolution,
+        jpeg_above={"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf),
+        done=done,
+    )
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
     page = page_size(min(longest_side, max_resolution))
     workers = min(workers, math.ceil(len(rows) / CHUNK))
@@ -161,8 +177,10 @@ def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: in
         import pipeline.ffcv_patches  # noqa: F401  # isort: skip  before FFCV
 
         from ffcv.fields import IntField, RGBImageField
+        from ffcv.fields.rgb_image import IMAGE_MODES
         from ffcv.writer import DatasetWriter
 
+        RGBImageField.encode = encoder(RGBImageField.encode, IMAGE_MODES["jpg"])
         fields = {"image": RGBImageField(**field), "row": IntField(), "label": IntField()}
         writer = DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
         signal.signal(signal.SIGCHLD, _require_success)

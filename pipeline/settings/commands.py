@@ -30,7 +30,12 @@ class PackConfig(CommandSettings):
     max_resolution: int = setting(
         512, "longest side kept, in pixels; larger images are downscaled", minimum=1, maximum=MAX_RESOLUTION
     )
-    jpeg_quality: int = setting(90, "quality of images stored as JPEG", minimum=1, maximum=100)
+    jpeg_quality: int = setting(
+        90,
+        "quality of images encoded as JPEG; JPEG files that fit are stored as they are",
+        minimum=1,
+        maximum=100,
+    )
     write_mode: str = setting(
         "smart",
         "storage format: raw pixels, JPEG, or smart: raw for small images only",

@@ -16,6 +16,7 @@ from tests.benchmarks.tables import benchmarks_table, headline_table, terminal
 BENCHMARKS = (
     "rows",
     "cold_start",
+    "pack",
     "stage_one",
     "student_epoch",
     "live_teacher",
