@@ -51,10 +51,14 @@ def target_of(path: Path) -> Target:
     if (path / "config.json").exists():
         return run_target(path)
     store = open_store(path)
-    pixels = store.teacher["architecture"].startswith("pixels")
+    name, role = f"teacher {store.teacher['architecture']}", "teacher"
+    if store.teacher["architecture"].startswith("pixels"):
+        name, role = "raw pixels", "pixels"
+    elif "run" in store.origin:
+        name, role = str(store.origin["run"]), "student"
     return Target(
-        name="raw pixels" if pixels else f"teacher {store.teacher['architecture']}",
-        role="pixels" if pixels else "teacher",
+        name=name,
+        role=role,
         store=path,
         metrics=metrics_path(path),
         compared=compared_fields(store),

@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.errors import WrongUse
 from pipeline.results.markdown_file import write_into
 from tests.benchmarks.figure import write_figure
-from tests.benchmarks.tables import benchmarks_table, headline_table, terminal
+from tests.benchmarks.tables import benchmarks_table, headline_table, latency_table, terminal
 
 # Each is a module bench_NAME with `measure(folder) -> Iterator[Figure]`, called with a scratch folder of its own.
 BENCHMARKS = (
@@ -29,6 +29,7 @@ BENCHMARKS = (
     "students_together",
     "growth",
     "start",
+    "latency",
     "plan",
     "plan_students",
 )
@@ -58,6 +59,7 @@ def main(names: tuple[str, ...], scratch: Path | None, readme: Path | None, head
     try:
         if readme:
             write_into(readme, "bench", benchmarks_table())
+            write_into(readme, "latency", latency_table())
         if headlines:
             write_into(headlines, "headlines", headline_table())
     except WrongUse as error:

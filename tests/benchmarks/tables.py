@@ -13,6 +13,7 @@ from pipeline.results.records import load_metrics
 from tests.benchmarks.figure import RESULTS, Figure, ratio, read_figure
 
 HEAD = ("what", "compared with", "measured", "bar", "")
+LATENCIES = "latency-*.json"
 TABLE_1 = Path("docs/results/cifar10-table1")
 Kept = tuple[Figure, Mapping[str, Any]]
 
@@ -30,8 +31,12 @@ def row(figure: Figure) -> tuple[str, ...]:
 
 
 def benchmarks_table() -> str:
-    """All kept figures in Markdown: the table, where most of them come from, and what limits each."""
-    kept = [read_figure(path) for path in sorted(RESULTS.glob("*.json"))]
+    """All kept figures in Markdown: the table, where most of them come from, and what limits each.
+
+    Latencies have a table of their own.
+    """
+    files = sorted(set(RESULTS.glob("*.json")) - set(RESULTS.glob(LATENCIES)))
+    kept = [read_figure(path) for path in files]
     most = {
         key: most_common([origin[key] for _, origin in kept]) for key in ("machine", "versions", "commit")
     }
@@ -51,6 +56,27 @@ def benchmarks_table() -> str:
             "",
             "</details>",
         ]
+    )
+
+
+def latency_table() -> str:
+    """The kept latencies in Markdown: a row for each network and batch."""
+    kept = [read_figure(path) for path in RESULTS.glob(LATENCIES)]
+    alone = {
+        figure.details["network"]: figure.details["milliseconds"]["PyTorch"]
+        for figure, _ in kept
+        if figure.details["batch"] == 1
+    }
+    kept.sort(key=lambda each: (-alone[each[0].details["network"]], each[0].details["batch"]))
+    runtimes = ["PyTorch", "ONNX Runtime", "ONNX Runtime, int8"]
+    rows = []
+    for figure, _ in kept:
+        each = figure.details["milliseconds"]
+        shown = (f"{each[runtime]:.3g} ms" if runtime in each else "-" for runtime in runtimes)
+        rows.append((figure.details["network"], str(figure.details["batch"]), *shown))
+    origins = sorted({f"{origin['machine']}, commit {origin['commit']}" for _, origin in kept})
+    return "\n".join(
+        [*markdown_rows(("network", "images", *runtimes), rows), "", f"On {'; '.join(origins)}."]
     )
 
 

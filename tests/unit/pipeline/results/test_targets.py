@@ -30,6 +30,14 @@ def test_a_cache_is_its_teacher(cached: Path) -> None:
     assert target.metrics == cached.with_suffix(".metrics.json")
 
 
+def test_a_store_of_a_student_is_named_after_its_run_or_file(tmp_path: Path) -> None:
+    create_store(
+        tmp_path / "store", {"architecture": "resnet18 in ONNX", "weights": "0" * 64}, {"run": "r18.onnx"}
+    )
+    target = target_of(tmp_path / "store")
+    assert (target.name, target.role, target.run) == ("r18.onnx", "student", None)
+
+
 def test_runs_are_compared_by_their_caches_and_images_whatever_these_are_called(
     packed: Path, tmp_path: Path
 ) -> None:
