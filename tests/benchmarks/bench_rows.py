@@ -1,4 +1,4 @@
-"""Random rows of a store against the same rows of an array in memory, and against zarr's own indexing."""
+"""Random rows of a store against the same rows of an array in memory, against zarr's own indexing, and in int8."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -8,6 +8,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from cache.reader import open_store
+from pipeline.embedding.convert import convert_cache
+from pipeline.settings.cache_commands import ConvertConfig
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.written_store import written_store
 
@@ -85,4 +88,25 @@ def measure(folder: Path) -> Iterator[Figure]:
             f"({each['zarr']:.0f} ms); the store reads only the rows ({each['store']:.2f} ms)"
         ),
         details={"milliseconds a batch": each},
+    )
+    convert_cache(ConvertConfig(cache=folder / "store.zarr", out=folder / "int8.zarr", as_="int8"))
+    small = open_store(folder / "int8.zarr").split("train")
+    seconds = interleaved(
+        {
+            "float16": over(BATCHES, lambda rows: split.gather(rows, out=out)),
+            "int8": over(BATCHES, lambda rows: small.gather(rows, out=out)),
+        },
+        rounds=15,
+    )
+    each = {name: statistics.median(of) / BATCHES * 1e6 for name, of in seconds.items()}
+    yield Figure(
+        name="rows-int8",
+        what=f"{BATCH} random rows out of {ROWS:,} x {DIM} int8, widened to fp16",
+        against="the same rows of the store in fp16",
+        ratio=ratio(seconds, "float16", "int8"),
+        unit="x its speed",
+        at_least=1.0,
+        seconds=seconds,
+        bound=f"{each['int8']:.0f} us a batch against {each['float16']:.0f}: half the bytes are read",
+        details={"microseconds a batch": each},
     )
