@@ -154,6 +154,7 @@ readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report docs/results/cifar10-forms.json --out docs/beyond.md --name cifar10-forms-caches
+	.venv/bin/python -m recipes.cifar10.anchor_error --table
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
 	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
