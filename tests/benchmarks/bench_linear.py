@@ -21,7 +21,7 @@ from pipeline.images.sources import open_sources
 from pipeline.models.backbone import Recipe, freeze
 from pipeline.models.students import build_student
 from pipeline.runtime.device import CPU
-from tests.benchmarks.fashion_mnist import CLASSES, fashion_mnist
+from recipes.fashion_mnist.images import CLASSES, fashion_mnist
 from tests.benchmarks.figure import Figure, interleaved, ratio
 
 COUNTS = {"train": 60_000, "val": 10_000}

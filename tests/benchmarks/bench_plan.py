@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fashion_mnist import fashion_mnist
+from recipes.fashion_mnist.images import fashion_mnist
 from tests.benchmarks.figure import Figure
 
 TRAIN, VAL = 5000, 500

@@ -1,8 +1,12 @@
-"""What some benchmarks measure on, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), as an image folder."""
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747) as an image folder.
+
+python -m recipes.fashion_mnist.images OUT 20000     # that many training images, and all 10,000 of val
+"""
 
 import gzip
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +105,7 @@ def _raw_files() -> Path:
             "dataset-fashion-mnist, or run this again where there is a network"
         ) from error
     return raw
+
+
+if __name__ == "__main__":
+    fashion_mnist(Path(sys.argv[1]), train=int(sys.argv[2]))
