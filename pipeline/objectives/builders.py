@@ -12,6 +12,7 @@ from pipeline.objectives.centroids import Centroids
 from pipeline.objectives.clusterfit import ClusterFit
 from pipeline.objectives.compress import Compress1q, Compress2q
 from pipeline.objectives.crd import CRD
+from pipeline.objectives.infonce import Compress1qInfoNCE
 from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.queues import AnchorQueue
@@ -29,7 +30,7 @@ def _temperature(value: float | None) -> float:
 
 
 def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CompRess-1q with anchors from the training rows, by --anchor-policy."""
+    """Build CompRess-1q, with or without InfoNCE, with anchors from the training rows, by --anchor-policy."""
     wanted, dtype = config.anchors, PRODUCT_DTYPES[config.loss_dtype]
     if not wanted and config.anchor_policy != "window":
         wanted = str(
@@ -47,7 +48,8 @@ def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArra
     else:
         window = AnchorWindow(rows, count, config.batch_size, config.seed)
         anchors = AnchorQueue(split, window, centered=dtype == torch.bfloat16)
-    return Compress1q(
+    kind = Compress1qInfoNCE if config.objective == "1q-infonce" else Compress1q
+    return kind(
         anchors,
         student_dim=student_dim,
         tau=_temperature(config.tau),

@@ -25,7 +25,8 @@ from pipeline.objectives.simreg import SimReg
 from pipeline.objectives.supervised import Supervised, labeled_classes
 from pipeline.settings.training import DistillConfig
 
-REDUCED = ("1q", "seed")  # their anchors are the teacher's alone, which can be held in bfloat16
+WITH_POLICIES = ("1q", "1q-infonce")
+REDUCED = (*WITH_POLICIES, "seed")  # their anchors are the teacher's alone, which can be held in bfloat16
 LEFT_TO_THE_OBJECTIVE = ("tau", "student_tau", "epochs", "wd", "optimizer", "schedule")
 COMPRESS = "Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020"
 
@@ -70,6 +71,13 @@ OBJECTIVES = {
         description="CompRess-1q: KL divergence of similarity distributions over the teacher's anchors",
         paper=COMPRESS,
         defaults="K 128,000",
+        tau=0.04,
+        build=build_1q,
+    ),
+    "1q-infonce": ObjectiveEntry(
+        description="CompRess-1q and InfoNCE of the student's embeddings against the teacher's of the batch",
+        paper=f"{COMPRESS}; InfoNCE as in CLIP-KD, Yang et al., CVPR 2024",
+        defaults="K 128,000, tau of InfoNCE 0.07",
         tau=0.04,
         build=build_1q,
     ),
@@ -184,12 +192,12 @@ def resolved(config: DistillConfig) -> DistillConfig:
     if config.loss_dtype != "fp32" and config.objective not in REDUCED:
         raise WrongUse(
             f"--loss-dtype {config.loss_dtype} with the objective {config.objective}: only "
-            f"{' and '.join(REDUCED)} support products below fp32; leave it out"
+            f"{', '.join(REDUCED)} support products below fp32; leave it out"
         )
-    if config.anchor_policy != "window" and config.objective != "1q":
+    if config.anchor_policy != "window" and config.objective not in WITH_POLICIES:
         raise WrongUse(
-            f"--anchor-policy {config.anchor_policy} with the objective {config.objective}: only 1q has it; "
-            "leave it out"
+            f"--anchor-policy {config.anchor_policy} with the objective {config.objective}: only "
+            f"{' and '.join(WITH_POLICIES)} have it; leave it out"
         )
     if config.neighbours and config.anchor_policy != "neighbours":
         raise WrongUse("--neighbours belongs to --anchor-policy neighbours: give it too, or leave it out")

@@ -117,7 +117,7 @@ class DistillConfig(TrainConfig):
     student_tau: float | None = setting(None, "objective seed: the student's temperature. Default: 0.2")
     loss_dtype: str = setting(
         "fp32",
-        "objectives 1q and seed: precision of the products with the anchors; sums stay fp32",
+        "objectives 1q, 1q-infonce and seed: precision of the products with the anchors; sums stay fp32",
         choices=PRECISIONS,
     )
     momentum: float = setting(
