@@ -36,7 +36,7 @@ SCRATCH   ?= runs/$(NAME)-scratch-$(call plain,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(call plain,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
-BEYOND    := bench tuning candidates infonce candidates-tuned forms views anchors teachers
+BEYOND    := bench tuning tuned candidates infonce candidates-tuned forms views anchors teachers
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
@@ -153,6 +153,7 @@ sweeps: $(READY)
 readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
+	$(RUN_PY) report recipes/fashion_mnist/infonce.toml --out docs/beyond.md --name fashion-infonce
 	$(RUN_PY) report docs/results/cifar10-forms.json --out docs/beyond.md --name cifar10-forms-caches
 	.venv/bin/python -m recipes.cifar10.anchor_error --table
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
