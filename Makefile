@@ -155,6 +155,7 @@ readme: $(READY)
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report recipes/fashion_mnist/infonce.toml --out docs/beyond.md --name fashion-infonce
 	$(RUN_PY) report docs/results/cifar10-forms.json --out docs/beyond.md --name cifar10-forms-caches
+	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10-int8/*.json)) --out docs/beyond.md --name cifar10-int8
 	.venv/bin/python -m recipes.cifar10.anchor_error --table
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
