@@ -42,6 +42,9 @@ LASTING = (
 )
 VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime", "created")
 
+# botocore would try five times on its own account, and whoever is offline wait a minute
+SETTINGS = {each: {"config_kwargs": {"retries": {"total_max_attempts": 1}}} for each in ("s3", "s3a")}
+
 T = TypeVar("T")
 
 
@@ -75,7 +78,7 @@ class RemoteFolder:
         scheme = url.split("://")[0]
         try:
             # with a cache of listings, what was sent a moment ago would not be there
-            self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+            self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **SETTINGS.get(scheme, {}))
         except ImportError as error:
             package = PACKAGES.get(scheme, f"of fsspec for {scheme}")
             raise WrongUse(f"{url} needs the package {package}: run `pip install {package}`") from error

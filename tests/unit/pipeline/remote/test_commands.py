@@ -91,7 +91,9 @@ def test_stage_two_by_url(
     run("cache", "info", local_path(cache, url=True))
     shutil.rmtree(home)
     run("cache", "info", local_path(cache, url=True))
-    assert f"copied {cache}: " in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert f"copied {cache}: " in said.err
+    assert f"{cache}  id " in said.out
 
 
 @pytest.mark.long

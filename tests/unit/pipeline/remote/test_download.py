@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +22,6 @@ from tests.support.tiny_store import contents, written
 BIG = 24 << 20
 SMALL = SplitShape(rows=4096 + 10, views=1, dim=8)
 ROUND = PART_BYTES * PARTS_AT_ONCE
-COPY = "import sys; from pipeline.remote.download import local_copy; print(local_copy(sys.argv[1]))"
 
 
 def visible(folder: Path) -> dict[str, bytes]:
@@ -102,51 +97,6 @@ def test_one_that_stays_broken_is_a_sentence_and_the_next_command_goes_on(
     assert proxy.received < BIG - ROUND + (1 << 20)
     assert visible(copy) == visible(big_folder)
     assert not list(copy.glob(".*.tmp"))
-
-
-def test_a_killed_process_goes_on_where_it_was(big_folder: Path, bucket: str, proxy: Proxy) -> None:
-    url = sent(big_folder, f"{bucket}/big")
-    copy = copy_of(url)
-    proxy.reset()
-    proxy.pause = 0.01  # 24 MiB take seconds
-    process = subprocess.Popen(
-        [sys.executable, "-c", COPY, url], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
-    wait_for(lambda: any(part.stat().st_size >= ROUND for part in copy.glob(".train.beton.*.tmp")), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (copy / "train.beton").exists()
-    proxy.reset()
-    copy_here(copy)
-    assert proxy.received < BIG - ROUND + (1 << 20)
-    assert visible(copy) == visible(big_folder)
-
-
-def wait_for(condition: object, process: subprocess.Popen) -> None:
-    for _ in range(2000):
-        if condition():  # type: ignore[operator]
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("waited in vain")
-
-
-@pytest.mark.long
-def test_of_several_processes_one_copies(big_folder: Path, bucket: str, proxy: Proxy) -> None:
-    url = sent(big_folder, f"{bucket}/big")
-    proxy.reset()
-    proxy.pause = 0.002
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", COPY, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate() for process in processes]
-    assert [out.strip() for out, _ in outputs] == [str(copy_of(url))] * 2
-    assert sorted("copied s3" in err for _, err in outputs) == [False, True]
-    assert proxy.received < BIG + (1 << 20)
-    assert visible(copy_of(url)) == visible(big_folder)
 
 
 def test_a_changed_object_is_refused_by_name(store_url: str) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,15 +17,7 @@ from pipeline.remote.remote_folder import RemoteFolder, Unreachable
 from pipeline.remote.upload import send_rest, sent_meanwhile
 from tests.support.s3_server import Proxy, s3
 from tests.support.tiny_store import create, write, written
-from tests.unit.pipeline.remote.test_download import BIG, SMALL, forget, visible, wait_for
-
-SEND = """
-import sys
-from pathlib import Path
-from pipeline.remote import upload
-upload.LIST_EVERY_S = upload.LIST_SHARE = 0
-upload.send_rest(Path(sys.argv[1]))
-"""
+from tests.unit.pipeline.remote.test_download import BIG, SMALL, forget, visible
 
 
 def there(url: str) -> dict[str, bytes]:
@@ -145,31 +134,6 @@ def test_one_that_stays_broken_is_half_sent_and_the_next_command_goes_on(
     send_rest(folder)
     left = sum(len(data) for name, data in wanted.items() if name not in before["files"])
     assert proxy.sent < left + 100_000 < sum(map(len, wanted.values()))
-    assert there(url) == wanted
-    assert listed(url)["whole"]
-
-
-@pytest.mark.long
-def test_a_killed_process_goes_on_from_what_is_there(bucket: str, proxy: Proxy) -> None:
-    url = f"{bucket}/s.zarr"
-    folder = copy_of(url)
-    written(folder, SMALL)
-    proxy.pause = 0.02
-    process = subprocess.Popen([sys.executable, "-c", SEND, str(folder)], stderr=subprocess.PIPE)
-    wait_for(lambda: proxy.sent > 150_000, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    proxy.reset()
-    before = listed(url)
-    assert not before["whole"]
-    assert before["files"]
-    copy_here(folder, to_write=True)
-    proxy.reset()
-    send_rest(folder)
-    wanted = visible(folder)
-    assert (
-        proxy.sent < sum(len(data) for name, data in wanted.items() if name not in before["files"]) + 60_000
-    )
     assert there(url) == wanted
     assert listed(url)["whole"]
 
