@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.remote.commands import command
 from pipeline.runtime.completion import completion
 from pipeline.runtime.run_command import run_command
 from pipeline.settings import cache_commands, commands, training
-from pipeline.settings.command_line import Commands, LocalPath, command
+from pipeline.settings.command_line import Commands, LocalPath
 from pipeline.settings.plan import PlanConfig
 
 

@@ -4,7 +4,6 @@ Rows of an archive cannot be mapped, so opening one decodes it once into a copy 
 """
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from cache.layout import ChunkKey, SplitShape
 from cache.ledger import chunk_ledger, ledger_entry, mark, row_ledger
 from cache.lock import held
 from cache.metadata import archive_of, read_split_attributes, read_store, split_names
+from cache.user_folder import user_folder
 from cache.writer import absent_chunks, create_split, create_store, write_columns
 
 WAIT_S = 0.5
@@ -47,8 +47,7 @@ def local_copy(path: Path) -> Path:
     how, found = archive_of(path), read_store(path, archive=True)
     assert how is not None, path
     place = hashlib.sha256(f"{path.resolve()}\0{how.get('made')}".encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    copy = home / "anchorage" / "archives" / f"{path.stem}-{place}.zarr"
+    copy = user_folder("archives") / f"{path.stem}-{place}.zarr"
     try:
         while not _is_whole(path, copy):
             with held(copy.with_suffix(".lock")) as mine:

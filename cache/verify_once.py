@@ -16,6 +16,7 @@ from cache.durable import write_file
 from cache.errors import CorruptStore, StoreError
 from cache.identity import canonical_json
 from cache.threads import over_threads
+from cache.user_folder import user_folder
 
 MOST_NAMED = 5
 
@@ -84,5 +85,4 @@ def _record(record: Path, fingerprint: bytes) -> None:
 def _record_file(folder: Path, views: int) -> Path:
     """Return the file of a split's record; random views have one of their own, as they are not always looked at."""
     name = os.fsencode(folder) + (f"?views={views}".encode() if views > 1 else b"")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return home / "anchorage" / "verified" / hashlib.sha256(name).hexdigest()
+    return user_folder("verified") / hashlib.sha256(name).hexdigest()

@@ -13,6 +13,7 @@ from cache.layout import FORMAT
 from cache.lock import sole_writer
 from cache.metadata import read_store
 from cache.reader import open_store
+from cache.user_folder import as_typed
 from cache.writer import create_store
 from pipeline.embedding.alike_rows import warn_of_alike_features, warn_of_alike_rows
 from pipeline.embedding.dask_workers import open_client, share_of_machine
@@ -53,7 +54,7 @@ def cache_teacher(config: CacheTeacherConfig) -> None:
         scheduler=config.scheduler,
         progress=True,
     )
-    print(f"{config.cache}: {report}")
+    print(f"{as_typed(config.cache)}: {report}")
 
 
 def embed(

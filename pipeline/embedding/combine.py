@@ -13,6 +13,7 @@ from cache.layout import Status
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
+from cache.user_folder import as_typed
 from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
 from pipeline.embedding.convert import require_own_place
 from pipeline.errors import WrongUse
@@ -83,7 +84,9 @@ def combine_caches(config: CombineConfig) -> None:
             held = read_split(config.out, name)[0].rows_of(key)
             write_chunk(config.out, name, key, combined(splits[name], crops[name], held, parts))
     names = [f"{weight:g} x {path}" for weight, path in zip(weights, config.caches, strict=True)]
-    print(f"{config.out}: {' + '.join(names)}, {sum(len(part.mean) for part in parts):,} dimensions")
+    print(
+        f"{as_typed(config.out)}: {' + '.join(names)}, {sum(len(part.mean) for part in parts):,} dimensions"
+    )
 
 
 def checked_weights(weights: Sequence[str], teachers: int) -> list[float]:

@@ -1,5 +1,6 @@
 """`cache convert`: write a cache in another form, smaller or readable by more, with every split and view."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cache.lock import sole_writer
 from cache.metadata import archive_of, read_split_attributes
 from cache.projection import read_projection, write_projection
 from cache.reader import Split, Store, open_store
+from cache.user_folder import as_typed, url_of
 from cache.writer import (
     ChunkRows,
     absent_chunks,
@@ -53,7 +55,9 @@ def convert_cache(config: ConvertConfig) -> None:
     else:
         to_store(store, splits, form, config.out)
     new, old = (folder_bytes(path) for path in (config.out, config.cache))
-    print(f"{config.out}: {human_bytes(new)} as {config.as_}, {new / old:.2f} times {config.cache}")
+    print(
+        f"{as_typed(config.out)}: {human_bytes(new)} as {config.as_}, {new / old:.2f} times {as_typed(config.cache)}"
+    )
 
 
 def require_own_place(out: Path, caches: Sequence[Path]) -> None:
@@ -98,6 +102,8 @@ def converted_identity(
 
 def to_archive(store: Store, form: Form, out: Path) -> None:
     """Write a store as an archive. One that keeps all bits has the store's own identity."""
+    if url_of(out) and out.exists() and not (out / "zarr.json").exists():
+        shutil.rmtree(out)  # part of one, as it was sent; it cannot be continued
     conversions = [f"zstd:{form.number}"] if form.number else []
     with Progress(unit=" chunks") as bar:
 

@@ -9,6 +9,7 @@ from cache.lock import sole_writer
 from cache.metadata import archive_of
 from cache.neighbours import EMPTY, has_neighbours, read_neighbours, write_neighbours
 from cache.reader import Split, open_store
+from cache.user_folder import as_typed
 from pipeline.errors import WrongUse
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
@@ -33,7 +34,7 @@ def cache_neighbours(config: NeighboursConfig) -> None:
     if has_neighbours(config.cache, SPLIT):
         width = read_neighbours(split).shape[1]
         if width == config.k:
-            print(f"{config.cache}: the graph of {width} neighbours is there already")
+            print(f"{as_typed(config.cache)}: the graph of {width} neighbours is there already")
             return
         raise WrongUse(
             f"--k {config.k}: {config.cache} has a graph of {width} neighbours; delete "
@@ -51,7 +52,7 @@ def cache_neighbours(config: NeighboursConfig) -> None:
     device = resolve_device(config.device)
     with sole_writer(config.cache):  # before the search, which may take long
         write_neighbours(config.cache, SPLIT, search(split, rows, config.k, device))
-    print(f"{config.cache}: {config.k} neighbours of each of {len(rows):,} images")
+    print(f"{as_typed(config.cache)}: {config.k} neighbours of each of {len(rows):,} images")
 
 
 def search(split: Split, rows: NDArray[np.int64], k: int, device: torch.device) -> NDArray[np.int32]:

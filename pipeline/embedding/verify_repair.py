@@ -17,6 +17,7 @@ from cache.lock import sole_writer
 from cache.metadata import archive_of, read_split, read_split_attributes, read_store
 from cache.reader import Split, Store, open_store
 from cache.restore import damaged_metadata
+from cache.user_folder import as_typed
 from cache.writer import ChunkRows
 from pipeline.embedding.alike_rows import warn_of_alike_rows
 from pipeline.embedding.cache_teacher import embed
@@ -106,7 +107,9 @@ def print_verdict(config: VerifyConfig, done: Audit, faults: list[Fault]) -> Non
             way_out = "delete these files and run the command that made it from another cache, which makes them again"
         raise CorruptStore(f"{config.cache} has {count}; {way_out}")
     compared = f", {config.rows:,} rows computed again" if config.rows else ""
-    print(f"{config.cache}: sound ({done.files:,} chunk files, {done.bytes / 2**20:,.1f} MiB{compared})")
+    print(
+        f"{as_typed(config.cache)}: sound ({done.files:,} chunk files, {done.bytes / 2**20:,.1f} MiB{compared})"
+    )
     if done.without_ledger:
         print(
             f"{', '.join(done.without_ledger)}: written before checksums were kept beside the chunks, so only "

@@ -16,6 +16,7 @@ from pipeline.evaluate.fidelity import of_stores
 from pipeline.images.dataset import Dataset
 from pipeline.models.layer_features import layers_of
 from pipeline.models.student_file import load_run_student
+from pipeline.remote.download import local_copy
 from pipeline.results.run_record import read_config
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import ALONE, World
@@ -90,7 +91,7 @@ def teacher_cache(run: Path) -> Store:
     record = read_config(run)
     path = record["config"]["cache"]
     try:
-        store = open_store(Path(path), views=1)
+        store = open_store(local_copy(path), views=1)
     except NotAStore as error:
         raise WrongUse(f"fidelity needs the cache that {run} was trained from, but {error}") from error
     if store.id != record["made_of"]["cache"]:

@@ -1,7 +1,5 @@
 """`export`: a run's student as a safetensors or ONNX file, with a model card beside it."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from pipeline.export.onnx import onnx_model
 from pipeline.images.dataset import open_dataset
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
 from pipeline.models.student_file import load_run_student
+from pipeline.remote.download import local_copy
 from pipeline.results.run_record import read_config
 from pipeline.runtime.outputs import require_writable_file
 from pipeline.settings.commands import EXPORT_FORMATS, ExportConfig
@@ -47,7 +46,7 @@ def export_student(config: ExportConfig) -> None:
                 sample,
             )
 
-            dataset = open_dataset(config.dataset or Path(record["config"]["dataset"]))
+            dataset = open_dataset(config.dataset or local_copy(record["config"]["dataset"]))
             train = dataset.split("train")
             images = [
                 sample(each, backbone.preprocessing) for each in (train, dataset.splits.get("val", train))

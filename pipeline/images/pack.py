@@ -11,6 +11,7 @@ from typing import Any
 from cache.durable import remove_leftovers_within
 from cache.identity import identity_difference
 from cache.lock import folder_held
+from cache.user_folder import as_typed
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.dataset_json import damaged_files, read_description, write_description
@@ -64,7 +65,7 @@ def pack(config: PackConfig) -> Dataset:
         else:
             entries = _update(config, description, settings, place, sources, workers)
         if entries is None:
-            print(f"{out} holds these images already; nothing was written")
+            print(f"{as_typed(out)} holds these images already; nothing was written")
         else:
             write_description(out, place, settings, entries)
     return open_dataset(out)

@@ -10,6 +10,7 @@ from rich.table import Table
 from cache.footprint import folder_bytes
 from cache.layout import Status
 from cache.reader import Split, Store, open_store
+from cache.user_folder import as_typed
 from pipeline.results.plain_text import human_bytes, plain_fields
 from pipeline.settings.cache_commands import InfoConfig
 
@@ -21,9 +22,9 @@ def print_store(config: InfoConfig) -> None:
     if config.json:
         described = {split.name: describe_split(split) for split in splits}
         fields = {"id": store.id, "origin": dict(store.origin), "teacher": dict(store.teacher)}
-        print(json.dumps({"store": str(config.store), **fields, "splits": described}, indent=1))
+        print(json.dumps({"store": as_typed(config.store), **fields, "splits": described}, indent=1))
         return
-    console.print(f"[bold]{config.store}[/bold]  id {store.id[:16]}", highlight=False)
+    console.print(f"[bold]{as_typed(config.store)}[/bold]  id {store.id[:16]}", highlight=False)
     console.print(identity_table(store))
     console.print(split_table(splits))
 

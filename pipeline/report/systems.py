@@ -14,6 +14,7 @@ from pipeline.results.metrics_file import Evaluation, read_evaluations, recorded
 from pipeline.results.records import Result, load_metrics, metrics_path
 from pipeline.results.run_record import read_config
 from pipeline.results.targets import NOT_COMPARED, run_settings, target_of
+from pipeline.settings.local_path import local_path
 from pipeline.sweeps.recipe import read_recipe
 
 
@@ -93,7 +94,11 @@ def teacher_store(run: System, systems: Sequence[System]) -> Store | None:
         store for store in found if "train" in store.splits and store.split("train").dataset == run.images
     ]
     if "cache" in run.settings and not same:
-        same = [store for store in [_open_if_exists(Path(run.settings["cache"]), cache_id)] if store]
+        same = [
+            store
+            for store in [_open_if_exists(local_path(run.settings["cache"], url=True), cache_id)]
+            if store
+        ]
     return next(iter([*same, *found]), None)
 
 

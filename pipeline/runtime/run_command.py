@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cache.errors import StoreError
+from cache.user_folder import URL, as_typed
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.runtime.signals import terminated_as_interrupted
 from pipeline.runtime.terminal import print_any_text
@@ -31,7 +32,7 @@ def run_command(main: click.Command, arguments: list[str] | None) -> int:
         error.show()
         return error.exit_code
     except (PipelineError, StoreError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {as_typed(error)}", err=True)
         return 2 if isinstance(error, WrongUse) else 1
     except (KeyboardInterrupt, click.Abort):
         goes_on = resumes(sys.argv[1:] if arguments is None else arguments)
@@ -58,4 +59,5 @@ def resumes(arguments: list[str]) -> bool:
     forms = [value for flag, value in itertools.pairwise(arguments) if flag == "--as"]
     forms += [text.removeprefix("--as=") for text in arguments if text.startswith("--as=")]
     converts = name == "convert" and not any(form.startswith("zstd") for form in forms)
-    return name in RESUMED or writes_store or converts
+    copies = any(URL.match(text) for text in arguments)
+    return name in RESUMED or writes_store or converts or copies

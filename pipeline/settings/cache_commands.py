@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import DASK_WORKERS, MAX_SEED, PRECISIONS, CommandSettings, argument, setting
+from pipeline.settings.field import (
+    DASK_WORKERS,
+    MAX_SEED,
+    PRECISIONS,
+    READ,
+    WRITE,
+    CommandSettings,
+    argument,
+    setting,
+)
 
 MAX_VIEWS = 1000
 
@@ -12,8 +21,8 @@ MAX_VIEWS = 1000
 class CacheTeacherConfig(CommandSettings):
     """Settings of `cache-teacher`."""
 
-    dataset: Path = argument("dataset folder written by `pack`")
-    cache: Path = argument("store to write or continue, NAME.zarr")
+    dataset: Path = argument("dataset folder written by `pack`, or its URL", url=READ)
+    cache: Path = argument("store to write or continue, NAME.zarr, or its URL", url=WRITE)
     teacher: str = setting(
         "demo", "teacher: a registered name, timm/NAME, torchvision/NAME or package.module:function"
     )
@@ -44,7 +53,7 @@ class CacheTeacherConfig(CommandSettings):
 class InfoConfig(CommandSettings):
     """Settings of `cache info`."""
 
-    store: Path = argument("store, NAME.zarr")
+    store: Path = argument("store, NAME.zarr", url=READ)
     json: bool = setting(False, "print JSON instead of tables")
 
 
@@ -52,9 +61,9 @@ class InfoConfig(CommandSettings):
 class VerifyConfig(CommandSettings):
     """Settings of `cache verify`."""
 
-    cache: Path = argument("store to verify, NAME.zarr")
+    cache: Path = argument("store to verify, NAME.zarr", url=READ)
     rows: int = setting(0, "number of random rows to recompute from their images and compare")
-    dataset: Path | None = setting(None, "dataset folder the store was made from; needed by --rows")
+    dataset: Path | None = setting(None, "dataset folder the store was made from; needed by --rows", url=READ)
     teacher: str | None = setting(None, "the store's teacher. Default: the one recorded in the store")
     weights: Path | None = setting(None, "the teacher's weights file, as for cache-teacher")
     seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
@@ -65,8 +74,8 @@ class VerifyConfig(CommandSettings):
 class RepairConfig(VerifyConfig):
     """Settings of `cache repair`."""
 
-    cache: Path = argument("store to repair, NAME.zarr")
-    dataset: Path = setting(help="dataset folder the store was made from")
+    cache: Path = argument("store to repair, NAME.zarr", url=WRITE)
+    dataset: Path = setting(help="dataset folder the store was made from", url=READ)
     workers: int | None = setting(None, DASK_WORKERS)
     scheduler: str | None = setting(None, "address of a running dask cluster to use instead")
 
@@ -75,8 +84,8 @@ class RepairConfig(VerifyConfig):
 class ConvertConfig(CommandSettings):
     """Settings of `cache convert`."""
 
-    cache: Path = argument("the teacher's store or archive, NAME.zarr")
-    out: Path = argument("store or archive to write, OTHER.zarr")
+    cache: Path = argument("the teacher's store or archive, NAME.zarr", url=READ)
+    out: Path = argument("store or archive to write, OTHER.zarr", url=WRITE)
     as_: str = setting(
         help="form of the new one: int8 (half the bytes), int8-rotated, pca:DIM (fewer dimensions) or fp16; or an "
         "archive: zstd, or zstd:BITS, which keeps so many of the 10 bits of each value's mantissa"
@@ -87,8 +96,8 @@ class ConvertConfig(CommandSettings):
 class CombineConfig(CommandSettings):
     """Settings of `cache combine`."""
 
-    caches: tuple[Path, ...] = argument("stores of the same images, one for each teacher")
-    out: Path = argument("store to write, NAME.zarr")
+    caches: tuple[Path, ...] = argument("stores of the same images, one for each teacher", url=READ)
+    out: Path = argument("store to write, NAME.zarr", url=WRITE)
     weights: tuple[str, ...] = setting(
         (), "weight of each teacher's cosine in the combined one, separated by commas. Default: equal"
     )
@@ -101,7 +110,7 @@ class CombineConfig(CommandSettings):
 class NeighboursConfig(CommandSettings):
     """Settings of `cache neighbours`."""
 
-    cache: Path = argument("the teacher's store, NAME.zarr")
+    cache: Path = argument("the teacher's store, NAME.zarr", url=WRITE)
     k: int = setting(50, "number of neighbours of each training image", minimum=1)
     device: str = setting("auto", "cpu, cuda, or auto")
 
@@ -110,7 +119,7 @@ class NeighboursConfig(CommandSettings):
 class CompareConfig(CommandSettings):
     """Settings of `cache compare`."""
 
-    caches: tuple[Path, ...] = argument("stores of the same images, NAME.zarr")
+    caches: tuple[Path, ...] = argument("stores of the same images, NAME.zarr", url=READ)
     rows: int = setting(10_000, "number of training images to compare them on, drawn at random", minimum=20)
     seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
     json: bool = setting(False, "print JSON instead of tables")

@@ -30,12 +30,15 @@ class Commands(click.Group):
 
 
 class LocalPath(click.ParamType):
-    """A path on this machine; ~ is the home folder."""
+    """A path on this machine; ~ is the home folder. url: or a URL, for which the folder of its copy stands."""
 
     name = "path"
 
+    def __init__(self, url: bool = False) -> None:
+        self.url = url
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return local_path(str(value))
+        return local_path(str(value), url=self.url)
 
 
 class CommaList(click.ParamType):
@@ -80,9 +83,10 @@ def merged(config: type, values: dict[str, Any]) -> dict[str, Any]:
 def parameter(config: type, field: dataclasses.Field[Any]) -> click.Parameter:
     """Return the click option or argument for a field."""
     hint, required = typing.get_type_hints(config)[field.name], field.default is dataclasses.MISSING
+    path = LocalPath(url=bool(field.metadata["url"]))
     if field.metadata.get("argument"):
         nargs = -1 if typing.get_origin(hint) is tuple else 1
-        return click.Argument([field.name], type=LocalPath(), nargs=nargs, required=required)
+        return click.Argument([field.name], type=path, nargs=nargs, required=required)
     flag = flag_of(field)
     shared: dict[str, Any] = {"help": field.metadata["help"], "show_default": True, "required": required}
     if not required:
@@ -100,6 +104,6 @@ def click_type(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
         return {"metavar": f"[{'|'.join(field.metadata['choices'])}]"}
     hint = without_none(hint)
     if typing.get_origin(hint) is not tuple:
-        return {"type": LocalPath() if hint is Path else hint}
+        return {"type": LocalPath(url=bool(field.metadata["url"])) if hint is Path else hint}
     is_range = typing.get_args(hint)[0] is float
     return {"type": (float, float), "metavar": "LOW HIGH"} if is_range else {"type": CommaList()}

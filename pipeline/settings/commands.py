@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import DASK_WORKERS, MAX_SEED, PRECISIONS, CommandSettings, argument, setting
+from pipeline.settings.field import (
+    DASK_WORKERS,
+    MAX_SEED,
+    PRECISIONS,
+    READ,
+    WRITE,
+    CommandSettings,
+    argument,
+    setting,
+)
 
 MAX_RESOLUTION = 16_384  # pixels: a square image of this side fits into the largest page of FFCV
 PROTOCOLS = ("nn", "linear", "ca", "few-label", "transfer", "fidelity")  # of `eval` on a packed dataset
@@ -26,7 +35,7 @@ class PackConfig(CommandSettings):
     data: Path = argument(
         "folder of images, of train/ and val/ folders, of parquet files or of .tar shards, or a list of paths (.csv)"
     )
-    out: Path = argument("dataset folder to write")
+    out: Path = argument("dataset folder to write, or its URL", url=WRITE)
     max_resolution: int = setting(
         512, "longest side kept, in pixels; larger images are downscaled", minimum=1, maximum=MAX_RESOLUTION
     )
@@ -62,7 +71,7 @@ class PackConfig(CommandSettings):
 class EmbedConfig(CommandSettings):
     """Settings of `embed`."""
 
-    data: Path = argument("dataset folder, or a plain folder of images")
+    data: Path = argument("dataset folder, or a plain folder of images", url=READ)
     out: Path = argument("NAME.zarr for a dataset; NAME.npy or NAME.parquet for a plain folder")
     run: Path | None = setting(
         None, "run folder whose student embeds the images, or a file written by `export`"
@@ -89,15 +98,15 @@ class ExportConfig(CommandSettings):
     )
     half: bool = setting(False, "store weights in float16")
     int8: bool = setting(False, "ONNX: quantize to int8, calibrated on 256 training images of --dataset")
-    dataset: Path | None = setting(None, "with --int8: dataset folder. Default: the one of the run")
+    dataset: Path | None = setting(None, "with --int8: dataset folder. Default: the one of the run", url=READ)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(CommandSettings):
     """Settings of `eval`."""
 
-    targets: tuple[Path, ...] = argument("run folders and caches to compare, one per table row")
-    dataset: Path = setting(help="dataset folder to evaluate on, or VOCdevkit/VOC2007")
+    targets: tuple[Path, ...] = argument("run folders and caches to compare, one per table row", url=READ)
+    dataset: Path = setting(help="dataset folder to evaluate on, or VOCdevkit/VOC2007", url=READ)
     protocol: tuple[str, ...] = setting(
         ("nn", "linear", "ca"),
         "protocols, separated by commas: nn, linear, ca, few-label, transfer; on VOC: voc, voc-detection",
@@ -143,9 +152,9 @@ class EvalConfig(CommandSettings):
 class ReportConfig(CommandSettings):
     """Settings of `report`."""
 
-    targets: tuple[Path, ...] = argument("run folders, caches, metrics files and sweep recipes")
+    targets: tuple[Path, ...] = argument("run folders, caches, metrics files and sweep recipes", url=READ)
     out: Path = setting(help="NAME.html for a page, or NAME.md to fill in the table between its markers")
-    dataset: Path | None = setting(None, "page: dataset folder whose images are shown")
+    dataset: Path | None = setting(None, "page: dataset folder whose images are shown", url=READ)
     name: str = setting("results", "Markdown: name of the markers around the table")
     seed: int = setting(0, "page: random seed for the choice of images, clusters and maps", maximum=MAX_SEED)
 

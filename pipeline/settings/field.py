@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.user_folder import as_typed
 from pipeline.errors import WrongUse, suggest
 
 MAX_SEED = 2**32 - 1  # accepted by the generators of NumPy, PyTorch and faiss
 PRECISIONS = ("fp32", "bf16")
 DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
+READ, WRITE = "read", "write"
 # What meant None before it was the default; older command lines, recipes and run folders still say so.
 FORMERLY_NONE = (0, "", "own")
 
@@ -23,11 +25,13 @@ def setting(
     maximum: float = math.inf,
     repeatable: bool = False,
     keeps_zero: bool = False,
+    url: str = "",
 ) -> Any:
     """Define a field that is an option of the command line.
 
     minimum, maximum: bounds of a number, or of each number in a tuple. repeatable: the option may be given several
-    times; each value makes a run of its own. keeps_zero: 0 is a value of its own although the default is None.
+    times; each value makes a run of its own. keeps_zero: 0 is a value of its own although the default is None. url:
+    what the command does with a path that may be a URL, READ or WRITE; "" for one that may not.
     """
     return dataclasses.field(
         default=default,
@@ -38,13 +42,14 @@ def setting(
             "maximum": maximum,
             "repeatable": repeatable,
             "keeps_zero": keeps_zero,
+            "url": url,
         },
     )
 
 
-def argument(help: str = "", default: Any = dataclasses.MISSING) -> Any:
-    """Define a field that is a positional argument of the command line, optional if it has a default."""
-    return dataclasses.field(default=default, metadata={"help": help, "argument": True})
+def argument(help: str = "", default: Any = dataclasses.MISSING, url: str = "") -> Any:
+    """Define a field that is a positional argument of the command line, optional if it has a default. url: as above."""
+    return dataclasses.field(default=default, metadata={"help": help, "argument": True, "url": url})
 
 
 class CommandSettings:
@@ -93,9 +98,9 @@ def check_number(number: float, minimum: float, maximum: float, flag: str) -> No
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """Return settings as plain data for a run folder, with paths as strings."""
+    """Return settings as plain data for a run folder, with paths as strings, and URLs as they were typed."""
     return {
-        field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
+        field.name: as_typed(value) if isinstance(value := getattr(config, field.name), Path) else value
         for field in dataclasses.fields(config)
     }
 

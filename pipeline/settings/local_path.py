@@ -1,18 +1,28 @@
-"""Paths as users write them: ~ is the home folder, and a URL is refused."""
+"""Paths as users write them: ~ is the home folder, and a URL is the folder that it is copied to, or refused."""
 
 import os
-import re
 from pathlib import Path
 
+from cache.user_folder import URL, copy_of
 from pipeline.errors import WrongUse
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+NO_FOLDERS = ("file", "local", "http", "https")  # their files cannot be listed, or need no copy
 
 
-def local_path(text: str) -> Path:
-    """Return a path on this machine. Raises WrongUse for a URL, which would be taken as a folder such as s3:/."""
-    if URL.match(text):
+def local_path(text: str, *, url: bool = False) -> Path:
+    """Return a path on this machine. url: it may be a URL, for which the folder of its copy is returned.
+
+    Nothing is copied yet. Raises WrongUse for another URL, which would be taken as a folder such as s3:/.
+    """
+    found = URL.match(text)
+    if not found:
+        return Path(os.path.expanduser(text))
+    if not url or found["scheme"].lower() in NO_FOLDERS:
         raise WrongUse(
-            f"{text} is a URL, and only local paths can be used: copy or mount it, and give that path"
+            f"{text} is a URL, and only local paths can be used here: copy or mount it, and give that path"
+            + (" (a dataset or a cache may be at s3://, gs:// or hf://)" if url else "")
         )
-    return Path(os.path.expanduser(text))
+    try:
+        return copy_of(text)
+    except ValueError as error:
+        raise WrongUse(f"{error}: expected for example {found['scheme']}://bucket/name") from error

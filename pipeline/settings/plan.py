@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import PRECISIONS, CommandSettings, argument, setting
+from pipeline.settings.field import PRECISIONS, READ, CommandSettings, argument, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +11,7 @@ class PlanConfig(CommandSettings):
     """Settings of `plan`."""
 
     dataset: Path | None = argument(
-        "dataset folder written by `pack`, unless --images is given", default=None
+        "dataset folder written by `pack`, unless --images is given", default=None, url=READ
     )
     images: int | None = setting(None, "number of training images, instead of a DATASET")
     val_images: int = setting(0, "with --images: number of validation images")

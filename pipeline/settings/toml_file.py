@@ -33,13 +33,14 @@ def from_values(config: type, values: Mapping[str, Any], where: str) -> dict[str
     Raises WrongUse for an unknown key (naming the nearest) or a wrong type.
     """
     hints = typing.get_type_hints(config)
-    settable = {field.name for field in options(config)}
+    settable = {field.name: field for field in options(config)}
     converted = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in settable:
             raise WrongUse(f"{where}: unknown setting {key!r}{suggest(name, settable)}")
-        converted[name] = convert(value, without_none(hints[name]), f"{where}: {key}")
+        url = bool(settable[name].metadata["url"])
+        converted[name] = convert(value, without_none(hints[name]), f"{where}: {key}", url)
     return converted
 
 
@@ -50,18 +51,18 @@ def without_none(hint: Any) -> Any:
     return hint
 
 
-def convert(value: Any, hint: Any, where: str) -> Any:
-    """Convert a TOML value to a field's type. Raises WrongUse for a value of another type."""
+def convert(value: Any, hint: Any, where: str, url: bool = False) -> Any:
+    """Convert a TOML value to a field's type. url: a path may be a URL. Raises WrongUse for a value of another type."""
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         if not isinstance(value, list):
             raise WrongUse(f"{where}: expected a list, found {value!r}")
         if kinds[-1] is not Ellipsis and len(value) != len(kinds):
             raise WrongUse(f"{where}: expected {len(kinds)} values, found {value!r}")
-        return tuple(convert(item, kinds[0], where) for item in value)
+        return tuple(convert(item, kinds[0], where, url) for item in value)
     if hint is Path and isinstance(value, str):
         try:
-            return local_path(value)
+            return local_path(value, url=url)
         except WrongUse as error:
             raise WrongUse(f"{where}: {error}") from error
     if hint is float and type(value) in (int, float) and math.isfinite(value):

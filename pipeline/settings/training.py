@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import MAX_SEED, PRECISIONS, CommandSettings, argument, setting
+from pipeline.settings.field import MAX_SEED, PRECISIONS, READ, CommandSettings, argument, setting
 
 OPTIMIZERS = ("sgd", "nesterov", "adamw")
 ANCHOR_POLICIES = ("window", "neighbours", "kmeans")
@@ -91,8 +91,8 @@ class TrainConfig(CommandSettings):
 class DistillConfig(TrainConfig):
     """Settings of `distill`."""
 
-    dataset: Path = argument("dataset folder the cache was made from")
-    cache: Path = argument("the teacher's store")
+    dataset: Path = argument("dataset folder the cache was made from, or its URL", url=READ)
+    cache: Path = argument("the teacher's store, or its URL", url=READ)
     run: Path = argument("run folder to write or resume")
     objective: str = setting(
         "1q", "training objective, see `objectives`, or your own: package.module:function"
@@ -156,7 +156,7 @@ class DistillConfig(TrainConfig):
 class PretrainConfig(TrainConfig):
     """Settings of `pretrain`."""
 
-    dataset: Path = argument("dataset folder written by `pack`")
+    dataset: Path = argument("dataset folder written by `pack`, or its URL", url=READ)
     run: Path = argument("run folder to write or resume")
     epochs: int = setting(100, "number of epochs; 0 writes the untrained student")
     batch_size: int = setting(256, "images per step over all ranks", minimum=1)

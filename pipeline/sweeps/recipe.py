@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cache.user_folder import as_typed
 from pipeline.errors import WrongUse, suggest
 from pipeline.settings.commands import PROTOCOLS
 from pipeline.settings.local_path import local_path
@@ -35,7 +36,7 @@ class Trial:
     @property
     def recorded(self) -> dict[str, Any]:
         """The settings as they are recorded with the metrics."""
-        return self.settings | ({"cache": str(self.cache)} if self.cache else {})
+        return self.settings | ({"cache": as_typed(self.cache)} if self.cache else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def read_recipe(path: Path) -> SweepRecipe:
     for key in content:
         if key not in known:
             raise WrongUse(f"{path}: unknown key {key!r}{suggest(key, known)}")
-    folders = {key: _path(content, key, path) for key in ("dataset", "cache", "runs")}
+    folders = {key: _path(content, key, path, url=key != "runs") for key in ("dataset", "cache", "runs")}
     trials = tuple(_trials(content, path))
     results = _path(content, "results", path, default=str(folders["runs"] / "results"))
     for number, trial in enumerate(trials):
@@ -107,7 +108,9 @@ def read_recipe(path: Path) -> SweepRecipe:
             )
         if trial.name in (other.name for other in trials[:number]):
             raise WrongUse(f"{path}: two trials are named {trial.name!r}; give the rows different names")
-    references = [local_path(store) for store in _get(content, "references", list, path, default=[])]
+    references = [
+        local_path(store, url=True) for store in _get(content, "references", list, path, default=[])
+    ]
     return SweepRecipe(
         **folders,
         results=results,
@@ -144,7 +147,7 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
     seed = _tag(SEED, point.get(SEED))
     label = " ".join([*(tag for tag in tags if tag != seed), name])
     folder = "-".join([name, *tags]).replace("/", "-").replace(" ", "-")
-    cache = _path(row, "cache", path) if "cache" in row else None
+    cache = _path(row, "cache", path, url=True) if "cache" in row else None
     return Trial(row=label, name=folder, command=command, settings=settings, cache=cache)
 
 
@@ -177,9 +180,9 @@ def _get(content: Mapping[str, Any], key: str, kind: type, path: Path, default: 
     return value
 
 
-def _path(content: Mapping[str, Any], key: str, path: Path, default: Any = None) -> Path:
-    """Return the value of a key as a path. Raises WrongUse if it is no string, or a URL."""
-    return local_path(_get(content, key, str, path, default))
+def _path(content: Mapping[str, Any], key: str, path: Path, default: Any = None, url: bool = False) -> Path:
+    """Return the value of a key as a path. url: or a URL. Raises WrongUse for anything else."""
+    return local_path(_get(content, key, str, path, default), url=url)
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:

@@ -16,9 +16,11 @@ from typing import Any
 from cache.durable import write_file
 from cache.errors import StoreError
 from cache.lock import held
+from cache.user_folder import as_typed
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import open_dataset
 from pipeline.images.labelled import label_problem
+from pipeline.remote.download import local_copy
 from pipeline.results.metrics_file import is_of_store, recorded_path
 from pipeline.results.records import load_metrics, metrics_path
 from pipeline.runtime.outputs import require_writable_folder
@@ -46,7 +48,7 @@ def sweep(config: SweepConfig) -> None:
     if not trials:
         raise WrongUse(f"no trial of {config.recipe} has {' or '.join(config.only)} in its name")
     if any(not recipe.result_path(trial.name).exists() for trial in trials):
-        if problem := label_problem(open_dataset(recipe.dataset)):
+        if problem := label_problem(open_dataset(local_copy(as_typed(recipe.dataset)))):
             raise PipelineError(f"{problem}; a sweep evaluates its runs, which needs labels in train and val")
         for folder in (recipe.runs, recipe.results):
             require_writable_folder(folder)

@@ -1,0 +1,186 @@
+"""A folder in an object store, through fsspec: calls are repeated while the connection breaks, errors are sentences."""
+
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.callbacks import Callback
+
+from pipeline.errors import PipelineError, WrongUse
+
+TRIES = 6
+FIRST_WAIT_S = 0.5  # doubled after each try
+PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs"), "adlfs"),
+    "hf": "huggingface_hub",
+}
+CREDENTIALS = {
+    **dict.fromkeys(("s3", "s3a"), "`aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    **dict.fromkeys(("gs", "gcs"), "`gcloud auth application-default login`"),
+    "hf": "`hf auth login`, or set HF_TOKEN",
+}
+NO_CREDENTIALS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "DefaultCredentialsError",
+    "ProfileNotFound",
+)
+LASTING = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime", "created")
+
+# botocore would try five times on its own account, and whoever is offline wait a minute
+SETTINGS = {each: {"config_kwargs": {"retries": {"total_max_attempts": 1}}} for each in ("s3", "s3a")}
+
+T = TypeVar("T")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of asyncio's log is not of a broken connection, which is an exception of the call as well."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not type(error).__module__.startswith("aiohttp")
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
+
+
+class Unreachable(PipelineError):
+    """The connection broke, again and again."""
+
+
+class Missing(WrongUse):
+    """There is no such bucket, repository or file."""
+
+
+class RemoteFolder:
+    """The folder at a URL. tries: how often a call is made before it fails.
+
+    Raises:
+        WrongUse: the URL's kind is not known, or its package is not installed.
+    All methods raise PipelineError: Unreachable after the last try, Missing and others at once.
+    """
+
+    def __init__(self, url: str, tries: int = TRIES) -> None:
+        self.url, self.tries = url, tries
+        scheme = url.split("://")[0]
+        try:
+            # with a cache of listings, what was sent a moment ago would not be there
+            self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **SETTINGS.get(scheme, {}))
+        except ImportError as error:
+            package = PACKAGES.get(scheme, f"of fsspec for {scheme}")
+            raise WrongUse(f"{url} needs the package {package}: run `pip install {package}`") from error
+        except ValueError as error:
+            raise WrongUse(f"{url}: {error}; known are s3://, gs://, hf:// and others of fsspec") from error
+        self.root = str(root).rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of a small file, None if there is no such file."""
+        try:
+            return self._call(self.fs.cat_file, self._path(name))
+        except Missing:
+            return None
+
+    def read_parts(self, name: str, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes from start to end of each part of a file, which are fetched at the same time."""
+        starts, ends = zip(*parts, strict=True)
+        paths = [self._path(name)] * len(parts)
+        return list(self._call(self.fs.cat_ranges, paths, list(starts), list(ends), on_error="raise"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        self._call(self.fs.pipe_file, self._path(name), data)
+
+    def send(self, name: str, file: Path, progress: Callable[[int], None]) -> None:
+        """Write a file of this machine; progress(bytes) is called as it goes."""
+        sent = 0
+
+        class Counter(Callback):
+            def relative_update(self, inc: int = 1) -> None:
+                nonlocal sent
+                sent += inc
+                progress(inc)
+
+        def once() -> None:
+            nonlocal sent
+            progress(-sent)  # of a try that failed
+            sent = 0
+            self.fs.put_file(str(file), self._path(name), callback=Counter())
+
+        self._call(once)
+        progress(file.stat().st_size - sent)  # not every file system counts
+
+    def listing(self) -> dict[str, tuple[int, str]]:
+        """Return size and version of every file below the folder, by relative name; {} if there is none."""
+        found = self._call(self.fs.find, self.root, detail=True)
+        start = f"{self.root}/"
+        return {
+            path.removeprefix(start): (info["size"], _version(info))
+            for path, info in found.items()
+            if path.startswith(start) and info["size"] is not None
+        }
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _call(self, call: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+        """Call until it succeeds."""
+        for attempt in range(self.tries):
+            try:
+                return call(*arguments, **settings)
+            except FileNotFoundError as error:
+                raise Missing(
+                    f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created first"
+                ) from error
+            except Exception as error:  # each of fsspec's file systems has errors of its own
+                if lasting(error):
+                    raise PipelineError(f"{self.url} cannot be used: {self._reason(error)}") from error
+                if attempt == self.tries - 1:
+                    raise Unreachable(
+                        f"{self.url} cannot be reached ({in_words(error)}): check the network and the endpoint "
+                        "(AWS_ENDPOINT_URL for S3 that is not Amazon's), and run the same command again, which goes on "
+                        "from here"
+                    ) from error
+            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
+        raise AssertionError("no try was made")
+
+    def _reason(self, error: Exception) -> str:
+        advice = CREDENTIALS.get(self.url.split("://")[0], "the service's own tools")
+        if type(error).__name__ in NO_CREDENTIALS:
+            return f"no credentials were found; give them by {advice}"
+        if isinstance(error, PermissionError):
+            return (
+                f"access was refused ({in_words(error)}); check the name of the bucket, and that the credentials may "
+                f"read, list and write there: give others by {advice}"
+            )
+        return in_words(error)
+
+
+def lasting(error: Exception) -> bool:
+    """Whether an error would come again at the next try."""
+    return (
+        isinstance(error, (PermissionError, *LASTING))
+        or type(error).__name__ in (*NO_CREDENTIALS, "ParamValidationError")
+        or (isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENOSPC))
+    )
+
+
+def in_words(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _version(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in VERSIONS if info.get(key)), "")
