@@ -176,6 +176,7 @@ def test_an_error_names_the_url(
     assert str(copy) not in said
 
 
+@pytest.mark.long
 def test_an_archive_whose_sending_broke_is_sent_by_the_same_command(
     bucket: str, cached: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

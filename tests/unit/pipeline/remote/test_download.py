@@ -72,6 +72,7 @@ def test_a_connection_that_breaks_goes_on_where_it_broke(big_folder: Path, bucke
     assert proxy.received < BIG + ROUND + (1 << 20)
 
 
+@pytest.mark.long
 def test_one_that_stays_broken_is_a_sentence_and_the_next_command_goes_on(
     big_folder: Path, bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_what_was_sent_in_part_is_refused(store_url: str) -> None:
         local_copy(store_url)
 
 
+@pytest.mark.long
 def test_only_what_has_changed_is_copied_again(store_url: str, tmp_path: Path, proxy: Proxy) -> None:
     copy = local_copy(store_url)
     aside = tmp_path / "aside"

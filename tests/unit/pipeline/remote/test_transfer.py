@@ -36,6 +36,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     raise AssertionError("waited in vain")
 
 
+@pytest.mark.long
 def test_a_killed_copying_goes_on_where_it_was(big_folder: Path, bucket: str, proxy: Proxy) -> None:
     url = sent(big_folder, f"{bucket}/big")
     copy = copy_of(url)

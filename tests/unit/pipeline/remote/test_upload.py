@@ -89,6 +89,7 @@ def test_a_connection_that_breaks_goes_on(big_folder: Path, bucket: str, proxy: 
     assert proxy.sent < BIG + (1 << 20)
 
 
+@pytest.mark.long
 def test_one_that_stays_broken_is_half_sent_and_the_next_command_goes_on(
     bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_one_that_stays_broken_is_half_sent_and_the_next_command_goes_on(
     assert listed(url)["whole"]
 
 
+@pytest.mark.long
 def test_a_fresh_machine_goes_on_with_what_was_sent(bucket: str) -> None:
     url = f"{bucket}/s.zarr"
     folder = copy_of(url)
@@ -156,6 +158,7 @@ def test_a_fresh_machine_goes_on_with_what_was_sent(bucket: str) -> None:
     assert listed(url)["whole"]
 
 
+@pytest.mark.long
 def test_files_are_sent_while_a_command_works(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "MEANWHILE_S", 0.05)
     url = f"{bucket}/s.zarr"
@@ -187,6 +190,7 @@ def test_a_sending_meanwhile_that_fails_is_a_warning(
     assert f"what is computed stays in {folder}" in said
 
 
+@pytest.mark.long
 def test_a_damaged_object_is_left_out_and_sent_again(bucket: str, capfd: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/s.zarr"
     folder = copy_of(url)
