@@ -1,14 +1,14 @@
 """Anchorage's command line: options -> a frozen config -> one call. Each command imports torch only when it runs."""
 
 import sys
-from pathlib import Path
 
 import click
 
+from pipeline.report.lists import objectives, students, teachers
 from pipeline.runtime.completion import completion
 from pipeline.runtime.run_command import run_command
 from pipeline.settings import cache_commands, commands, training
-from pipeline.settings.command_line import Commands, LocalPath, command
+from pipeline.settings.command_line import Commands, command
 from pipeline.settings.plan import PlanConfig
 
 
@@ -203,40 +203,8 @@ def plan(config: PlanConfig) -> None:
     report_plan(config)
 
 
-@main.command("teachers")
-@click.option(
-    "--check",
-    type=LocalPath(),
-    metavar="FILE",
-    help="weights file to identify: its layout and the teachers it fits",
-)
-def teachers(check: Path | None) -> None:
-    """List the registered teachers, or identify a weights file.
-
-    Shows each teacher's input, width, licence and where to get its weights.
-    """
-    from pipeline.report.registries import print_check, print_teachers
-
-    print_check(check) if check else print_teachers()
-
-
-@main.command("students")
-def students() -> None:
-    """List the named students with width and smallest input."""
-    from pipeline.report.registries import print_students
-
-    print_students()
-
-
-@main.command("objectives")
-def objectives() -> None:
-    """List the training objectives and their defaults."""
-    from pipeline.report.registries import print_objectives
-
-    print_objectives()
-
-
-main.add_command(completion)
+for listed in (teachers, students, objectives, completion):
+    main.add_command(listed)
 
 
 def run_cli(arguments: list[str] | None = None) -> int:
