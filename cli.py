@@ -8,6 +8,7 @@ from pipeline.report.lists import objectives, students, teachers
 from pipeline.runtime.completion import completion
 from pipeline.runtime.run_command import run_command
 from pipeline.settings import cache_commands, commands, training
+from pipeline.settings.browse import BrowseConfig
 from pipeline.settings.command_line import Commands, command
 from pipeline.settings.plan import PlanConfig
 
@@ -180,6 +181,22 @@ def report(config: commands.ReportConfig) -> None:
     from pipeline.report.page import report
 
     report(config)
+
+
+@command(main, "browse", BrowseConfig)
+def browse(config: BrowseConfig) -> None:
+    """Look at images and their neighbours in the browser.
+
+    Serves one page on this machine: a map of the images of a split, the neighbours that a teacher and its students
+    find for each of them or for an image of your own, clusters, and the images on which a student fell furthest from
+    its teacher. A run's missing embeddings are computed first, as by eval.
+
+    \b
+    python cli.py browse caches/demo.zarr runs/r18 --dataset data/dataset
+    """
+    from pipeline.browse.browse import browse
+
+    browse(config)
 
 
 @command(main, "export", commands.ExportConfig)
