@@ -74,8 +74,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, make: Any) -> None:
         """Send what `make` returns, or one sentence about why there is nothing."""
         try:
-            own = require_own_host
-            own(self.headers.get("Host"), self.headers.get("Origin"), self.server.server_address[1])
+            host, origin = self.headers.get("Host"), self.headers.get("Origin")
+            require_own_host(host, origin, self.server.server_address[1])
             kind, content = make()
             code = 200
         except Refused as refused:

@@ -5,11 +5,12 @@ const NAMED = 10; // colours of the style sheet; further groups get hues of the 
 export function palette(count) {
   const style = getComputedStyle(document.documentElement);
   const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  return Array.from({ length: count }, (_, group) =>
-    count <= NAMED
-      ? style.getPropertyValue(`--s${group}`).trim()
-      : `hsl(${Math.round(group * 137.508) % 360} ${58 + 14 * (group % 3)}% ${isDark ? 62 + 9 * (group % 2) : 34 + 9 * (group % 2)}%)`,
-  );
+  return Array.from({ length: count }, (_, group) => {
+    if (count <= NAMED) return style.getPropertyValue(`--s${group}`).trim();
+    // OKLCH, in which equal lightness looks equally light: yellow stays as dark as blue
+    const lightness = (isDark ? 70 : 50) + 10 * (group % 2);
+    return `oklch(${lightness}% 0.15 ${Math.round(group * 137.508) % 360})`;
+  });
 }
 
 export const quiet = () => getComputedStyle(document.documentElement).getPropertyValue("--ink-2").trim();
