@@ -1,15 +1,16 @@
 """Anchorage's command line: options -> a frozen config -> one call. Each command imports torch only when it runs."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from pipeline.remote.commands import command
+from pipeline.report.lists import objectives, students, teachers
 from pipeline.runtime.completion import completion
 from pipeline.runtime.run_command import run_command
 from pipeline.settings import cache_commands, commands, training
-from pipeline.settings.command_line import Commands, LocalPath
+from pipeline.settings.browse import BrowseConfig
+from pipeline.settings.command_line import Commands
 from pipeline.settings.plan import PlanConfig
 
 
@@ -183,6 +184,22 @@ def report(config: commands.ReportConfig) -> None:
     report(config)
 
 
+@command(main, "browse", BrowseConfig)
+def browse(config: BrowseConfig) -> None:
+    """Look at images and their neighbours in the browser.
+
+    Serves one page on this machine: a map of the images of a split, the neighbours that a teacher and its students
+    find for each of them or for an image of your own, clusters, and the images on which a student fell furthest from
+    its teacher. A run's missing embeddings are computed first, as by eval.
+
+    \b
+    python cli.py browse caches/demo.zarr runs/r18 --dataset data/dataset
+    """
+    from pipeline.browse.browse import browse
+
+    browse(config)
+
+
 @command(main, "export", commands.ExportConfig)
 def export(config: commands.ExportConfig) -> None:
     """Export a student, without its head, with a model card."""
@@ -204,40 +221,8 @@ def plan(config: PlanConfig) -> None:
     report_plan(config)
 
 
-@main.command("teachers")
-@click.option(
-    "--check",
-    type=LocalPath(),
-    metavar="FILE",
-    help="weights file to identify: its layout and the teachers it fits",
-)
-def teachers(check: Path | None) -> None:
-    """List the registered teachers, or identify a weights file.
-
-    Shows each teacher's input, width, licence and where to get its weights.
-    """
-    from pipeline.report.registries import print_check, print_teachers
-
-    print_check(check) if check else print_teachers()
-
-
-@main.command("students")
-def students() -> None:
-    """List the named students with width and smallest input."""
-    from pipeline.report.registries import print_students
-
-    print_students()
-
-
-@main.command("objectives")
-def objectives() -> None:
-    """List the training objectives and their defaults."""
-    from pipeline.report.registries import print_objectives
-
-    print_objectives()
-
-
-main.add_command(completion)
+for listed in (teachers, students, objectives, completion):
+    main.add_command(listed)
 
 
 def run_cli(arguments: list[str] | None = None) -> int:

@@ -44,11 +44,17 @@ def knn(
 
 
 def nearest_others(
-    x: NDArray[np.floating], k: int, device: torch.device = CPU, part: slice = slice(None)
+    x: NDArray[np.floating],
+    k: int,
+    device: torch.device = CPU,
+    part: slice | NDArray[np.int64] = slice(None),
 ) -> NDArray[np.int64]:
-    """Return the k nearest other rows of x (n, D) for each row of a part of it: (m, k) int64, as `knn` finds them."""
+    """Return the k nearest other rows of x (n, D) for each row of a part of it: (m, k) int64, as `knn` finds them.
+
+    part: a slice, or the numbers of rows (m,).
+    """
     _, index = knn(x, x[part], k + 1, device)
-    own = index == np.arange(len(x))[part, None]
+    own = index == np.arange(len(x))[part][:, None]
     # the row itself is among the nearest, unless more than k others equal it: then the last is left out
     place = np.where(own.any(1), own.argmax(1), k)
     return index[np.arange(k + 1) != place[:, None]].reshape(len(index), k)

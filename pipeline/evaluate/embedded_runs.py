@@ -1,6 +1,7 @@
 """The stores that an evaluation reads: a run's embeddings of each dataset and layer, computed on demand."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from pipeline.models.backbone import comparable
 from pipeline.results.records import is_store
 from pipeline.results.run_record import read_config
 from pipeline.runtime.distributed import ALONE, World
+from pipeline.settings.browse import BrowseConfig
 from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
+Embedding = EvalConfig | BrowseConfig  # settings with a device, workers and a scheduler
 SPLITS = ("train", "val")
 EMBED_OPTIONS: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part of a store's identity
 
@@ -36,33 +39,44 @@ def store_path(run: Path, dataset: Dataset, layer: str | None = None) -> Path:
     """Return the path of a run's embeddings of a dataset, or of the output of one of the student's layers."""
     if is_training_dataset(run, dataset):
         return run / "layers" / f"{layer}.zarr" if layer else run / "embeddings.zarr"
-    images = identity_id({name: dataset.splits[name].packed_identity for name in SPLITS})
+    images = identity_id(
+        {name: dataset.splits[name].packed_identity for name in SPLITS if name in dataset.splits}
+    )
     inside = f"-{layer}" if layer else ""
     return run / "transfer" / f"{folder_name(dataset)}-{images[:8]}{inside}.zarr"
 
 
 def embed_run(
-    run: Path, dataset: Dataset, config: EvalConfig, world: World = ALONE, layer: str | None = None
+    run: Path,
+    dataset: Dataset,
+    config: Embedding,
+    world: World = ALONE,
+    layer: str | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> Store:
     """Return the store of a run's embeddings of a dataset; compute what is missing, or all if the weights changed.
 
-    The first rank computes, with all devices of the machine. Raises IdentityMismatch when the existing store is of
-    other images; it is kept then.
+    splits: those that are needed. config: has the device, the workers and the scheduler. The first rank computes, with
+    all devices of the machine. Raises IdentityMismatch when the existing store is of other images; it is kept then.
     """
     path = store_path(run, dataset, layer)
     with world.together():
         if world.rank == 0:
-            _embed_missing(path, BackboneSpec(kind="run", run=run, layer=layer), dataset, config)
-    return checked_store(open_store(path, views=1), dataset)
+            _embed_missing(path, BackboneSpec(kind="run", run=run, layer=layer), dataset, config, splits)
+    return checked_store(open_store(path, views=1), dataset, splits)
 
 
-def _embed_missing(path: Path, backbone: BackboneSpec, dataset: Dataset, config: EvalConfig) -> None:
+def _embed_missing(
+    path: Path, backbone: BackboneSpec, dataset: Dataset, config: Embedding, splits: Sequence[str]
+) -> None:
     path.parent.mkdir(exist_ok=True)
     options: dict[str, Any] = EMBED_OPTIONS | {
         "device": config.device,
         "workers": config.workers,
         "scheduler": config.scheduler,
         "progress": True,
+        # all splits where both are asked for, so that a test split of the dataset is embedded as well
+        "splits": () if set(splits) == set(SPLITS) else splits,
     }
     try:
         embed(backbone, dataset, path, **options)
@@ -82,9 +96,9 @@ def run_store_id(run: Path) -> str:
     return identity_id(identity)
 
 
-def checked_store(store: Store, dataset: Dataset) -> Store:
-    """Return the store after checking that train and val are complete, sound and of this dataset's images."""
-    for name in SPLITS:
+def checked_store(store: Store, dataset: Dataset, splits: Sequence[str] = SPLITS) -> Store:
+    """Return the store after checking that these splits are complete, sound and of this dataset's images."""
+    for name in splits:
         split = store.split(name)
         require_same_images(split, dataset.splits[name])
         split.require_complete()

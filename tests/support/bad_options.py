@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.settings import cache_commands, commands, training
+from pipeline.settings.browse import BrowseConfig
 from pipeline.settings.field import CommandSettings, options
 from pipeline.settings.plan import PlanConfig
 from pipeline.settings.toml_file import without_none
@@ -30,6 +31,7 @@ SETTINGS: dict[str, type[CommandSettings]] = {
     "eval {run} --dataset {dataset}": commands.EvalConfig,
     "sweep s.toml": commands.SweepConfig,
     "report {run} --out r.html": commands.ReportConfig,
+    "browse {run} --dataset {dataset}": BrowseConfig,
     "export {run} s.onnx": commands.ExportConfig,
     "plan {dataset}": PlanConfig,
 }
@@ -67,4 +69,10 @@ BAD_COMMANDS = [
     *with_flags("cache", ("inof", "no command 'inof'; did you mean 'info'?")),
     *with_flags("students", ("resnet18", "unexpected extra argument"), ("--check w.pth", "No such option")),
     *with_flags("objectives", ("1q", "unexpected extra argument")),
+    *with_flags(
+        "browse {run} --dataset {dataset} --no-open",
+        ("--split vall", "has no split 'vall'; it has train, val; did you mean 'val'?"),
+        ("--export map.csv", "map.csv: name a file that ends in .parquet"),
+        ("--device tpu", "unknown device 'tpu': expected auto, cpu or cuda"),
+    ),
 ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.neighbours import kmeans, knn, nearest_centroid
+from pipeline.neighbours import kmeans, knn, nearest_centroid, nearest_others
 from pipeline.runtime.device import CPU
 from pipeline.runtime.idle_gpu import warn_once
 
@@ -51,6 +51,15 @@ def test_of_rows_that_are_all_equal_the_first_k_are_returned(k: int, monkeypatch
     similarity, index = knn(np.ones((50, 8)), np.ones((25, 8)), k)
     assert (index == np.arange(k)).all()
     assert (similarity == 8).all()
+
+
+def test_nearest_others_of_a_part_are_those_of_all() -> None:
+    x = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    of_all = nearest_others(x, 4)
+    assert not (of_all == np.arange(30)[:, None]).any()
+    rows = np.array([7, 3, 29])
+    assert np.array_equal(nearest_others(x, 4, part=rows), of_all[rows])
+    assert np.array_equal(nearest_others(x, 4, part=slice(10, 20)), of_all[10:20])
 
 
 def test_of_equal_centroids_the_lowest_is_the_nearest() -> None:

@@ -73,3 +73,13 @@ def test_a_store_of_other_images_is_refused_and_kept(run: Path, packed: Path, co
 def test_a_store_of_another_dataset_is_refused(cached: Path, packed: Path) -> None:
     with pytest.raises(IdentityMismatch, match="made from another dataset: images: expected"):
         checked_store(open_store(cached), with_other(open_dataset(packed), "val"))
+
+
+def test_only_the_splits_that_are_asked_for_are_embedded(
+    run: Path, packed: Path, config: EvalConfig, tmp_path: Path
+) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run, own, ignore=shutil.ignore_patterns("*.zarr"))
+    dataset = open_dataset(packed)
+    assert embed_run(own, dataset, config, splits=("val",)).splits == ("val",)
+    assert set(embed_run(own, dataset, config).splits) == {"train", "val"}

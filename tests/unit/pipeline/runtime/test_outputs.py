@@ -52,6 +52,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path: Path) -> None:
         "pretrain PACKED FILE/run --student tests.support.nothing:none",
         "export RUN FILE/o.onnx",
         "report CACHED --out FILE/o.html",
+        "browse RUN --dataset PACKED --export FILE/o.parquet",
         "demo-data FILE/images",
     ],
 )

@@ -1,0 +1,229 @@
+"""The page's server: what it answers, and whom and what it refuses."""
+
+import http.client
+import io
+import json
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.browse.findings import Findings
+from pipeline.browse.gallery import Gallery
+from pipeline.browse.own_image import OwnImages
+from pipeline.browse.requests import LARGEST_UPLOAD, page_files
+from pipeline.browse.server import BrowseServer
+from pipeline.browse.thumbnails import TILE, TILES_PER_LINE
+from pipeline.errors import WrongUse
+from tests.support.browsed import served
+
+IMAGES = 48
+
+
+@pytest.fixture(scope="module")
+def server(gallery: Gallery) -> Iterator[BrowseServer]:
+    with served(gallery) as running:
+        yield running
+
+
+def ask(
+    server: BrowseServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+    try:
+        connection.request(
+            method, path, body, {name.replace("_", "-"): text for name, text in headers.items()}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read(), dict(answer.getheaders())
+    finally:
+        connection.close()
+
+
+def test_it_listens_on_this_machine_alone(server: BrowseServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    assert server.socket.family == socket.AF_INET
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
+def test_its_own_names_are_answered(server: BrowseServer, name: str) -> None:
+    assert ask(server, "/state", Host=f"{name}:{server.server_address[1]}")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/state", "/image/0", "/sheet?images=0", "/map/0"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1.evil.example:{port}", "localhost:1", ""],
+)
+def test_a_foreign_host_is_refused(server: BrowseServer, host: str, path: str) -> None:
+    code, content, _ = ask(server, path, Host=host.format(port=server.server_address[1]))
+    assert code == 403
+    assert content.startswith(b"this page answers only to http://127.0.0.1:")
+
+
+def test_a_request_without_a_host_is_refused(server: BrowseServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as connection:
+        connection.sendall(b"GET /state HTTP/1.1\r\n\r\n")
+        assert b" 403 " in connection.recv(100)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "https://127.0.0.1:{port}",
+        "http://127.0.0.1:1",
+        "http://localhost:{port}",
+    ],
+)
+def test_a_foreign_origin_is_refused(server: BrowseServer, method: str, origin: str) -> None:
+    path = "/state" if method == "GET" else "/nearest"
+    code, content, _ = ask(server, path, method, b"", Origin=origin.format(port=server.server_address[1]))
+    assert code == 403
+    assert content == b"this page answers only to itself, not to other sites"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../cli.py", "/%2e%2e/cli.py", "/page/../server.py", "//etc/passwd", "/etc/passwd", "/server.py"),
+        *(
+            "/image/0/../../etc/passwd",
+            "/image/..",
+            "/image/-1",
+            "/image/01",
+            "/image/0.jpg",
+            "/image/",
+            "/image",
+        ),
+        *(
+            "/image/48",
+            "/thumbnail/999999999",
+            "/image/1e1",
+            "/about/48",
+            "/map/2",
+            "/furthest/2",
+        ),
+        *("/nearest", "/index.html/", "/__init__.py", "/page.css%00"),
+    ],
+)
+def test_only_numbers_and_its_own_files_have_an_address(server: BrowseServer, path: str) -> None:
+    code, content, _ = ask(server, path)
+    assert code == 404
+    assert b"there is nothing" in content
+
+
+@pytest.mark.parametrize(
+    "images", ["", "images=", "images=48", "images=-1", "images=1,,2", "images=a", "x=1"]
+)
+def test_a_sheet_of_other_than_numbers_is_refused(server: BrowseServer, images: str) -> None:
+    assert ask(server, f"/sheet?{images}")[0] == 400
+    assert ask(server, "/sheet?images=" + ",".join(["1"] * 65))[0] == 400
+
+
+def test_every_answer_forbids_other_sites(server: BrowseServer) -> None:
+    for path in ("/", "/image/0", "/nothing"):
+        headers = ask(server, path)[2]
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "http" not in headers["Content-Security-Policy"]
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_the_page_names_no_other_host() -> None:
+    for name, (_, content) in page_files().items():
+        text = content.decode().replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in text, name
+        assert "https:" not in text, name
+
+
+def test_other_methods_are_refused(server: BrowseServer) -> None:
+    for method in ("PUT", "DELETE", "OPTIONS"):
+        assert ask(server, "/state", method)[0] == 501
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_is_read(server: BrowseServer) -> None:
+    code, content, headers = ask(server, "/nearest", "POST", None, Content_Length=str(LARGEST_UPLOAD + 2**20))
+    assert code == 413
+    assert content == b"this file has 21 MB; an image may have up to 20 MB"
+    assert headers["Connection"] == "close"
+
+
+def test_an_upload_needs_its_size(server: BrowseServer) -> None:
+    assert ask(server, "/nearest", "POST", None, Transfer_Encoding="chunked")[0] == 411
+    assert ask(server, "/nearest", "POST", None, Content_Length="-1")[0] == 411
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"<svg/>"])
+def test_what_is_no_image_is_a_sentence(server: BrowseServer, data: bytes) -> None:
+    code, content, _ = ask(server, "/nearest", "POST", data)
+    assert code == 422
+    assert content.startswith(b"this file cannot be shown: ")
+    assert b"Traceback" not in content
+
+
+def test_an_image_of_ones_own_gets_neighbours_and_a_side_without_a_backbone_says_why(
+    server: BrowseServer,
+) -> None:
+    own = server.gallery.images.source.read(int(server.gallery.rows[20]))
+    code, content, _ = ask(server, "/nearest", "POST", own, Origin=server.url)
+    assert code == 200
+    teacher, student = json.loads(content)
+    assert "planted" in teacher["why"]
+    assert student["found"][0] == [20, 1.0], "the image itself"
+    assert student["found"][1:] == [[i, c] for i, c in server.gallery.neighbours(20)[1][:11]]
+
+
+def test_points_and_labels_are_typed_arrays(server: BrowseServer) -> None:
+    points = np.frombuffer(ask(server, "/map/0")[1], "<f4").reshape(-1, 2)
+    assert points.shape == (IMAGES, 2)
+    assert np.abs(points).max() == pytest.approx(1)
+    labels = np.frombuffer(ask(server, "/labels")[1], "<i4")
+    assert np.bincount(labels).tolist() == [12] * 4
+
+
+def test_neighbours_are_the_nearest_others_on_each_side(server: BrowseServer) -> None:
+    about = json.loads(ask(server, "/about/0")[1])
+    assert about["row"] == 0
+    assert len(about["found"]) == 2
+    assert {index for index, _ in about["found"][0][:11]} == set(range(1, 12)), (
+        "the other eleven of its class"
+    )
+    for near in about["found"]:
+        assert len(near) == 12
+        assert 0 not in [index for index, _ in near]
+        assert [cosine for _, cosine in near] == sorted((cosine for _, cosine in near), reverse=True)
+
+
+def test_images_are_served_by_number(server: BrowseServer) -> None:
+    for path, size in (("/image/5", (32, 24)), ("/thumbnail/5", (24, 24))):
+        code, content, headers = ask(server, path)
+        assert (code, headers["Content-Type"]) == (200, "image/jpeg")
+        assert Image.open(io.BytesIO(content)).size == size
+    sheet = Image.open(io.BytesIO(ask(server, "/sheet?images=" + ",".join(map(str, range(9))))[1]))
+    assert sheet.size == (TILES_PER_LINE * TILE, 2 * TILE)
+
+
+def test_a_port_that_is_taken_is_a_sentence(server: BrowseServer) -> None:
+    findings = Findings(server.gallery, seed=0)
+    with pytest.raises(WrongUse, match=r"^port \d+ is taken: choose another --port, or 0 for any free one$"):
+        BrowseServer(server.server_address[1], findings, OwnImages(server.gallery))
+
+
+def test_an_image_that_has_gone_is_a_sentence_and_a_gray_tile(gallery: Gallery) -> None:
+    file = gallery.images.data / "val" / gallery.name(3)
+    away = file.rename(file.with_name("away"))
+    try:
+        with served(gallery, works=False) as server:
+            code, content, _ = ask(server, "/image/3")
+            assert code == 422
+            assert content.startswith(b"row 3, ")
+            sheet = Image.open(io.BytesIO(ask(server, "/sheet?images=3")[1]))
+            assert sheet.getpixel((TILE // 2, TILE // 2)) == pytest.approx((128, 128, 128), abs=3)
+    finally:
+        away.rename(file)
