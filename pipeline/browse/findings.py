@@ -20,6 +20,7 @@ from pipeline.neighbours import kmeans, nearest_others
 from pipeline.report.gallery import UNLABELLED_CLUSTERS, most_frequent
 
 MOST_CLUSTERS = 100
+STARTS = 4  # of k-means, which may end with two clusters in one group of images and two groups in one cluster
 EXAMPLES = 8  # images shown of a cluster
 QUERIES_AT_ONCE = 500
 FURTHEST = 200  # images listed
@@ -108,7 +109,7 @@ class Findings:
         gallery, draws = self.gallery, np.random.default_rng(self.seed)
         wanted = len(gallery.images.classes) if gallery.has_labels else UNLABELLED_CLUSTERS
         k = min(wanted, MOST_CLUSTERS, max(len(gallery.rows) // 10, 1))
-        found = kmeans(gallery.embeddings[0], k, iterations=20, seed=self.seed)[1]
+        found = best_clusters(gallery.embeddings[0], k, self.seed)
         sizes = np.bincount(found, minlength=k)
         order = np.argsort(-sizes, kind="stable")
         cluster_of = np.argsort(order)[found]
@@ -163,3 +164,14 @@ class Findings:
                 for start in range(0, len(queries), QUERIES_AT_ONCE)
             ]
         )
+
+
+def best_clusters(embedding: NDArray[np.float32], k: int, seed: int) -> Rows:
+    """Return the cluster of each embedding (n, D), (n,): of several starts of k-means, the tightest clusters."""
+    best, least = np.zeros(len(embedding), np.int64), np.inf
+    for start in range(STARTS):
+        centroids, found = kmeans(embedding, k, iterations=20, seed=seed + start)
+        spread_out = float(np.square(embedding - centroids[found]).sum(dtype=np.float64))
+        if spread_out < least:
+            best, least = found, spread_out
+    return best
