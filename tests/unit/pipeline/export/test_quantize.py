@@ -38,6 +38,21 @@ def test_a_quarter_of_the_size_and_the_same_directions(graph: bytes) -> None:
     assert onnx.TensorProto.INT8 in kinds
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_any_number_of_images_calibrates(graph: bytes, count: int) -> None:
+    _, cosine = quantized(graph, images(count, 0), images(count, 1))
+    assert cosine > 0.9
+
+
+def test_calibration_holds_the_activations_of_one_batch(graph: bytes) -> None:
+    reader, seen = quantize.Batches(images(9, 0)), []
+    for start in range(len(reader)):
+        reader.set_range(start, start + 1)
+        seen.append([len(batch["images"]) for batch in iter(reader.get_next, None)])
+    assert seen == [[4], [4], [1]]
+    assert all(settings["extra_options"]["CalibStridedMinMax"] == 1 for settings in quantize.CALIBRATIONS)
+
+
 def test_its_metadata_is_kept(graph: bytes) -> None:
     content, _ = quantized(graph, images(16, 0), images(4, 1))
     found = {each.key: each.value for each in onnx.load_from_string(content).metadata_props}
