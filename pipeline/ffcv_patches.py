@@ -14,10 +14,12 @@
 - `epoch_iterator.IS_CUDA` is false: FFCV has nothing to copy to a GPU, so its streams would only occupy the first one.
 - `memory_allocator.open` -> `open_for_whole_writes`: when a nearly full disk accepts only a part of a write, FFCV loses
   the rest.
+- `RGBImageField.encode` -> `encode_or_keep`: FFCV takes pixels only and would encode a JPEG file a second time.
 
 These patches depend on FFCV's internals, so any other version than VERSION is refused. To upgrade FFCV, compare its
-`loader/loader.py`, `loader/epoch_iterator.py`, `pipeline/allocation_query.py`, `reader.py` and `memory_allocator.py`
-with this file, raise VERSION, and run the tests of this file, pipeline/loading and pipeline/images.
+`loader/loader.py`, `loader/epoch_iterator.py`, `pipeline/allocation_query.py`, `fields/rgb_image.py`, `reader.py` and
+`memory_allocator.py` with this file, raise VERSION, and run the tests of this file, pipeline/loading and
+pipeline/images.
 """
 
 import importlib.metadata
@@ -62,6 +64,7 @@ finally:
 # isort: split
 
 from ffcv import memory_allocator
+from ffcv.fields.rgb_image import IMAGE_MODES, RGBImageField
 from ffcv.loader import epoch_iterator, loader
 from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline import graph
@@ -162,6 +165,24 @@ def open_for_whole_writes(path: str, mode: str, buffering: int) -> WholeWrites:
     return WholeWrites(path, mode)
 
 
+encode_pixels = RGBImageField.encode
+
+
+def encode_or_keep(field: RGBImageField, destination: Any, image: Any, malloc: Any) -> None:
+    """Write an image as FFCV does, or the bytes of a JPEG file: an object with `jpeg`, `width` and `height`."""
+    jpeg = getattr(image, "jpeg", None)
+    if jpeg is None:
+        return encode_pixels(field, destination, image, malloc)
+    destination["mode"], destination["height"], destination["width"] = (
+        IMAGE_MODES["jpg"],
+        image.height,
+        image.width,
+    )
+    destination["data_ptr"], storage = malloc(len(jpeg))
+    storage[:] = np.frombuffer(jpeg, np.uint8)
+
+
+RGBImageField.encode = encode_or_keep
 loader.Reader, loader.OSCacheManager = MappedReader, MappedImages
 loader.EpochIterator = ErrorReportingIterator
 graph.allocate_query, epoch_iterator.IS_CUDA = unpinned, False

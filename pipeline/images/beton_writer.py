@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
 from pipeline.images.decode import decode
-from pipeline.images.kept_jpeg import KeptJpeg, encoder, kept_jpeg
+from pipeline.images.kept_jpeg import KeptJpeg, kept_jpeg
 from pipeline.images.sources import Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import StopRequest
@@ -177,10 +177,8 @@ def _write(path: Path, rows: Rows, field: dict[str, Any], page: int, workers: in
         import pipeline.ffcv_patches  # noqa: F401  # isort: skip  before FFCV
 
         from ffcv.fields import IntField, RGBImageField
-        from ffcv.fields.rgb_image import IMAGE_MODES
         from ffcv.writer import DatasetWriter
 
-        RGBImageField.encode = encoder(RGBImageField.encode, IMAGE_MODES["jpg"])
         fields = {"image": RGBImageField(**field), "row": IntField(), "label": IntField()}
         writer = DatasetWriter(str(path), fields, page_size=page, num_workers=workers)
         signal.signal(signal.SIGCHLD, _require_success)

@@ -45,6 +45,8 @@ def onnx_recipe(path: Path, image_size: int | None = None) -> Recipe:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
         raise PipelineError(f"{path} does not exist") from error
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # ONNX Runtime raises many types
         raise PipelineError(f"{path} is damaged ({' '.join(str(error).split())}); export it again") from error
     metadata = session.get_modelmeta().custom_metadata_map

@@ -21,6 +21,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in OBJECTIVES],
     ("1q", {"loss_dtype": "bf16"}),
     ("1q", {"anchor_policy": "kmeans", "anchors": "8"}),
+    ("1q-infonce", {"loss_dtype": "bf16"}),
+    ("1q-infonce", {"live_teacher": True}),
     ("seed", {"loss_dtype": "bf16"}),
     ("2q", {"momentum": 0.0}),
     ("2q", {"live_teacher": True}),

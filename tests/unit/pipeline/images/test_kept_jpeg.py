@@ -57,9 +57,9 @@ def test_the_pixels_are_those_of_the_file(options: dict[str, object]) -> None:
     assert kept is not None
     assert (kept.width, kept.height) == (90, 60)
     assert PLACE in data
-    assert PLACE not in kept.data
-    assert len(kept.data) < len(data) - 70_000
-    np.testing.assert_array_equal(np.asarray(decode(kept.data)), np.asarray(decode(data)))
+    assert PLACE not in kept.jpeg
+    assert len(kept.jpeg) < len(data) - 70_000
+    np.testing.assert_array_equal(np.asarray(decode(kept.jpeg)), np.asarray(decode(data)))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,31 @@ def test_an_image_that_is_no_jpeg_has_to_be_encoded() -> None:
     stream = io.BytesIO()
     Image.new("RGB", (9, 9)).save(stream, "PNG")
     assert kept_jpeg(stream.getvalue(), 90) is None
+
+
+def test_what_follows_the_end_or_lies_between_scans_is_left_out() -> None:
+    comment = b"\xff\xfe" + (2 + len(PLACE)).to_bytes(2, "big") + PLACE
+    thumbnail = b"\xff\xe0\x00\x13JFIF\0\1\2\0\0\1\0\1\1\1" + b"rgb"
+    plain = photograph(48, 40, progressive=True, comment="", restart_marker_blocks=1)
+    last_scan = plain.rindex(b"\xff\xda")
+    within = plain[:2] + thumbnail + plain[2:last_scan] + comment + plain[last_scan:]
+    kept = kept_jpeg(within + photograph(20, 20), 90)  # as a camera appends a preview
+    assert kept is not None
+    assert PLACE not in kept.jpeg
+    assert b"rgb" not in kept.jpeg
+    assert kept.jpeg.endswith(b"\xff\xd9")
+    assert kept.jpeg.count(b"\xff\xd8") == 1
+    np.testing.assert_array_equal(np.asarray(decode(kept.jpeg)), np.asarray(decode(plain)))
+    np.testing.assert_array_equal(decoded_by_ffcv(kept.jpeg, 48, 40), decoded_by_ffcv(plain, 48, 40))
+
+
+def test_another_kind_of_jpeg_has_to_be_encoded() -> None:
+    """FFCV's decoder may leave the pixels of another image where those of a lossless JPEG should be."""
+    data = photograph(48, 40)
+    frame = data.index(b"\xff\xc0")
+    for marker in (0xC3, 0xC9, 0xCA):
+        with pytest.raises(ValueError, match="another kind of JPEG"):
+            without_metadata(data[:frame] + bytes([0xFF, marker]) + data[frame + 2 :])
 
 
 def test_segments_that_cannot_be_told_apart() -> None:
@@ -125,12 +150,12 @@ def test_the_student_sees_more_of_what_the_teacher_sees(subsampling: int) -> Non
     seen.save(again, "JPEG", quality=90)
     # FFCV decodes quickly rather than exactly
     error, error_if_encoded = (
-        np.abs(decoded_by_ffcv(stored) - np.asarray(seen)).mean() for stored in (kept.data, again.getvalue())
+        np.abs(decoded_by_ffcv(stored) - np.asarray(seen)).mean() for stored in (kept.jpeg, again.getvalue())
     )
     assert error < min(2, error_if_encoded)
 
 
-def decoded_by_ffcv(data: bytes) -> np.ndarray:
-    pixels = np.zeros((60, 90, 3), np.uint8)
-    imdecode(np.frombuffer(data, np.uint8), pixels, 60, 90, 60, 90)
+def decoded_by_ffcv(data: bytes, width: int = 90, height: int = 60) -> np.ndarray:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    imdecode(np.frombuffer(data, np.uint8), pixels, height, width, height, width)
     return pixels.astype(int)
