@@ -20,7 +20,8 @@ from pipeline.remote.remote_folder import RemoteFolder
 
 FORMAT = 1
 LIST = ".anchorage.json"
-HEADS = ("zarr.json", "dataset.json")  # of a store and of a dataset; sent last
+STORE_HEAD = "zarr.json"
+HEADS = (STORE_HEAD, "dataset.json")  # of a store and of a dataset; sent last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,15 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The files of a remote folder by relative name. whole: whether it was sent to its end. listed: by a list."""
+    """The files of a remote folder by relative name.
+
+    whole: whether it was sent to its end. listed: by a list. head: the text of the head of a store that is not whole.
+    """
 
     files: dict[str, Entry]
     whole: bool
     listed: bool
+    head: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,10 @@ def read_contents(remote: RemoteFolder) -> Contents:
             _safe(name): Entry(size=int(size), version=str(sha256), sha256=str(sha256))
             for name, (size, sha256) in content["files"].items()
         }
-        return Contents(files=files, whole=content["whole"] is True, listed=True)
+        head = content.get("head")
+        if not isinstance(head, str | None):
+            raise TypeError(f"expected a text as head, found {head!r}")
+        return Contents(files=files, whole=content["whole"] is True, listed=True, head=head)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
             f"{remote.url}/{LIST} cannot be read ({error}): delete it, and run the command that wrote {remote.url} "
@@ -99,13 +107,17 @@ def _unlisted(listing: Mapping[str, tuple[int, str]]) -> Contents:
     return Contents(files=files, whole=any(head in files for head in HEADS), listed=False)
 
 
-def write_list(remote: RemoteFolder, files: Mapping[str, Same], *, whole: bool) -> None:
-    """Write the list of a remote folder."""
-    content = {
+def write_list(
+    remote: RemoteFolder, files: Mapping[str, Same], *, whole: bool, head: str | None = None
+) -> None:
+    """Write the list of a remote folder. head: of a store that is not whole, for who goes on with it."""
+    content: dict[str, Any] = {
         "format": FORMAT,
         "whole": whole,
         "files": {name: (same.size, same.sha256) for name, same in sorted(files.items())},
     }
+    if head is not None:
+        content["head"] = head
     remote.write(LIST, json.dumps(content, indent=0).encode())
 
 
@@ -153,7 +165,8 @@ def same_as(file: Path, version: str | None = None) -> Same:
     before = file.stat()
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Same(size=before.st_size, mtime_ns=before.st_mtime_ns, version=version or sha256, sha256=sha256)
+    there = sha256 if version is None else version
+    return Same(size=before.st_size, mtime_ns=before.st_mtime_ns, version=there, sha256=sha256)
 
 
 def local_names(folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Copying a dataset or a cache from its URL into the user's cache folder, once."""
 
-import os
+import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -8,13 +8,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from cache.durable import sync
+from cache.durable import write_file
 from cache.errors import StoreError
 from cache.metadata import archive_of
 from cache.reader import open_store
 from cache.user_folder import url_of
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.remote.contents import (
+    STORE_HEAD,
     Contents,
     Entry,
     Record,
@@ -22,26 +23,13 @@ from pipeline.remote.contents import (
     read_contents,
     read_record,
     require_whole,
-    same_as,
     write_record,
 )
+from pipeline.remote.one_file import Damaged, fetch_file, part_of
 from pipeline.remote.remote_folder import TRIES, RemoteFolder, Unreachable
 from pipeline.remote.transfer import ByteBar, alone, each
+from pipeline.results.plain_text import human_bytes
 from pipeline.settings.local_path import local_path
-
-PART_BYTES = 4 * 2**20
-PARTS_AT_ONCE = 4  # of one file
-
-
-class Damaged(PipelineError):
-    """A file at the URL is not the one that was sent there."""
-
-    def __init__(self, name: str, url: str, fault: str) -> None:
-        super().__init__(
-            f"{url}/{name} is damaged ({fault}): delete it there and run the command that wrote {url} again, which "
-            "sends this file again"
-        )
-        self.name = name
 
 
 def copy_here(folder: Path, *, to_write: bool = False) -> bool:
@@ -82,7 +70,17 @@ def copy_here(folder: Path, *, to_write: bool = False) -> bool:
             return True
         if not to_write:
             require_whole(url, contents)
-        _Copy(folder, remote, contents, record, leave_out_damaged=to_write).make()
+        try:
+            _Copy(folder, remote, contents, record, leave_out_damaged=to_write).make()
+        except Damaged:
+            before, contents = contents, read_contents(remote)
+            if contents == before:
+                raise
+            # its owner has sent another file since the list was read
+            require_whole(url, contents)
+            _Copy(folder, remote, contents, read_record(folder), leave_out_damaged=False).make()
+        if to_write and contents.head is not None and not (folder / STORE_HEAD).exists():
+            write_file(folder / STORE_HEAD, contents.head.encode())
     return contents.whole
 
 
@@ -122,7 +120,9 @@ class _Copy:
 
     def _is_here(self, name: str, entry: Entry) -> bool:
         same = self.record.files.get(name)
-        return same is not None and same.version == entry.version and same.still(self.folder / name)
+        if same is None or (same.size, same.version) != (entry.size, entry.version):
+            return False  # the size too, as some file systems tell no version
+        return same.still(self.folder / name)
 
     def _remove_former(self, names: set[str]) -> None:
         """Delete files that came from there, or were sent there, and are there no more."""
@@ -155,6 +155,7 @@ class _Copy:
     def _fetch(self, wanted: dict[str, Entry]) -> None:
         if not wanted:
             return
+        self._require_room(wanted)
         bar = ByteBar(f"copying {self.remote.url}", sum(entry.size for entry in wanted.values()))
         try:
             for name, found in each(partial(self._file, bar), sorted(wanted.items()), self.stop):
@@ -174,46 +175,22 @@ class _Copy:
         print(f"copied {self.remote.url}: {len(wanted):,} files, {moved}", file=sys.stderr, flush=True)
 
     def _file(self, bar: ByteBar, wanted: tuple[str, Entry]) -> tuple[str, Same | Damaged]:
-        """Copy a file, unless the one that is here is the same."""
         name, entry = wanted
-        file = self.folder / name
-        if entry.sha256 and file.is_file() and file.stat().st_size == entry.size:
-            here = same_as(file)
-            if here.sha256 == entry.sha256:
-                bar.move(entry.size)
-                return name, here
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{''.join(filter(str.isalnum, entry.version))[:16]}.tmp")
-        self._parts(name, entry, part, bar)
-        if self.stop.is_set():
-            raise PipelineError(f"copying {self.remote.url} was stopped: the same command goes on from here")
-        found = same_as(part, entry.version)
-        if entry.sha256 and found.sha256 != entry.sha256:
-            part.unlink()
-            return name, Damaged(name, self.remote.url, "its sha256 is not that of the file that was sent")
-        sync(part)
-        os.replace(part, file)
-        return name, found
+        return name, fetch_file(self.remote, self.folder, name, entry, bar, self.stop)
 
-    def _parts(self, name: str, entry: Entry, part: Path, bar: ByteBar) -> None:
-        """Append what a partial file lacks."""
-        with part.open("ab") as opened:
-            start = opened.tell()
-            if start > entry.size:
-                opened.truncate(start := 0)
-            bar.move(start)
-            while start < entry.size and not self.stop.is_set():
-                ends = range(start, entry.size, PART_BYTES)[:PARTS_AT_ONCE]
-                wanted = [(first, min(first + PART_BYTES, entry.size)) for first in ends]
-                for data, (first, end) in zip(self.remote.read_parts(name, wanted), wanted, strict=True):
-                    if len(data) != end - first:
-                        raise PipelineError(
-                            f"{self.remote.url}/{name} was changed while it was copied: try again"
-                        )
-                    opened.write(data)
-                    bar.move(len(data))
-                opened.flush()
-                start = opened.tell()
+    def _require_room(self, wanted: Mapping[str, Entry]) -> None:
+        """Raise PipelineError if the disk is too small for what is not here yet, in full or in part."""
+        needed = 0
+        for name, entry in wanted.items():
+            file = self.folder / name
+            here = [each.stat().st_size for each in (file, part_of(file, entry)) if each.is_file()]
+            needed += max(0, entry.size - sum(here))
+        disk = self.folder if self.folder.exists() else self.folder.parent
+        if needed > (free := shutil.disk_usage(disk).free):
+            raise PipelineError(
+                f"copying {self.remote.url} needs {human_bytes(needed)} more, but {disk} has only {human_bytes(free)} "
+                "left: free some room, or set XDG_CACHE_HOME to a folder with room"
+            )
 
     def _verify(self) -> None:
         """Check a store that came without a list by its own checksums. Raises CorruptStore."""

@@ -12,6 +12,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from pipeline.errors import PipelineError, WrongUse
+from pipeline.settings.local_path import KINDS
 
 TRIES = 6
 FIRST_WAIT_S = 0.5  # doubled after each try
@@ -76,14 +77,16 @@ class RemoteFolder:
     def __init__(self, url: str, tries: int = TRIES) -> None:
         self.url, self.tries = url, tries
         scheme = url.split("://")[0]
+        if scheme not in PACKAGES:
+            raise WrongUse(f"{url} is of no known kind: a dataset or a cache may be at {KINDS}")
         try:
             # with a cache of listings, what was sent a moment ago would not be there
             self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **SETTINGS.get(scheme, {}))
         except ImportError as error:
-            package = PACKAGES.get(scheme, f"of fsspec for {scheme}")
+            package = PACKAGES[scheme]
             raise WrongUse(f"{url} needs the package {package}: run `pip install {package}`") from error
-        except ValueError as error:
-            raise WrongUse(f"{url}: {error}; known are s3://, gs://, hf:// and others of fsspec") from error
+        except Exception as error:  # each of fsspec's file systems has errors of its own
+            raise self._failure(error) from error
         self.root = str(root).rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -129,7 +132,7 @@ class RemoteFolder:
         return {
             path.removeprefix(start): (info["size"], _version(info))
             for path, info in found.items()
-            if path.startswith(start) and info["size"] is not None
+            if path.startswith(start) and info["size"] is not None and not _is_placeholder(path, info)
         }
 
     def _path(self, name: str) -> str:
@@ -140,21 +143,24 @@ class RemoteFolder:
         for attempt in range(self.tries):
             try:
                 return call(*arguments, **settings)
-            except FileNotFoundError as error:
-                raise Missing(
-                    f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created first"
-                ) from error
             except Exception as error:  # each of fsspec's file systems has errors of its own
-                if lasting(error):
-                    raise PipelineError(f"{self.url} cannot be used: {self._reason(error)}") from error
-                if attempt == self.tries - 1:
-                    raise Unreachable(
-                        f"{self.url} cannot be reached ({in_words(error)}): check the network and the endpoint "
-                        "(AWS_ENDPOINT_URL for S3 that is not Amazon's), and run the same command again, which goes on "
-                        "from here"
-                    ) from error
+                if lasting(error) or attempt == self.tries - 1:
+                    raise self._failure(error) from error
             time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
         raise AssertionError("no try was made")
+
+    def _failure(self, error: Exception) -> PipelineError:
+        """Return what is raised for an error that is not tried again."""
+        if isinstance(error, FileNotFoundError):
+            return Missing(
+                f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created first"
+            )
+        if lasting(error):
+            return PipelineError(f"{self.url} cannot be used: {self._reason(error)}")
+        return Unreachable(
+            f"{self.url} cannot be reached ({in_words(error)}): check the network and the endpoint (AWS_ENDPOINT_URL "
+            "for S3 that is not Amazon's), and run the same command again, which goes on from here"
+        )
 
     def _reason(self, error: Exception) -> str:
         advice = CREDENTIALS.get(self.url.split("://")[0], "the service's own tools")
@@ -184,3 +190,8 @@ def in_words(error: Exception) -> str:
 
 def _version(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in VERSIONS if info.get(key)), "")
+
+
+def _is_placeholder(path: str, info: dict[str, Any]) -> bool:
+    """Whether it is an empty object that stands for a folder, as S3's console makes them."""
+    return path.endswith("/") or info.get("type") == "directory"

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import StoreError
+from cache.metadata import archive_of
 from cache.user_folder import url_of
 from pipeline.errors import PipelineError
 from pipeline.remote.contents import (
     HEADS,
+    STORE_HEAD,
     Record,
     Same,
     local_names,
@@ -76,15 +78,16 @@ def _send(folder: Path, stop: threading.Event | None) -> None:
         known = {name: record.files[name] for name in names if name in record.files}
         same = {name: each for name, each in known.items() if each.still(folder / name)}
         new = [name for name in names if name not in same]
+        if stop is not None:  # a head says to other programs that all is there
+            new = [name for name in new if name not in HEADS]
         if not new and (stop or (record.whole and known.keys() == record.files.keys())):
             return
         remote = RemoteFolder(url)
-        # half of it is new from now on
-        write_list(remote, same, whole=False)
         total = sum((folder / name).stat().st_size for name in new)
         bar = ByteBar(f"sending {url}", total, shown=stop is None)
         sending = _Sending(folder, remote, Record(files=same), stop, bar)
         try:
+            sending.mark_as_partial()  # half of it is new from now on
             sending.send(new)
         finally:
             moved = bar.close()
@@ -136,8 +139,12 @@ class _Sending:
         self.record.whole = True
         write_record(self.folder, self.record)
 
+    def mark_as_partial(self) -> None:
+        """Write the list of what has arrived, which is not all."""
+        write_list(self.remote, self.record.files, whole=False, head=_store_head(self.folder))
+
     def _list(self) -> None:
-        write_list(self.remote, self.record.files, whole=False)
+        self.mark_as_partial()
         write_record(self.folder, self.record)
 
     def _file(self, name: str) -> tuple[str, Same | None]:
@@ -147,3 +154,14 @@ class _Sending:
         same = same_as(file)
         self.remote.send(name, file, self.bar.move)
         return name, same if same.still(file) else None  # it may have been replaced meanwhile
+
+
+def _store_head(folder: Path) -> str | None:
+    """Return the head of a store, with which a fresh machine goes on before the head itself is sent.
+
+    None for a dataset and an archive, which are made at once: with their head a part of one would count as all of it.
+    """
+    try:
+        return (folder / STORE_HEAD).read_text() if archive_of(folder) is None else None
+    except (StoreError, OSError):
+        return None

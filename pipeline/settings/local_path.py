@@ -6,7 +6,9 @@ from pathlib import Path
 from cache.user_folder import URL, copy_of
 from pipeline.errors import WrongUse
 
-NO_FOLDERS = ("file", "local", "http", "https")  # their files cannot be listed, or need no copy
+# others of fsspec cannot list folders, need no copy, cannot be used by several threads, or have passwords in their URLs
+SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
+KINDS = f"{'://, '.join(SCHEMES[:-1])}:// or {SCHEMES[-1]}://"  # in words
 
 
 def local_path(text: str, *, url: bool = False) -> Path:
@@ -17,10 +19,10 @@ def local_path(text: str, *, url: bool = False) -> Path:
     found = URL.match(text)
     if not found:
         return Path(os.path.expanduser(text))
-    if not url or found["scheme"].lower() in NO_FOLDERS:
+    if not url or found["scheme"].lower() not in SCHEMES:
         raise WrongUse(
             f"{text} is a URL, and only local paths can be used here: copy or mount it, and give that path"
-            + (" (a dataset or a cache may be at s3://, gs:// or hf://)" if url else "")
+            + (f" (a dataset or a cache may be at {KINDS})" if url else "")
         )
     try:
         return copy_of(text)

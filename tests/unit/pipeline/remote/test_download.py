@@ -13,7 +13,8 @@ from cache.reader import open_store
 from cache.user_folder import copy_of
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.remote.contents import LIST, read_record, record_file
-from pipeline.remote.download import PART_BYTES, PARTS_AT_ONCE, Damaged, copy_here, local_copy
+from pipeline.remote.download import copy_here, local_copy
+from pipeline.remote.one_file import PART_BYTES, PARTS_AT_ONCE, Damaged
 from pipeline.remote.remote_folder import Unreachable
 from pipeline.remote.upload import send_rest
 from tests.support.s3_server import Proxy, s3

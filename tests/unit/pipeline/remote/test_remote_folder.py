@@ -9,6 +9,7 @@ from s3fs import S3FileSystem
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.remote import remote_folder
 from pipeline.remote.remote_folder import Missing, RemoteFolder, Unreachable
+from pipeline.settings.local_path import SCHEMES
 from tests.support.s3_server import Proxy
 
 
@@ -20,7 +21,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def folder() -> RemoteFolder:
+def folder(monkeypatch: pytest.MonkeyPatch) -> RemoteFolder:
+    monkeypatch.setitem(remote_folder.PACKAGES, "memory", "fsspec")
     return RemoteFolder("memory://folder/name")
 
 
@@ -114,11 +116,37 @@ def test_a_package_that_is_not_installed_is_named(
         RemoteFolder(url)
 
 
-def test_an_unknown_kind_of_url_is_a_sentence() -> None:
+@pytest.mark.parametrize("url", ["nonesuch://b/x", "ftp://127.0.0.1:1/x/y", "sftp://someone:secret@host/x/y"])
+def test_an_unknown_kind_of_url_is_a_sentence(url: str) -> None:
     with pytest.raises(
-        WrongUse, match=r"nonesuch://b/x: .*known are s3://, gs://, hf:// and others of fsspec"
+        WrongUse, match=rf"{url} is of no known kind: .* at s3://, .*gs://, .*abfs:// or hf://$"
     ):
-        RemoteFolder("nonesuch://b/x")
+        RemoteFolder(url)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), Unreachable, "cannot be reached .*refused"),
+        (
+            ValueError("Must provide an account"),
+            PipelineError,
+            "az://b/x cannot be used: Must provide an acc",
+        ),
+        (FileNotFoundError("no such repository"), Missing, "no such repository.*: check the name"),
+    ],
+)
+def test_a_connection_that_fails_at_once_is_a_sentence(
+    error: Exception, kind: type, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    def failing(*arguments: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fsspec, "url_to_fs", failing)
+    with pytest.raises(kind, match=message):
+        RemoteFolder("az://b/x")
 
 
 @pytest.fixture
@@ -142,5 +170,6 @@ def test_s3_without_credentials_says_how_to_give_them() -> None:
 def test_the_kinds_in_the_messages_are_those_of_fsspec() -> None:
     from fsspec.registry import known_implementations
 
+    assert remote_folder.PACKAGES.keys() == set(SCHEMES)
     assert remote_folder.PACKAGES.keys() <= known_implementations.keys()
     assert remote_folder.CREDENTIALS.keys() <= remote_folder.PACKAGES.keys()

@@ -148,6 +148,7 @@ def test_a_fresh_machine_goes_on_with_what_was_sent(bucket: str) -> None:
     with sent_meanwhile(folder):
         upload._send(folder, threading.Event())
     assert not listed(url)["whole"]
+    assert "zarr.json" not in there(url)
     sent_so_far = visible(folder)
     forget(folder)
     copy_here(folder, to_write=True)

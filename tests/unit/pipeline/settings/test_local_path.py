@@ -28,10 +28,12 @@ def test_a_dataset_or_a_cache_may_be_at_a_url(url: str) -> None:
     assert local_path(url, url=True) == copy_of(url)
 
 
-@pytest.mark.parametrize("url", ["https://host/x.zarr", "file:///tmp/x"])
+@pytest.mark.parametrize(
+    "url", ["https://host/x.zarr", "file:///tmp/x", "ftp://h/a/b", "sftp://me:secret@h/a/b"]
+)
 def test_not_at_every_url(url: str) -> None:
     with pytest.raises(
-        WrongUse, match=f"{url} is a URL, and only local paths .* may be at s3://, gs:// or hf://"
+        WrongUse, match=f"{url} is a URL, and only local paths .* may be at s3://, .*gs://, .* or hf://"
     ):
         local_path(url, url=True)
 
