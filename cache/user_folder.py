@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTALL)
 
 
-def user_folder(kind: str) -> Path:
-    """Return the folder for files of a kind; XDG_CACHE_HOME, where it is set, stands for ~/.cache."""
+def user_folder(kind: str = "") -> Path:
+    """Return the folder for files of a kind, or of all; XDG_CACHE_HOME, where it is set, stands for ~/.cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     return home / "anchorage" / kind
 

@@ -1,5 +1,7 @@
 """One table of a gallery, as Embedding Atlas (arXiv 2505.06386) and anything else that reads parquet opens it."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,21 @@ IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def write_atlas(findings: Findings, out: Path) -> None:
-    """Find everything about a gallery and write it to `out`, one row per image, whole or not at all.
+    """Find clusters and the first side's map and write them to `out`, one row per image, whole or not at all.
 
     Columns: row, name, label (null for none), cluster, x, y (of the first side's map), neighbors, image (a JPEG
-    thumbnail), and for each further side `neighbors NAME`. Neighbours are {ids, distances}: the places of images in
-    this table, counted from 0, and 1 - cosine. Raises WrongUse for a file that cannot be written.
+    thumbnail, null for an image that cannot be read), and for each further side `neighbors NAME`. Neighbours are
+    {ids, distances}: the places of images in this table, counted from 0, and 1 - cosine. Raises WrongUse for a file
+    that cannot be written.
     """
     require_writable_file(out)
-    findings.work()
+    findings.find_clusters()
+    findings.draw_map(0)
     points, gallery = findings.maps[0], findings.gallery
     clusters, cluster_of = findings.clusters, findings.cluster_of
-    if clusters is None or cluster_of is None or points is None:
-        raise PipelineError("no clusters were found, see the warning above: nothing is written")
+    assert clusters is not None
+    assert cluster_of is not None
+    assert points is not None
     columns: dict[str, Any] = {
         "row": pa.array(gallery.rows),
         "name": pa.array([printable(gallery.name(index)) for index in range(len(gallery.rows))]),
@@ -52,7 +57,7 @@ def write_atlas(findings: Findings, out: Path) -> None:
     write_table(table, gallery, out)
     print(
         f"wrote {out}, {len(table):,} rows; open it with\n"
-        f"embedding-atlas {out} --x x --y y --neighbors neighbors --image image"
+        f"embedding-atlas {shlex.quote(str(out))} --x x --y y --neighbors neighbors --image image"
     )
 
 
@@ -83,8 +88,8 @@ def neighbour_column(embedding: NDArray[np.float32], name: str) -> pa.ChunkedArr
 
 
 def write_table(table: pa.Table, gallery: Gallery, out: Path) -> None:
-    """Write a table with one more column, the thumbnails, which are made part by part."""
-    thumbnails = Thumbnails(gallery)
+    """Write a table with one more column, the thumbnails, which are made part by part; null for an unreadable image."""
+    thumbnails, unreadable = Thumbnails(gallery), 0
     schema = table.schema.append(pa.field("image", IMAGE_TYPE))
     with (
         whole_file(out.resolve(), resumes=False) as temporary,
@@ -93,9 +98,20 @@ def write_table(table: pa.Table, gallery: Gallery, out: Path) -> None:
     ):
         for start in range(0, len(table), ROWS_AT_ONCE):
             part = table.slice(start, ROWS_AT_ONCE)
-            images = [
-                {"bytes": thumbnails.thumbnail(index), "path": printable(gallery.name(index))}
-                for index in range(start, start + len(part))
-            ]
+            images: list[dict[str, Any] | None] = []
+            for index in range(start, start + len(part)):
+                try:
+                    image = thumbnails.thumbnail(index)
+                    images.append({"bytes": image, "path": printable(gallery.name(index))})
+                except PipelineError:
+                    unreadable += 1
+                    images.append(None)
             writer.write_table(part.append_column(schema.field("image"), [pa.array(images, IMAGE_TYPE)]))
             bar.update(len(part))
+    if unreadable:
+        what = (
+            "1 image cannot be read: it is"
+            if unreadable == 1
+            else f"{unreadable:,} images cannot be read: they are"
+        )
+        print(f"warning: {what} null", file=sys.stderr)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import StoreError
+from cache.user_folder import as_typed
 from pipeline.browse.gallery import Gallery
 from pipeline.browse.layout import kept_map, quick_map
-from pipeline.errors import PipelineError
 from pipeline.evaluate.fidelity import MOST_ANCHORS, MOST_IMAGES, NEIGHBOURS, divergence, recall, spread
 from pipeline.neighbours import kmeans, nearest_others
 from pipeline.report.gallery import UNLABELLED_CLUSTERS, most_frequent
@@ -24,6 +23,7 @@ STARTS = 4  # of k-means, which may end with two clusters in one group of images
 EXAMPLES = 8  # images shown of a cluster
 QUERIES_AT_ONCE = 500
 FURTHEST = 200  # images listed
+ROWS_AT_ONCE = 1_000
 
 Rows = NDArray[np.int64]
 
@@ -75,7 +75,10 @@ class Findings:
         threading.Thread(target=self.work, name="findings", daemon=True).start()
 
     def work(self) -> None:
-        """Find everything, what is seen first first. A step that fails is passed over, and the page lacks it."""
+        """Find everything, what is seen first first. A step that fails is passed over, and the page lacks it.
+
+        Whatever the error is: the page asks again for as long as something is being done.
+        """
         sides = list(enumerate(self.gallery.sides))
         steps: list[tuple[str, Callable[[], None]]] = [("finding clusters", self.find_clusters)]
         drawn = [
@@ -87,13 +90,16 @@ class Findings:
             if side.teacher is not None
         ]
         steps += [*drawn[:1], *compared, *drawn[1:]]
-        for name, step in steps:
-            self.doing = name
-            try:
-                step()
-            except (PipelineError, StoreError, MemoryError) as error:
-                print(f"warning: {name} failed: {error}", file=sys.stderr)
-        self.doing = ""
+        try:
+            for name, step in steps:
+                self.doing = name
+                try:
+                    step()
+                except Exception as error:
+                    why = as_typed(str(error) or repr(error))
+                    print(f"warning: {name} failed: {why}", file=sys.stderr)
+        finally:
+            self.doing = ""
 
     def state(self) -> dict[str, Any]:
         """Return what is there so far, as JSON values."""
@@ -171,7 +177,18 @@ def best_clusters(embedding: NDArray[np.float32], k: int, seed: int) -> Rows:
     best, least = np.zeros(len(embedding), np.int64), np.inf
     for start in range(STARTS):
         centroids, found = kmeans(embedding, k, iterations=20, seed=seed + start)
-        spread_out = float(np.square(embedding - centroids[found]).sum(dtype=np.float64))
-        if spread_out < least:
-            best, least = found, spread_out
+        scatter = scatter_about(embedding, centroids, found)
+        if scatter < least:
+            best, least = found, scatter
     return best
+
+
+def scatter_about(embedding: NDArray[np.float32], centroids: NDArray[np.float32], found: Rows) -> float:
+    """Return the sum of squared distances to the centroids (k, D) of these numbers (n,)."""
+    total = 0.0
+    for start in range(
+        0, len(embedding), ROWS_AT_ONCE
+    ):  # at once, it would take several times the embeddings
+        part = slice(start, start + ROWS_AT_ONCE)
+        total += float(np.square(embedding[part] - centroids[found[part]]).sum(dtype=np.float64))
+    return total

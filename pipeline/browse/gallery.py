@@ -1,5 +1,7 @@
 """The images that are shown, their embeddings by every teacher and student, and each image's nearest neighbours."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +43,12 @@ class Gallery:
     @cached_property
     def has_labels(self) -> bool:
         return bool((self.labels >= 0).any())
+
+    @cached_property
+    def token(self) -> str:
+        """What tells these images from another gallery's: an index alone names another image there."""
+        identity = json.dumps(self.images.identity, sort_keys=True).encode()
+        return hashlib.sha256(identity + self.rows.tobytes()).hexdigest()[:16]
 
     def label(self, index: int) -> str:
         """Return the name of an image's class, "" for none."""

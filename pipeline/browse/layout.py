@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from sklearn.manifold import TSNE
 
 from cache.durable import write_file
 from cache.errors import StoreError
+from cache.user_folder import user_folder
 from pipeline.neighbours import knn
 from pipeline.report.embedding_map import COMPONENTS, PERPLEXITY
 
@@ -34,9 +33,8 @@ def quick_map(embedding: Embedding, seed: int) -> Points:
 
 def kept_map(embedding: Embedding, seed: int, key: str) -> Points:
     """Return `full_map`, computed once and then kept in the user's cache folder; key: what the embeddings are."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     name = hashlib.sha256(f"{key} {seed} {LANDMARKS} {VERSION}".encode()).hexdigest()
-    file = home / "anchorage" / "maps" / f"{name}.npy"
+    file = user_folder("maps") / f"{name}.npy"
     with suppress(OSError, ValueError):
         kept: Points = np.load(file)
         if kept.shape == (len(embedding), 2):

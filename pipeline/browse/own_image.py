@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import StoreError
+from cache.user_folder import as_typed
 from pipeline.browse.gallery import Gallery
 from pipeline.errors import PipelineError
 from pipeline.images.decode import UnreadableImage, decode
@@ -24,20 +25,20 @@ class OwnImages:
     def __init__(self, gallery: Gallery, weights: Path | None = None) -> None:
         self._gallery, self._weights = gallery, weights
         self._backbones: dict[int, Backbone | str] = {}
-        self._lock = threading.Lock()  # one image at a time; backbones use all cores
+        self._lock = threading.Lock()  # one image at a time: backbones use all cores, pixels much memory
 
     def neighbours(self, data: bytes) -> list[dict[str, Any]]:
         """Return for each side {"found": [(index, cosine), ...]}, or {"why": a sentence} where it cannot embed.
 
         Raises PipelineError if the bytes are not a usable image.
         """
-        try:
-            image = decode(data)
-        except UnreadableImage as error:
-            raise PipelineError(
-                f"this file cannot be shown: {error}; drop in a JPEG, PNG or WebP image"
-            ) from error
         with self._lock:
+            try:
+                image = decode(data)
+            except UnreadableImage as error:
+                raise PipelineError(
+                    f"this file cannot be shown: {error}; drop in a JPEG, PNG or WebP image"
+                ) from error
             return [self._on_side(number, image) for number in range(len(self._gallery.sides))]
 
     def _on_side(self, number: int, image: Image.Image) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class OwnImages:
         try:
             return {"found": self._gallery.nearest(number, embedded(backbone, image))}
         except PipelineError as error:
-            return {"why": str(error)}
+            return {"why": as_typed(error)}
 
     def _backbone(self, number: int) -> Backbone | str:
         """Return a side's backbone, or a sentence that says why there is none."""
@@ -60,7 +61,7 @@ class OwnImages:
                     else open_teacher_of_cache(side.store, weights=self._weights)[1]
                 )
             except (PipelineError, StoreError) as error:
-                self._backbones[number] = str(error)
+                self._backbones[number] = as_typed(error)
         return self._backbones[number]
 
 

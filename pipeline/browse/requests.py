@@ -21,6 +21,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+PICTURES = ("/thumbnail", "/image", "/sheet")
 NUMBERED = re.compile(r"/(thumbnail|image|about|map|furthest)/(0|[1-9][0-9]{0,8})")
 
 
@@ -55,12 +56,19 @@ def require_own_host(host: str | None, origin: str | None, port: int) -> None:
         raise Refused(403, "this page answers only to itself, not to other sites")
 
 
-def address(target: str) -> tuple[str, int | None, str]:
-    """Return the path of a request's target, the number at its end if it is of a numbered kind, and the query."""
+def address(target: str, token: str) -> tuple[str, int | None, str]:
+    """Return the path of a request's target, the number at its end if it is of a numbered kind, and the query.
+
+    Pictures have their gallery's token before the path, and nothing else has one: a browser keeps pictures, and must
+    not show them for another gallery on the same port. Raises Refused for a picture of another gallery.
+    """
     parts = urlsplit(target)
-    if found := NUMBERED.fullmatch(parts.path):
-        return f"/{found[1]}", int(found[2]), parts.query
-    return parts.path, None, parts.query
+    path = parts.path.removeprefix(f"/{token}")
+    found = NUMBERED.fullmatch(path)
+    kind = f"/{found[1]}" if found else path
+    if (kind in PICTURES) != (path != parts.path):
+        raise Refused(404, "there is nothing at this address")
+    return kind, int(found[2]) if found else None, parts.query
 
 
 def indices(query: str, images: int, most: int) -> list[int]:

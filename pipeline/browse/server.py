@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import StoreError
+from cache.user_folder import as_typed
 from pipeline.browse.findings import Findings
 from pipeline.browse.own_image import OwnImages
 from pipeline.browse.requests import (
@@ -25,7 +26,7 @@ from pipeline.browse.thumbnails import MOST_TILES, Thumbnails
 from pipeline.errors import PipelineError, WrongUse
 
 JSON, BYTES, JPEG = "application/json", "application/octet-stream", "image/jpeg"
-FOREVER = "private, max-age=3600"  # of images, which do not change while the server runs
+FOREVER = "private, max-age=3600"  # of pictures, whose addresses name the gallery
 Answer = tuple[str, bytes]
 
 
@@ -82,7 +83,13 @@ class Handler(BaseHTTPRequestHandler):
             code, kind, content = refused.code, "text/plain; charset=utf-8", str(refused).encode()
         except (PipelineError, StoreError) as error:
             code, kind = 422, "text/plain; charset=utf-8"
-            content = str(error).encode("utf-8", "backslashreplace")
+            content = as_typed(error).encode("utf-8", "backslashreplace")
+        except (ConnectionError, TimeoutError):  # the browser is gone
+            raise
+        except Exception as error:
+            print(f"warning: a request failed: {as_typed(repr(error))}", file=sys.stderr)
+            code, kind = 500, "text/plain; charset=utf-8"
+            content = b"this request failed for a reason that the terminal of `browse` shows"
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -99,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def get(self) -> Answer:
         """Answer a GET. Raises Refused for an address that the page does not have."""
-        path, number, query = address(self.path)
+        path, number, query = address(self.path, self.server.gallery.token)
         server, findings = self.server, self.server.findings
         if number is not None:
             return self.numbered(path, number)
@@ -148,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
     def about_gallery(self) -> dict[str, Any]:
         gallery = self.server.gallery
         return {
-            "dataset": str(gallery.images.folder),
+            "token": gallery.token,
+            "dataset": as_typed(gallery.images.folder),
             "split": gallery.images.name,
             "images": len(gallery.rows),
             "of": gallery.images.rows,

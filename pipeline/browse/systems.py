@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.reader import Store, open_store
+from cache.user_folder import as_typed
 from pipeline.evaluate.embedded_runs import checked_store, embed_run
 from pipeline.evaluate.run import load_targets
 from pipeline.images.dataset import Dataset
@@ -13,6 +14,7 @@ from pipeline.results.distinct_names import distinct_names
 from pipeline.results.run_record import read_config
 from pipeline.results.targets import Target, target_of
 from pipeline.settings.browse import BrowseConfig
+from pipeline.settings.local_path import local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +51,27 @@ def open_sides(config: BrowseConfig, dataset: Dataset) -> list[Side]:
 
 
 def missing_teachers(targets: Sequence[Target], dataset: Dataset, split: str) -> list[Target]:
-    """Return the caches that the runs were distilled from, if they hold these images and are not targets already."""
+    """Return the caches that the runs were distilled from, if they hold these images and are not targets already.
+
+    Of a cache that a run recorded by its URL, only a local copy is looked at: nothing is downloaded.
+    """
     found: dict[str, Target] = {}
     known = {open_store(target.store).id for target in targets if target.run is None}
     for run in [target.run for target in targets if target.run]:
         record = read_config(run)
-        cache_id, path = record["made_of"].get("cache"), record["config"].get("cache")
-        if not (cache_id and path) or cache_id in known:
+        cache_id, recorded = record["made_of"].get("cache"), record["config"].get("cache")
+        if not (cache_id and recorded) or cache_id in known:
             continue
+        path = local_path(recorded, url=True)
         try:
-            store = open_store(Path(path), views=1)
+            store = open_store(path, views=1)
             same = split in store.splits and not dataset.split(split).difference_from(
                 store.split(split).dataset
             )
         except StoreError:  # it was moved or deleted, which is no error: the student can be shown alone
             continue
         if same and store.id == cache_id:
-            found.setdefault(cache_id, target_of(Path(path)))
+            found.setdefault(cache_id, target_of(path))
     return list(found.values())
 
 
@@ -84,6 +90,6 @@ def unique_names(targets: Sequence[Target]) -> list[str]:
         for name, target in zip(names, targets, strict=True)
     ]
     return [
-        f"{name} ({target.path})" if seeded.count(name) > 1 else name
+        f"{name} ({as_typed(target.path)})" if seeded.count(name) > 1 else name
         for name, target in zip(seeded, targets, strict=True)
     ]

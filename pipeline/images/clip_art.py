@@ -1,13 +1,13 @@
 """The demo's drawings: Debian's package openclipart-png, clip art in the public domain."""
 
 import io
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from cache.user_folder import user_folder
 from pipeline.images.debian_package import DebianPackage, package_files
 from pipeline.images.decode import UnreadableImage, decode, perceptual_hash
 from pipeline.images.sources import Source
@@ -32,8 +32,7 @@ class Drawing:
 
 def clip_art_folder() -> Path:
     """Return the folder of the drawings; it is downloaded to the user's cache if the package is not installed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchorage"
-    return package_files(PACKAGE, cache)
+    return package_files(PACKAGE, user_folder())
 
 
 def drawings_below(folder: Path) -> list[str]:

@@ -4,7 +4,6 @@ python -m recipes.fashion_mnist.images OUT 20000     # that many training images
 """
 
 import gzip
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from cache.user_folder import user_folder
 from pipeline.errors import PipelineError, WrongUse
 
 # Where Debian's package dataset-fashion-mnist puts its four files.
@@ -96,7 +96,7 @@ def _raw_files() -> Path:
         return DEBIAN
     from torchvision.datasets import FashionMNIST
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchorage"
+    cache = user_folder()
     try:
         raw = Path(FashionMNIST(cache, download=True).raw_folder)
     except (OSError, RuntimeError) as error:

@@ -21,5 +21,9 @@ export const integers = async (path) => new Int32Array(await (await ask(path)).a
 // Neighbours of a file that the user chose: for each side {found} or {why}.
 export const nearest = async (file) => (await ask("/nearest", { method: "POST", body: file })).json();
 
-export const thumbnail = (index) => `/thumbnail/${index}`;
-export const image = (index) => `/image/${index}`;
+let pictures = ""; // the start of their addresses, which tells this gallery's from another's that the browser has kept
+
+export const picturesOf = (token) => (pictures = `/${token}`);
+export const thumbnail = (index) => `${pictures}/thumbnail/${index}`;
+export const image = (index) => `${pictures}/image/${index}`;
+export const sheet = (indices) => `${pictures}/sheet?images=${indices.join(",")}`;

@@ -1,12 +1,12 @@
 // The page: loads the gallery, and connects the map, the lists, the keyboard and the server.
 
-import { floats, image, integers, json, nearest, thumbnail } from "/api.js";
+import { floats, integers, json, nearest, picturesOf } from "/api.js";
 import { palette, pixel, quiet } from "/colours.js";
 import { drops, gestures } from "/gestures.js";
 import { keys } from "/keys.js";
 import { showClusters, showFurthest } from "/lists.js";
 import { ImageMap } from "/map.js";
-import { element, showNeighbours } from "/panel.js";
+import { element, showHover, showNeighbours } from "/panel.js";
 import { Sheets } from "/sheets.js";
 
 const POLL_MS = 1000;
@@ -16,10 +16,13 @@ const at = (id) => document.getElementById(id);
 const sheets = new Sheets(() => map.draw());
 const map = new ImageMap(at("map"), sheets, () => at("tools").offsetTop + at("tools").offsetHeight);
 const gallery = {};
-const view = { side: 0, colour: "class", filter: null, student: -1, selected: null, history: [], versions: [], ready: [] };
+const view = { side: 0, colour: "class", filter: null, student: -1, selected: null, history: [], versions: [], ready: [], url: null };
+// How often an image was chosen or left, and how often a map was asked for: only the answer to the last counts.
+const turns = { image: 0, map: 0 };
 
 async function start() {
   const [about, points, labels] = await Promise.all([json("/gallery"), floats("/map/0"), integers("/labels")]);
+  picturesOf(about.token);
   Object.assign(gallery, about, { labels, clusters: null, clusterOf: null });
   gallery.label = (index) => gallery.classes[labels[index]] ?? "";
   gallery.clusterName = (number) => (gallery.clusters[number].name ? `${number + 1} \u00b7 ${gallery.clusters[number].name}` : `cluster ${number + 1}`);
@@ -100,12 +103,12 @@ async function poll() {
   let state;
   try {
     state = await json("/state");
+    tell(state.doing ? `${state.doing} …` : "");
+    await update(state);
   } catch (error) {
-    return tell(error.message);
+    tell(error.message);
   }
-  tell(state.doing ? `${state.doing} …` : "");
-  await update(state);
-  if (state.doing) setTimeout(poll, POLL_MS);
+  if (state?.doing) setTimeout(poll, POLL_MS);
 }
 
 async function update(state) {
@@ -119,35 +122,43 @@ async function update(state) {
   }
   const stale = view.versions[view.side] !== undefined && view.versions[view.side] !== state.maps[view.side];
   const first = view.versions[view.side] === undefined && state.maps[view.side] > 1;
-  if (stale || first) map.show(await floats(`/map/${view.side}`));
+  if (stale || first) await showMap();
   view.versions = state.maps;
   if (String(view.ready) !== String(state.furthest)) {
+    await furthest(state.furthest);
     view.ready = state.furthest;
-    furthest();
   }
 }
 
-const furthest = () => showFurthest(at("furthest"), gallery, view.ready, view.student, choose, (number) => {
+async function showMap() {
+  const turn = (turns.map += 1);
+  const points = await floats(`/map/${view.side}`);
+  if (turn === turns.map) map.show(points);
+}
+
+const furthest = (ready) => showFurthest(at("furthest"), gallery, ready, view.student, choose, (number) => {
   view.student = number;
-  furthest();
+  furthest(ready).catch((error) => tell(error.message));
 });
 
 // Look at an image of the dataset. It is remembered for `back`, with the tab and the button that it was chosen from.
 async function choose(index, remember = true) {
   if (remember) remembered();
+  const turn = (turns.image += 1);
   view.selected = { index };
   map.marks = { image: index, near: new Map() };
   map.reveal(index);
   try {
     const about = { index, ...(await json(`/about/${index}`)) };
-    if (view.selected.index === index) look(about, null);
+    if (turn === turns.image) look(about, null);
   } catch (error) {
-    tell(error.message);
+    if (turn === turns.image) tell(error.message);
   }
 }
 
 async function chooseFile(file, remember = true) {
   if (remember) remembered();
+  const turn = (turns.image += 1);
   view.selected = { file };
   map.marks = { image: null, near: new Map() };
   map.draw();
@@ -155,9 +166,9 @@ async function chooseFile(file, remember = true) {
   try {
     const found = await nearest(file);
     tell("");
-    if (view.selected.file === file) look({ found }, { file, url: URL.createObjectURL(file) });
+    if (turn === turns.image) look({ found }, { file, url: URL.createObjectURL(file) });
   } catch (error) {
-    tell(error.message);
+    tell(turn === turns.image ? error.message : "");
   }
 }
 
@@ -171,6 +182,8 @@ function look(about, own) {
   map.draw();
   const hadFocus = at("panel").contains(document.activeElement);
   showNeighbours(at("neighbours"), gallery, about, own, choose);
+  if (view.url) URL.revokeObjectURL(view.url); // of the picture that was replaced
+  view.url = own?.url ?? null;
   tab("neighbours");
   if (hadFocus) at("neighbours").querySelector("button")?.focus();
 }
@@ -183,6 +196,7 @@ function remembered() {
 function back() {
   if (document.activeElement.matches("input, select")) return document.activeElement.blur();
   const before = view.history.pop();
+  turns.image += 1;
   if (before?.tab && before.tab !== "neighbours") {
     tab(before.tab);
     before.focus?.focus();
@@ -214,22 +228,7 @@ function tell(text) {
   at("doing").textContent = text;
 }
 
-function hover(index, x, y) {
-  const box = at("hover");
-  at("map").classList.toggle("over", index !== null);
-  box.hidden = index === null;
-  if (index === null) return;
-  const picture = box.querySelector("img");
-  if (picture.dataset.index !== String(index)) {
-    picture.dataset.index = index;
-    picture.src = thumbnail(index);
-    box.querySelector("span").textContent = gallery.label(index) || (gallery.clusters ? gallery.clusterName(gallery.clusterOf[index]) : "");
-  }
-  box.style.left = `${Math.min(x + 16, map.width - 116)}px`;
-  box.style.top = `${Math.min(y + 16, map.height - 136)}px`;
-}
-
-gestures(map, { onPoint: hover, onChoose: choose });
+gestures(map, { onPoint: (...pointed) => showHover(at("hover"), map, gallery, ...pointed), onChoose: choose });
 keys(map, { back, tab, search: () => at("search").focus(), searched: () => map.canvas.focus(), help: () => at("help").showModal(), open: () => at("file").click() });
 drops(at("drop"), chooseFile);
 at("search").addEventListener("input", search);
@@ -241,7 +240,7 @@ at("closer").addEventListener("click", () => map.zoomBy(1.6));
 at("farther").addEventListener("click", () => map.zoomBy(1 / 1.6));
 at("whole").addEventListener("click", () => map.whole());
 at("colour").addEventListener("change", (event) => { view.colour = event.target.value; recolour(); });
-at("side").addEventListener("change", async (event) => { view.side = Number(event.target.value); map.show(await floats(`/map/${view.side}`)); });
+at("side").addEventListener("change", (event) => { view.side = Number(event.target.value); showMap().catch((error) => tell(error.message)); });
 for (const one of document.querySelectorAll("[role=tab]")) one.addEventListener("click", () => tab(one.getAttribute("aria-controls")));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 start().catch((error) => tell(error.message));

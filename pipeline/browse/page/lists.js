@@ -26,11 +26,13 @@ export async function showFurthest(target, gallery, ready, chosen, onChoose, onS
     return;
   }
   const number = students.some((side) => side.number === chosen) ? chosen : students[0].number;
+  target.dataset.student = number;
   if (!ready[number]) {
     target.replaceChildren(element("p", { className: "empty", textContent: "The student is being compared with its teacher …" }));
     return;
   }
   const found = await json(`/furthest/${number}`);
+  if (target.dataset.student !== String(number)) return; // another student was chosen meanwhile
   const parts = [];
   if (students.length > 1) parts.push(choice(students, number, onStudent));
   const percent = Math.round(100 * found.recall);

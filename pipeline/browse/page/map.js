@@ -58,6 +58,7 @@ export class ImageMap {
   show(points) {
     this.order ??= mixed(points.length / 2);
     const from = this.points;
+    this.goal = points;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (still || from.length !== points.length) {
       this.points = points;
@@ -66,6 +67,7 @@ export class ImageMap {
     }
     const begun = performance.now();
     const step = (now) => {
+      if (this.goal !== points) return; // others are to be shown by now
       const share = Math.min((now - begun) / GLIDE_MS, 1);
       const eased = share * share * (3 - 2 * share);
       this.points = share === 1 ? points : points.map((value, i) => from[i] + (value - from[i]) * eased);

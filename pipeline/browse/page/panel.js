@@ -42,6 +42,21 @@ function query(gallery, about, own) {
   return element("figure", { className: "query" }, picture, element("figcaption", {}, ...lines));
 }
 
+// The image under the pointer, beside it: its index, or null for none.
+export function showHover(box, map, gallery, index, x, y) {
+  map.canvas.classList.toggle("over", index !== null);
+  box.hidden = index === null;
+  if (index === null) return;
+  const picture = box.querySelector("img");
+  if (picture.dataset.index !== String(index)) {
+    picture.dataset.index = index;
+    picture.src = thumbnail(index);
+    box.querySelector("span").textContent = gallery.label(index) || (gallery.clusters ? gallery.clusterName(gallery.clusterOf[index]) : "");
+  }
+  box.style.left = `${Math.min(x + 16, map.width - 116)}px`;
+  box.style.top = `${Math.min(y + 16, map.height - 136)}px`;
+}
+
 function columns(sides, gallery, index, onChoose) {
   const colours = palette(sides.length);
   const sets = sides.map((side) => new Set((side.near ?? []).map(([one]) => one)));

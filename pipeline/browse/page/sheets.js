@@ -1,5 +1,7 @@
 // Small thumbnails for the map: sheets of up to 64, made by the server for exactly the images that are needed.
 
+import { sheet } from "/api.js";
+
 const TILE = 64; // px on a sheet
 const PER_LINE = 8;
 const PER_SHEET = 64;
@@ -39,7 +41,7 @@ export class Sheets {
     this.loading += 1;
     for (const index of indices) this.asked.add(index);
     const picture = new Image();
-    picture.src = `/sheet?images=${indices.join(",")}`;
+    picture.src = sheet(indices);
     try {
       await picture.decode();
       this.keep(picture, indices);

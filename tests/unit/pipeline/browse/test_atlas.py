@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.browse.browse import browse
+from pipeline.browse.findings import Findings
 from pipeline.browse.gallery import Gallery, open_gallery
 from pipeline.errors import WrongUse
 from pipeline.settings.browse import BrowseConfig
@@ -90,3 +91,41 @@ def test_another_suffix_and_a_folder_that_is_no_folder_are_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(WrongUse, match="cannot write"):
         browse(BrowseConfig(**{**vars(exporting), "export": tmp_path / "file" / "map.parquet"}))
+
+
+def test_only_what_is_written_is_computed(
+    exporting: BrowseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = Findings.draw_map
+
+    def noted(findings: Findings, number: int) -> None:
+        drawn.append(number)
+        draw(findings, number)
+
+    monkeypatch.setattr(Findings, "draw_map", noted)
+    monkeypatch.setattr(Findings, "compare", lambda *given: pytest.fail("nothing of it is written"))
+    browse(BrowseConfig(**{**vars(exporting), "export": tmp_path / "map.parquet"}))
+    assert drawn == [0]
+
+
+def test_an_image_that_has_gone_is_null_and_counted(
+    exporting: BrowseConfig, shown: Gallery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shown.images.data / "val" / shown.name(3)
+    away = file.rename(file.with_name("away"))
+    try:
+        browse(BrowseConfig(**{**vars(exporting), "export": tmp_path / "map.parquet"}))
+    finally:
+        away.rename(file)
+    images = pq.read_table(tmp_path / "map.parquet")["image"].to_pylist()
+    assert [index for index, image in enumerate(images) if image is None] == [3]
+    assert "warning: 1 image cannot be read: it is null\n" in capsys.readouterr().err
+
+
+def test_a_path_is_quoted_for_the_shell(
+    exporting: BrowseConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my map; ls.parquet"
+    browse(BrowseConfig(**{**vars(exporting), "export": out}))
+    assert f"embedding-atlas '{out}' --x x" in capsys.readouterr().out

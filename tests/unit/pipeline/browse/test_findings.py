@@ -1,12 +1,16 @@
 """What the page finds in the background: clusters, maps, and the images on which a student fell furthest."""
 
+import json
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cache.reader import open_store
-from pipeline.browse.findings import Findings
+from cache.user_folder import copy_of
+from pipeline.browse.findings import Findings, scatter_about
 from pipeline.browse.gallery import Gallery, open_gallery
 from pipeline.browse.systems import open_sides
 from pipeline.errors import PipelineError, WrongUse
@@ -70,11 +74,12 @@ def test_the_image_that_the_student_has_wrong_comes_first(gallery: Gallery) -> N
     assert divergence == max(value for *_, value in found.furthest[1].worst)
 
 
+@pytest.mark.parametrize("error", [PipelineError("no such luck"), IndexError("no such luck")])
 def test_a_step_that_fails_is_said_and_the_rest_is_found(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def fail(*given: object, **named: object) -> None:
-        raise PipelineError("no such luck")
+        raise error
 
     monkeypatch.setattr("pipeline.browse.findings.kmeans", fail)
     found = Findings(gallery, seed=0)
@@ -91,6 +96,36 @@ def test_the_teacher_of_a_run_is_found_and_comes_first(config: BrowseConfig) -> 
         assert [side.store.path for side in sides] == [cache, run / "embeddings.zarr"]
         assert [side.teacher for side in sides] == [None, 0]
         assert [side.name for side in sides] == ["teacher planted", "tests.support.tiny_student:plain 1q"]
+
+
+def test_the_local_copy_of_a_teacher_at_a_url_is_found(config: BrowseConfig, tmp_path: Path) -> None:
+    cache, run = config.targets
+    copied, trained = copy_of("s3://bucket/some/teacher.zarr"), tmp_path / "run"
+    shutil.copytree(run, trained)
+    record = json.loads((trained / "config.json").read_text())
+    record["config"]["cache"] = "s3://bucket/some/teacher.zarr"
+    (trained / "config.json").write_text(json.dumps(record))
+    alone = changed(config, targets=(trained,))
+    assert [side.run for side in open_sides(alone, open_dataset(config.dataset))] == [trained]
+    shutil.copytree(cache, copied)
+    try:
+        sides = open_sides(alone, open_dataset(config.dataset))
+        assert [side.store.path for side in sides] == [copied, trained / "embeddings.zarr"]
+        assert [side.teacher for side in sides] == [None, 0]
+    finally:
+        shutil.rmtree(copied)
+
+
+def test_scatter_takes_no_copy_of_the_embeddings() -> None:
+    embedding = np.random.default_rng(0).standard_normal((20_500, 64), np.float32)
+    centroids, found = embedding[:3], np.arange(len(embedding)) % 3
+    expected = float(np.square(embedding - centroids[found]).sum(dtype=np.float64))
+    tracemalloc.start()
+    try:
+        assert scatter_about(embedding, centroids, found) == pytest.approx(expected, rel=1e-5)
+        assert tracemalloc.get_traced_memory()[1] < embedding.nbytes / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_only_the_split_that_is_shown_is_embedded(config: BrowseConfig, gallery: Gallery) -> None:

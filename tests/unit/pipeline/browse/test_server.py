@@ -5,18 +5,21 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cache.user_folder import copy_of
 from pipeline.browse.findings import Findings
 from pipeline.browse.gallery import Gallery
 from pipeline.browse.own_image import OwnImages
 from pipeline.browse.requests import LARGEST_UPLOAD, page_files
 from pipeline.browse.server import BrowseServer
 from pipeline.browse.thumbnails import TILE, TILES_PER_LINE
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.images.decode import UnreadableImage
 from tests.support.browsed import served
 
 IMAGES = 48
@@ -31,6 +34,8 @@ def server(gallery: Gallery) -> Iterator[BrowseServer]:
 def ask(
     server: BrowseServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
 ) -> tuple[int, bytes, dict[str, str]]:
+    """Return an answer's code, content and headers; {own} in a path is the start of the pictures' addresses."""
+    path = path.replace("{own}", f"/{server.gallery.token}")
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
     try:
         connection.request(
@@ -52,7 +57,7 @@ def test_its_own_names_are_answered(server: BrowseServer, name: str) -> None:
     assert ask(server, "/state", Host=f"{name}:{server.server_address[1]}")[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/state", "/image/0", "/sheet?images=0", "/map/0"])
+@pytest.mark.parametrize("path", ["/", "/state", "{own}/image/0", "{own}/sheet?images=0", "/map/0"])
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1.evil.example:{port}", "localhost:1", ""],
@@ -92,18 +97,29 @@ def test_a_foreign_origin_is_refused(server: BrowseServer, method: str, origin: 
     [
         *("/../cli.py", "/%2e%2e/cli.py", "/page/../server.py", "//etc/passwd", "/etc/passwd", "/server.py"),
         *(
-            "/image/0/../../etc/passwd",
-            "/image/..",
-            "/image/-1",
-            "/image/01",
-            "/image/0.jpg",
-            "/image/",
-            "/image",
+            "{own}/image/0/../../etc/passwd",
+            "{own}/../cli.py",
+            "{own}/image/..",
+            "{own}/image/-1",
+            "{own}/image/01",
+            "{own}/image/0.jpg",
+            "{own}/image/",
+            "{own}/image",
+            "{own}",
+            "{own}/",
+            "{own}/page.css",
+            "{own}/state",
+            "{own}{own}/image/0",
         ),
         *(
-            "/image/48",
-            "/thumbnail/999999999",
-            "/image/1e1",
+            "/image/0",
+            "/thumbnail/0",
+            "/sheet?images=0",
+            "/0123456789abcdef/image/0",
+            "/0123456789abcdef/sheet?images=0",
+            "{own}/image/48",
+            "{own}/thumbnail/999999999",
+            "{own}/image/1e1",
             "/about/48",
             "/map/2",
             "/furthest/2",
@@ -121,12 +137,12 @@ def test_only_numbers_and_its_own_files_have_an_address(server: BrowseServer, pa
     "images", ["", "images=", "images=48", "images=-1", "images=1,,2", "images=a", "x=1"]
 )
 def test_a_sheet_of_other_than_numbers_is_refused(server: BrowseServer, images: str) -> None:
-    assert ask(server, f"/sheet?{images}")[0] == 400
-    assert ask(server, "/sheet?images=" + ",".join(["1"] * 65))[0] == 400
+    assert ask(server, f"{{own}}/sheet?{images}")[0] == 400
+    assert ask(server, "{own}/sheet?images=" + ",".join(["1"] * 65))[0] == 400
 
 
 def test_every_answer_forbids_other_sites(server: BrowseServer) -> None:
-    for path in ("/", "/image/0", "/nothing"):
+    for path in ("/", "{own}/image/0", "/nothing"):
         headers = ask(server, path)[2]
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "http" not in headers["Content-Security-Policy"]
@@ -201,11 +217,11 @@ def test_neighbours_are_the_nearest_others_on_each_side(server: BrowseServer) ->
 
 
 def test_images_are_served_by_number(server: BrowseServer) -> None:
-    for path, size in (("/image/5", (32, 24)), ("/thumbnail/5", (24, 24))):
+    for path, size in (("{own}/image/5", (32, 24)), ("{own}/thumbnail/5", (24, 24))):
         code, content, headers = ask(server, path)
         assert (code, headers["Content-Type"]) == (200, "image/jpeg")
         assert Image.open(io.BytesIO(content)).size == size
-    sheet = Image.open(io.BytesIO(ask(server, "/sheet?images=" + ",".join(map(str, range(9))))[1]))
+    sheet = Image.open(io.BytesIO(ask(server, "{own}/sheet?images=" + ",".join(map(str, range(9))))[1]))
     assert sheet.size == (TILES_PER_LINE * TILE, 2 * TILE)
 
 
@@ -220,10 +236,74 @@ def test_an_image_that_has_gone_is_a_sentence_and_a_gray_tile(gallery: Gallery) 
     away = file.rename(file.with_name("away"))
     try:
         with served(gallery, works=False) as server:
-            code, content, _ = ask(server, "/image/3")
+            code, content, _ = ask(server, "{own}/image/3")
             assert code == 422
             assert content.startswith(b"row 3, ")
-            sheet = Image.open(io.BytesIO(ask(server, "/sheet?images=3")[1]))
+            sheet = Image.open(io.BytesIO(ask(server, "{own}/sheet?images=3")[1]))
             assert sheet.getpixel((TILE // 2, TILE // 2)) == pytest.approx((128, 128, 128), abs=3)
     finally:
         away.rename(file)
+
+
+def test_pictures_of_another_gallery_have_other_addresses(server: BrowseServer, gallery: Gallery) -> None:
+    """They are kept by the browser, and the next gallery may be served on the same port."""
+    kept = ask(server, "{own}/thumbnail/5")[2]["Cache-Control"]
+    assert "max-age" in kept
+    assert ask(server, "/gallery")[2]["Cache-Control"] == "no-store"
+    assert json.loads(ask(server, "/gallery")[1])["token"] == gallery.token
+    for other in (
+        Gallery(gallery.images, gallery.rows[1:], gallery.sides, gallery.embeddings),
+        Gallery(
+            replace(gallery.images, identity=gallery.images.identity | {"images": "other"}),
+            *(gallery.rows, gallery.sides, gallery.embeddings),
+        ),
+    ):
+        assert other.token != gallery.token
+        assert ask(server, f"/{other.token}/thumbnail/5")[0] == 404
+    again = Gallery(gallery.images, gallery.rows.copy(), gallery.sides, gallery.embeddings)
+    assert again.token == gallery.token, "kept pictures are of use after a restart"
+
+
+def test_an_unexpected_error_is_a_sentence_and_a_line(
+    server: BrowseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: object) -> None:
+        raise ZeroDivisionError("no such luck")
+
+    monkeypatch.setattr(Gallery, "neighbours", fail)
+    code, content, headers = ask(server, "/about/0")
+    assert (code, headers["Content-Type"]) == (500, "text/plain; charset=utf-8")
+    assert content == b"this request failed for a reason that the terminal of `browse` shows"
+    assert capsys.readouterr().err == "warning: a request failed: ZeroDivisionError('no such luck')\n"
+    assert ask(server, "/state")[0] == 200
+
+
+def test_a_local_copy_is_shown_as_its_url(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object, **named: object) -> None:
+        raise PipelineError(f"{copy_of('s3://b/a/cache.zarr')} is damaged")
+
+    copied = copy_of("s3://b/a/data")
+    copied.parent.mkdir(parents=True)
+    copied.symlink_to(gallery.images.folder.resolve())
+    images = replace(gallery.images, folder=copied)
+    with served(Gallery(images, gallery.rows, gallery.sides, gallery.embeddings), works=False) as server:
+        assert json.loads(ask(server, "/gallery")[1])["dataset"] == "s3://b/a/data"
+        monkeypatch.setattr("pipeline.browse.own_image.open_teacher_of_cache", fail)
+        own = gallery.images.source.read(0)
+        assert (
+            json.loads(ask(server, "/nearest", "POST", own)[1])[0]["why"] == "s3://b/a/cache.zarr is damaged"
+        )
+        monkeypatch.setattr(Gallery, "neighbours", fail)
+        assert ask(server, "/about/0")[:2] == (422, b"s3://b/a/cache.zarr is damaged")
+
+
+def test_one_upload_at_a_time_is_decoded(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_images = OwnImages(gallery)
+
+    def noted(data: bytes) -> None:
+        assert own_images._lock.locked()
+        raise UnreadableImage("enough")
+
+    monkeypatch.setattr("pipeline.browse.own_image.decode", noted)
+    with pytest.raises(PipelineError, match="enough"):
+        own_images.neighbours(b"")
