@@ -1,9 +1,9 @@
 """How near a live teacher's embedding of the crop that a student sees is to the cached one of that view.
 
-    python -m recipes.cifar10.live_cosine [IMAGE_SIZE]
+    python -m recipes.cifar10.live_cosine data/cifar10-20k caches/cifar10-20k-views.zarr 32
 
-The cache's is of the original image, cropped and resized once; the live one is of the student's crop of 32 px (or
-IMAGE_SIZE), resized again to the teacher's 96. views.toml makes the cache.
+The cache's is of the original image, cropped and resized once; the live one is of the student's crop of 32 px, resized
+again to the teacher's 96. views.toml makes the cache.
 """
 
 import sys
@@ -21,16 +21,15 @@ from pipeline.runtime.device import CPU
 from pipeline.settings.training import DistillConfig
 from pipeline.training.live_teacher import open_live_teacher
 
-DATASET, CACHE = Path("data/cifar10-20k"), Path("caches/cifar10-20k-views.zarr")
 IMAGES, BATCH = 2_048, 128
 
 
-def main(image_size: int = 32) -> None:
-    store = open_store(CACHE)
+def main(dataset: Path, cache: Path, image_size: int) -> None:
+    store = open_store(cache)
     split = store.split("train")
-    live = open_live_teacher(DistillConfig(dataset=DATASET, cache=CACHE, run=Path("none")), store, CPU)
+    live = open_live_teacher(DistillConfig(dataset=dataset, cache=cache, run=Path("none")), store, CPU)
     loader = ImageLoader(
-        open_dataset(DATASET).split("train").beton,
+        open_dataset(dataset).split("train").beton,
         Order(rows=np.random.default_rng(0).choice(split.eligible(), IMAGES, replace=False), batch=BATCH),
         image_size=image_size,
         teacher=split,
@@ -50,4 +49,4 @@ def main(image_size: int = 32) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
