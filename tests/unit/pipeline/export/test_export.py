@@ -117,11 +117,12 @@ def test_an_exported_file_embeds_as_its_run_does(pictures: Path, tmp_path: Path)
 
 def test_what_is_no_run_and_no_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        WrongUse, match=r"run folder .*student.onnx does not exist; give a run folder, or a .safetensors"
+        WrongUse, match=r"run folder .*student.pt does not exist; give a run folder, or a file written by"
     ):
-        load_run_student(tmp_path / "student.onnx")
-    with pytest.raises(PipelineError, match=r"absent.safetensors does not exist"):
-        load_run_student(tmp_path / "absent.safetensors")
+        load_run_student(tmp_path / "student.pt")
+    for name in ("absent.safetensors", "absent.onnx"):
+        with pytest.raises(PipelineError, match=f"{name} does not exist"):
+            load_run_student(tmp_path / name)
 
 
 @pytest.mark.parametrize(
