@@ -72,7 +72,7 @@ def latency_table() -> str:
     rows = []
     for figure, _ in kept:
         each = figure.details["milliseconds"]
-        shown = (f"{each[runtime]:.3g} ms" if runtime in each else "-" for runtime in runtimes)
+        shown = (f"{each[runtime]:,.0f} ms" if runtime in each else "-" for runtime in runtimes)
         rows.append((figure.details["network"], str(figure.details["batch"]), *shown))
     origins = sorted({f"{origin['machine']}, commit {origin['commit']}" for _, origin in kept})
     return "\n".join(
