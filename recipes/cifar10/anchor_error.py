@@ -92,6 +92,9 @@ def loss_and_gradient(
 
 
 def write_table() -> None:
+    if not RESULT.exists():
+        write_into(PAGE, "cifar10-anchor-error", "*pending*: `python -m recipes.cifar10.anchor_error`")
+        return
     content = json.loads(RESULT.read_text(encoding="utf-8"))
     origin = content["provenance"]
     lines = [
