@@ -186,9 +186,8 @@ def best_clusters(embedding: NDArray[np.float32], k: int, seed: int) -> Rows:
 def scatter_about(embedding: NDArray[np.float32], centroids: NDArray[np.float32], found: Rows) -> float:
     """Return the sum of squared distances to the centroids (k, D) of these numbers (n,)."""
     total = 0.0
-    for start in range(
-        0, len(embedding), ROWS_AT_ONCE
-    ):  # at once, it would take several times the embeddings
+    # in parts, as all at once would take several times the memory of the embeddings
+    for start in range(0, len(embedding), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
         total += float(np.square(embedding[part] - centroids[found[part]]).sum(dtype=np.float64))
     return total

@@ -15,7 +15,7 @@ from cache.user_folder import user_folder
 from pipeline.neighbours import knn
 from pipeline.report.embedding_map import COMPONENTS, PERPLEXITY
 
-LANDMARKS = 5_000  # Barnes-Hut t-SNE of 50,000 takes ten times as long
+LANDMARKS = 5_000  # t-SNE takes a minute for these, and time grows a little faster than their number
 NEAREST_LANDMARKS = 5
 SHARPNESS = 0.02  # temperature of the cosines that weight an image's landmarks
 VERSION = 1  # of the maps that are kept

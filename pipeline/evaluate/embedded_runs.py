@@ -19,7 +19,7 @@ from pipeline.settings.browse import BrowseConfig
 from pipeline.settings.commands import EvalConfig
 from pipeline.teachers.backbone_spec import BackboneSpec
 
-Embedding = EvalConfig | BrowseConfig  # settings with a device, workers and a scheduler
+EmbeddingConfig = EvalConfig | BrowseConfig  # settings with a device, workers and a scheduler
 SPLITS = ("train", "val")
 EMBED_OPTIONS: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part of a store's identity
 
@@ -49,7 +49,7 @@ def store_path(run: Path, dataset: Dataset, layer: str | None = None) -> Path:
 def embed_run(
     run: Path,
     dataset: Dataset,
-    config: Embedding,
+    config: EmbeddingConfig,
     world: World = ALONE,
     layer: str | None = None,
     splits: Sequence[str] = SPLITS,
@@ -67,7 +67,7 @@ def embed_run(
 
 
 def _embed_missing(
-    path: Path, backbone: BackboneSpec, dataset: Dataset, config: Embedding, splits: Sequence[str]
+    path: Path, backbone: BackboneSpec, dataset: Dataset, config: EmbeddingConfig, splits: Sequence[str]
 ) -> None:
     path.parent.mkdir(exist_ok=True)
     options: dict[str, Any] = EMBED_OPTIONS | {

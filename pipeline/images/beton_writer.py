@@ -63,7 +63,7 @@ class Rows:
         data = self.source.read(row)
         if hashlib.sha256(data).digest() != self.sha256[row].tobytes():
             raise PipelineError(f"{self.source.names[row]} changed while it was being packed")
-        kept = kept_jpeg(data, self.max_resolution)
+        kept = kept_jpeg(data, self.max_resolution) if self.jpeg_above < math.inf else None
         if kept is not None and 3 * kept.width * kept.height > self.jpeg_above:
             return kept
         return np.asarray(reduced(decode(data), self.max_resolution))

@@ -16,10 +16,14 @@ from pipeline.runtime.distributed import all_gather
 
 @dataclass(frozen=True, kw_only=True)
 class SharedStep:
-    """What all students of a step share. teacher: that of this rank's batch. loss: for the queries of all ranks."""
+    """What all students of a step share. teacher: that of this rank's batch, and everyone: of all ranks' batches.
+
+    loss: for the queries of all ranks.
+    """
 
     step: int
     teacher: Tensor
+    everyone: Tensor
     loss: SimilarityLoss
     teacher_side: TeacherSide
 
@@ -48,11 +52,16 @@ class AnchoredTeacher(nn.Module):
         self.last: SharedStep | None = None
 
     def loss(self, query: Tensor, batch: Batch, step: int) -> Tensor:
-        """Return the mean loss () over the images of all ranks, given a student's unit rows (B, Dt) on this one."""
+        """Return the mean loss () over the images of all ranks, given a student's unit rows (B, Dt) of all ranks."""
+        shared = self.shared(batch, step)
+        return shared.loss.student_loss(query, self.queue.anchors, shared.teacher_side)
+
+    def shared(self, batch: Batch, step: int) -> SharedStep:
+        """Return what all students of a step share; it is computed for the first of them."""
         shared = self.last
         if shared is None or shared.step != step or shared.teacher is not batch.teacher:
             shared = self.last = self.start_step(batch, step)
-        return shared.loss.student_loss(all_gather(query), self.queue.anchors, shared.teacher_side)
+        return shared
 
     def start_step(self, batch: Batch, step: int) -> SharedStep:
         """Fetch the anchors of a step and compute the teacher's side of its loss."""
@@ -75,4 +84,4 @@ class AnchoredTeacher(nn.Module):
             drawn_from=drawn_from,
         )
         side = loss.teacher_side(teacher, anchors, anchors)
-        return SharedStep(step=step, teacher=own_teacher, loss=loss, teacher_side=side)
+        return SharedStep(step=step, teacher=own_teacher, everyone=teacher, loss=loss, teacher_side=side)

@@ -92,7 +92,7 @@ class Compress1q(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.loss(l2_normalize(embeddings[0]), batch, step)
+        return self.teacher.loss(all_gather(l2_normalize(embeddings[0])), batch, step)
 
 
 class Compress2q(Objective):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import Compress1q
-from pipeline.objectives.objective import l2_normalize, teacher_embedding
+from pipeline.objectives.objective import l2_normalize
 from pipeline.runtime.distributed import all_gather
 
 INFONCE_TAU = 0.07
@@ -24,9 +24,10 @@ class Compress1qInfoNCE(Compress1q):
         return f"{super().describe()}, and InfoNCE, tau {INFONCE_TAU}"
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        student = l2_normalize(embeddings[0])
-        loss = self.teacher.loss(student, batch, step)
-        return loss + infonce(all_gather(student), all_gather(teacher_embedding(batch)))
+        student = all_gather(l2_normalize(embeddings[0]))
+        return self.teacher.loss(student, batch, step) + infonce(
+            student, self.teacher.shared(batch, step).everyone
+        )
 
 
 def infonce(student: Tensor, teacher: Tensor) -> Tensor:

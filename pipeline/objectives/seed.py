@@ -12,6 +12,7 @@ from pipeline.objectives.anchored_teacher import AnchoredTeacher
 from pipeline.objectives.objective import Objective, l2_normalize
 from pipeline.objectives.queues import AnchorQueue
 from pipeline.objectives.streamed import SimilarityLoss
+from pipeline.runtime.distributed import all_gather
 
 DEFAULT_ANCHORS = 65_536
 
@@ -65,4 +66,4 @@ class Seed(Objective):
         self.teacher = first.teacher
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
-        return self.teacher.loss(l2_normalize(embeddings[0]), batch, step)
+        return self.teacher.loss(all_gather(l2_normalize(embeddings[0])), batch, step)

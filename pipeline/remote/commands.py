@@ -42,9 +42,8 @@ def copies(*configs: Any) -> Iterator[None]:
     for folder in folders:
         is_whole = copy_here(folder, to_write=folder in written)
         if folder in written and not is_whole and _is_archive(folder):
-            send_rest(
-                folder
-            )  # an archive is written whole, and not again: this is the end of an earlier sending
+            # an archive is written whole, and not again: this is the end of an earlier sending
+            send_rest(folder)
     with ExitStack() as sending:
         for folder in written:
             if folder.suffix == ".zarr":  # the files of a dataset are few, and each takes most of the time

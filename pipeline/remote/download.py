@@ -194,9 +194,8 @@ class _Copy:
 
     def _verify(self) -> None:
         """Check a store that came without a list by its own checksums. Raises CorruptStore."""
-        if (self.folder / "zarr.json").exists() and not archive_of(
-            self.folder
-        ):  # an archive is checked as it is decoded
+        # an archive is checked as it is decoded
+        if (self.folder / STORE_HEAD).exists() and not archive_of(self.folder):
             store = open_store(self.folder)
             for name in store.splits:
                 store.split(name).verify()

@@ -27,13 +27,12 @@ from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.compress import reference_loss
+from pipeline.objectives.infonce import infonce
 from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
 from pipeline.objectives.queues import AnchorQueue, mean_of
 from pipeline.objectives.regression import standardized
 from pipeline.objectives.simreg import two_layers
 from pipeline.settings.training import DistillConfig
-
-INFONCE_TAU = 0.07
 
 
 class Candidate(Objective):
@@ -82,8 +81,7 @@ class Candidate(Objective):
             if self.regression:
                 loss = loss + self.regression * (student - teacher).square().sum(1).mean()
             if self.infonce:
-                images = torch.arange(len(student), device=student.device)
-                loss = loss + self.infonce * F.cross_entropy(student @ teacher.T / INFONCE_TAU, images)
+                loss = loss + self.infonce * infonce(student, teacher)
         return loss
 
     def similarity_loss(

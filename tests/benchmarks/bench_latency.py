@@ -28,7 +28,7 @@ def resnet50x4() -> torch.nn.Module:
 def measure(folder: Path) -> Iterator[Figure]:
     """Time images of 224 px on all cores, with random weights, on which the time does not depend.
 
-    The teacher, of which 32 images take half a minute, is timed with one.
+    The teacher is timed with one image.
     """
     for name in (TEACHER, *STUDENTS):
         network = calibrated(name, SIZE).network

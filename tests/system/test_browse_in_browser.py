@@ -1,21 +1,16 @@
 """`browse` in a browser: neighbours side by side, an image of one's own, clusters, the keyboard, a phone, dark mode."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from pipeline.browse.gallery import open_gallery
 from pipeline.browse.server import BrowseServer
 from tests.support.browsed import browsed, served
 
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 IMAGES = 48
 PAINTED = f"#map[data-painted='{IMAGES}']"
 
@@ -24,16 +19,6 @@ PAINTED = f"#map[data-painted='{IMAGES}']"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowseServer]:
     with served(open_gallery(browsed(tmp_path_factory.mktemp("browsed")))) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    assert chromium, "Debian's package chromium is missing; `make test` installs it"
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """The report's page in a browser: its content shows, it loads nothing from the network, and it runs no script."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from pipeline.report.page import report
 from pipeline.settings.commands import ReportConfig
@@ -17,10 +15,6 @@ from tests.support.report_targets import EVIL
 SECTIONS = [
     *("results", "beside", "curves", "ablations", "clusters"),
     *("neighbours", "furthest", "map", "confusion", "lineage", "paper"),
-]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
 
@@ -38,16 +32,6 @@ class OpenPage:
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> ReportConfig:
     return hostile_report(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    assert chromium, "Debian's package chromium is missing; `make test` installs it"
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
