@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from pipeline.errors import WrongUse
 from pipeline.images.preprocessing import Preprocessing
-from pipeline.loading.random_crop import RandomCrop, random_view
+from pipeline.loading.random_crop import RandomCrop, first_view
 from pipeline.models.backbone import Backbone
 
 SEED = 0  # of all stores' views, and part of their identity
@@ -39,13 +36,10 @@ class RandomView:
         The crop: top, left, height and width as fractions of the image, and 1 if the view is flipped.
         """
         plan = RandomCrop(scale=self.scale)
-        scale, ratio, size = np.array(plan.scale), np.array(plan.ratio), (image.height, image.width)
-        drawn = random_view(SEED, self.number - 1, row, 0, *size, scale, ratio, plan.flip)
+        drawn = first_view(plan, SEED, self.number - 1, row, image.height, image.width)
         top, left, height, width, is_flipped = drawn
-        mode = InterpolationMode(self.settings.interpolation)
-        view = F.resized_crop(image, top, left, height, width, [self.settings.crop] * 2, mode)
         crop = (top / image.height, left / image.width, height / image.height, width / image.width)
-        return (F.hflip(view) if is_flipped else view), (*crop, float(is_flipped))
+        return self.settings.cut(image, drawn), (*crop, float(is_flipped))
 
 
 def random_view_of(backbone: Backbone, number: int, scale: tuple[float, float]) -> RandomView | None:

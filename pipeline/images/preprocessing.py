@@ -64,6 +64,13 @@ class Preprocessing:
             image = F.resize(image, self.resize, InterpolationMode(self.interpolation))
         return F.center_crop(image, self.crop)
 
+    def cut(self, image: Image.Image, view: tuple[int, int, int, int, bool]) -> Image.Image:
+        """Return a view of an RGB image: top, left, height and width in px, and whether it is flipped; at crop px."""
+        *box, is_flipped = view
+        size, mode = [self.crop] * 2, InterpolationMode(self.interpolation)
+        shown = F.resized_crop(image, *box, size, mode)
+        return F.hflip(shown) if is_flipped else shown
+
     def box(self, width: int, height: int) -> Box:
         """Return the crop as top, left, height, width in fractions of the upright original of width x height px."""
         shown_width, shown_height = self._resized(width, height)

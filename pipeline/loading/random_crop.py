@@ -110,6 +110,17 @@ def random_view(
     return top, left, h, w, uniform(state, 0) < flip
 
 
+def first_view(
+    plan: RandomCrop, seed: int, epoch: int, row: int, height: int, width: int
+) -> tuple[int, int, int, int, bool]:
+    """Return what `random_view` does for view 0, for callers in Python: plain numbers."""
+    scale, ratio = np.array(plan.scale), np.array(plan.ratio)
+    view: tuple[int, int, int, int, bool] = random_view(
+        seed, epoch, row, 0, height, width, scale, ratio, plan.flip
+    )
+    return view
+
+
 @njit(nogil=True, cache=True)
 def stored_view(crop: np.ndarray, height: int, width: int) -> tuple[int, int, int, int, bool]:
     """Return a view as `random_view` does, from its crop (5,) in a store: fractions of the image, and 1 if flipped.

@@ -139,7 +139,7 @@ class DistillConfig(TrainConfig):
         None, "with --replay: how many of the cache's random crops take turns. Default: all that it has"
     )
     live_teacher: bool = setting(
-        False, "run the teacher on every crop instead of reading its cached embedding"
+        False, "run the teacher on every crop, at its own input size, instead of reading its cached embedding"
     )
     teacher: str | None = setting(
         None, "with --live-teacher: the teacher. Default: the one recorded in the cache"

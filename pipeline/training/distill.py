@@ -91,7 +91,7 @@ def distill(*configs: DistillConfig) -> None:
         teacher=split,
         monitored=open_monitored(config, store, split, dataset, world),
         replay=open_replay(config, split, objectives[0]),
-        live=live_teacher(config, store, objectives[0], device),
+        live=live_teacher(config, store, train, objectives[0], device),
         made_of=made_of,
         excluded=describe_excluded(split, chunks),
     ).run()
@@ -112,7 +112,7 @@ def open_monitored(
 
 
 def live_teacher(
-    config: DistillConfig, store: Store, objective: Objective, device: torch.device
+    config: DistillConfig, store: Store, images: DatasetSplit, objective: Objective, device: torch.device
 ) -> LiveTeacher | None:
     """Return the teacher of --live-teacher, or None without it. WrongUse for flags that contradict each other."""
     if not config.live_teacher:
@@ -121,7 +121,7 @@ def live_teacher(
         return None
     if not objective.needs_teacher:
         raise WrongUse(f"--live-teacher: the objective {config.objective} needs no teacher; leave it out")
-    return open_live_teacher(config, store, device)
+    return open_live_teacher(config, store, images, device)
 
 
 def open_split(split: Split, dataset: DatasetSplit, world: World = ALONE, *, partial: bool = False) -> Split:

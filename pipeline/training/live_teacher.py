@@ -1,17 +1,20 @@
 """The teacher in the training loop, on the student's own crops: the baseline that a cache is compared with."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from cache.reader import Store
 from pipeline.errors import WrongUse
-from pipeline.images.preprocessing import IMAGENET, Preprocessing
+from pipeline.images.beton_format import open_beton
+from pipeline.images.dataset import DatasetSplit
+from pipeline.images.preprocessing import Preprocessing
 from pipeline.loading.batch import Batch
+from pipeline.loading.random_crop import RandomCrop
+from pipeline.loading.teacher_crops import TeacherCrops
 from pipeline.models.architectures import checked_features, guarded_call
 from pipeline.models.backbone import Backbone
 from pipeline.settings.training import DistillConfig
@@ -19,49 +22,50 @@ from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
 
 
 class LiveTeacher:
-    """A frozen teacher that embeds the crops of a student.
+    """A frozen teacher that embeds the crops of a student, each cut at the size of the teacher's own input.
 
-    backbone: its preprocessing is a `Preprocessing`. precision: of its forward pass, fp32 or bf16, independent of the
-    student's. A crop is not cropped again: it is resized to the teacher's input as PIL does, and normalized by the
-    teacher's mean and std.
+    precision: of its forward pass, fp32 or bf16, independent of the student's. crops: see `TeacherCrops`.
     """
 
-    def __init__(self, backbone: Backbone, *, precision: str, device: torch.device) -> None:
-        assert isinstance(backbone.preprocessing, Preprocessing), backbone.preprocessing
-        self.name, self.dim, self.preprocessing = backbone.name, backbone.dim, backbone.preprocessing
+    def __init__(
+        self, backbone: Backbone, crops: TeacherCrops, *, precision: str, device: torch.device
+    ) -> None:
+        self.name, self.dim, self.crops = backbone.name, backbone.dim, crops
         self.module = backbone.module.to(device).to(memory_format=torch.channels_last)
         self.precision, self.device = precision, device
-        channels = (IMAGENET.mean, IMAGENET.std, self.preprocessing.mean, self.preprocessing.std)
-        self.student_mean, self.student_std, self.mean, self.std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in channels
-        )
 
-    def add_embeddings(self, batch: Batch) -> Batch:
-        """Return the batch with the teacher's unit embeddings of its first view, float32 (B, Dt), and their norms."""
-        feature = self.embed(batch.images[0])
+    def add_embeddings(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch with the teacher's unit embeddings of their first views, and the norms.
+
+        teacher: float32 (B, Dt). The crops of the next batch are cut while the teacher embeds those of this one.
+        """
+        ahead: tuple[Batch, Iterator[Tensor]] | None = None
+        for batch in batches:
+            crops = self.crops.start(batch.rows, epoch)
+            if ahead:
+                yield self.joined(*ahead)
+            ahead = batch, crops
+        if ahead:
+            yield self.joined(*ahead)
+
+    def joined(self, batch: Batch, crops: Iterator[Tensor]) -> Batch:
+        """Return a batch with the teacher's embeddings of its crops, and their norms."""
+        feature = self.embed(torch.stack(list(crops)))
         return replace(batch, teacher=F.normalize(feature, dim=1), teacher_norm=feature.norm(dim=1))
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Return the embeddings, float32 (B, Dt), of images (B, 3, H, W) normalized by ImageNet's mean and std."""
+        """Return the features, float32 (B, Dt), of images (B, 3, H, W) that are normalized for the teacher."""
+        images = images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = guarded_call(self.module, self.preprocess(images), self.name)
+            output = guarded_call(self.module, images, self.name)
         return checked_features(output, len(images), self.dim, self.name).float()
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Return a student's images (B, 3, H, W) as the teacher's input (B, 3, crop, crop)."""
-        pixels = images * self.student_std + self.student_mean
-        size = [self.preprocessing.crop] * 2
-        if list(pixels.shape[2:]) != size:
-            # in 8 bits, like the crop before: some networks are sensitive to PIL's rounding of smooth images
-            levels = pixels.mul_(255).round_().to(torch.uint8)
-            mode = InterpolationMode(self.preprocessing.interpolation)
-            pixels = resize(levels, size, mode).float().div_(255)
-        return (pixels - self.mean) / self.std
 
-
-def open_live_teacher(config: DistillConfig, cache: Store, device: torch.device) -> LiveTeacher:
-    """Open the teacher that computed a cache.
+def open_live_teacher(
+    config: DistillConfig, cache: Store, images: DatasetSplit, device: torch.device
+) -> LiveTeacher:
+    """Open the teacher that computed a cache, for the crops that a run's student sees of these images.
 
     Raises WrongUse if neither the cache nor --teacher names it, or if its preprocessing is the user's own function,
     and IdentityMismatch, field by field, for another teacher.
@@ -74,4 +78,7 @@ def open_live_teacher(config: DistillConfig, cache: Store, device: torch.device)
             "leave --live-teacher out"
         )
     _, backbone = open_teacher_of_cache(cache, config.teacher, config.weights)
-    return LiveTeacher(backbone, precision=made_by["precision"], device=device)
+    assert isinstance(backbone.preprocessing, Preprocessing), backbone.preprocessing
+    beton, plan = open_beton(images.beton, images.labels), RandomCrop(scale=config.crop_scale)
+    crops = TeacherCrops(beton, plan, config.seed, backbone.preprocessing)
+    return LiveTeacher(backbone, crops, precision=made_by["precision"], device=device)

@@ -108,8 +108,8 @@ class Training:
         """Yield the batches of all epochs from a step on, each with the teacher's embeddings of its images."""
         first, skip = divmod(step, max(1, len(self.loader)))
         for epoch in range(first, self.config.epochs):
-            for batch in self.loader.epoch(epoch, skip if epoch == first else 0):
-                yield self.live.add_embeddings(batch) if self.live else batch
+            batches = self.loader.epoch(epoch, skip if epoch == first else 0)
+            yield from self.live.add_embeddings(batches, epoch) if self.live else batches
 
     def rate(self, step: int, config: DistillConfig | PretrainConfig) -> float:
         """Return the learning rate of a step of a run, which may depend on its student."""

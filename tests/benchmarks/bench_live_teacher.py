@@ -8,6 +8,10 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.images.beton_format import Beton, open_beton
+from pipeline.images.dataset import open_dataset
+from pipeline.loading.random_crop import RandomCrop
+from pipeline.loading.teacher_crops import TeacherCrops
 from pipeline.runtime.device import CPU
 from pipeline.teachers.registry import load_teacher
 from pipeline.training.live_teacher import LiveTeacher
@@ -24,7 +28,8 @@ def measure(folder: Path) -> Iterator[Figure]:
     """Time epochs of 128 photographs at 224 px: a ResNet-18 from a ResNet-50 in fp32 with random weights."""
     training = photograph_training(folder, images=IMAGES, batch=BATCH, amp_dtype="bf16")
     backbone = load_teacher("tests.benchmarks.bench_live_teacher:resnet50")
-    live = LiveTeacher(backbone, precision="fp32", device=CPU)
+    crops = TeacherCrops(opened_beton(folder), RandomCrop(), 0, backbone.preprocessing)
+    live = LiveTeacher(backbone, crops, precision="fp32", device=CPU)
     images = training.a_batch().images[0]
     seconds = interleaved(
         {
@@ -58,8 +63,14 @@ def measure(folder: Path) -> Iterator[Figure]:
 def with_teacher(training: PhotographTraining, live: LiveTeacher) -> None:
     """Train an epoch as `distill --live-teacher` does."""
     training.epoch += 1
-    for batch in training.plain.epoch(training.epoch):
-        training.run.train_step(live.add_embeddings(batch), RATE)
+    for batch in live.add_embeddings(training.plain.epoch(training.epoch), training.epoch):
+        training.run.train_step(batch, RATE)
+
+
+def opened_beton(folder: Path) -> Beton:
+    """Return the .beton of the photographs."""
+    images = open_dataset(folder / "dataset").split("train")
+    return open_beton(images.beton, images.labels)
 
 
 def resnet50():  # type: ignore[no-untyped-def]

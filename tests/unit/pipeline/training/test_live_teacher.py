@@ -1,6 +1,7 @@
-"""The live teacher: on cached crops it gives the cached embeddings, and a run with it resumes exactly."""
+"""The live teacher: it sees the student's crops as stage one would cut them, and a run with it resumes exactly."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from distributed import LocalCluster
-from PIL import Image
+from PIL import ImageOps
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
 
 from cache.errors import IdentityMismatch
-from cache.reader import open_store
+from cache.reader import Store, open_store
 from pipeline.embedding.cache_teacher import cache_teacher
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
+from pipeline.images.beton_format import open_beton
 from pipeline.images.dataset import open_dataset
-from pipeline.images.preprocessing import IMAGENET, Preprocessing
+from pipeline.images.preprocessing import IMAGENET
 from pipeline.loading.batch import Batch
 from pipeline.loading.image_loader import ImageLoader
 from pipeline.loading.order import Order
+from pipeline.loading.random_crop import RandomCrop, random_view
 from pipeline.models.checkpoints import load_resume, save_safetensors
 from pipeline.objectives.regression import RegressionBN
 from pipeline.runtime.device import CPU
@@ -59,65 +64,84 @@ def live(packed: Path, taught: Path, run: Path, **changes: Any) -> DistillConfig
     return settings(packed, taught, run, live_teacher=True, **changes)
 
 
-def opened(config: DistillConfig) -> LiveTeacher:
-    return open_live_teacher(config, open_store(config.cache), CPU)
+def opened(config: DistillConfig, store: Store | None = None) -> LiveTeacher:
+    images = open_dataset(config.dataset).split("train")
+    return open_live_teacher(config, store or open_store(config.cache), images, CPU)
 
 
-def test_on_the_whole_image_the_live_teacher_gives_the_cached_embeddings(packed: Path, taught: Path) -> None:
-    split, dataset = open_store(taught).split("train"), open_dataset(packed).splits["train"]
-    # a center crop of 32 px is the whole image here: only the teacher's resize is left
-    order = Order(rows=split.eligible(), batch=32)
-    loader = ImageLoader(dataset.beton, order, image_size=32)
+def student_batches(
+    config: DistillConfig, epoch: int, image_size: int = 16, batch: int = 40
+) -> Iterator[Batch]:
+    """Yield what the loader of a run yields, its images at another size."""
+    images = open_dataset(config.dataset).split("train")
+    order = Order(rows=np.flatnonzero(images.readable), batch=batch, seed=config.seed)
+    crops = (RandomCrop(scale=config.crop_scale),)
+    yield from ImageLoader(images.beton, order, image_size=image_size, crops=crops, seed=config.seed).epoch(
+        epoch
+    )
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (3, 2)])
+def test_it_sees_the_crop_of_the_student_at_its_own_size(
+    packed: Path, taught: Path, seed: int, epoch: int
+) -> None:
+    config = live(packed, taught, Path("run"), seed=seed)
+    teacher, nearest = opened(config), []
+    for batch in student_batches(config, epoch):
+        crops = torch.stack(list(teacher.crops.start(batch.rows, epoch)))
+        assert crops.shape == (40, 3, 16, 16)
+        own = teacher.crops.settings
+        seen = 255 * (crops.permute(0, 2, 3, 1).numpy() * own.std + own.mean)
+        shown = 255 * (batch.images[0].permute(0, 2, 3, 1).numpy() * IMAGENET.std + IMAGENET.mean)
+        # every image against every crop: FFCV and PIL resize differently, but the crops differ more
+        difference = np.abs(shown[:, None] - seen[None]).mean((2, 3, 4))
+        assert np.diagonal(difference).mean() < 8
+        nearest.extend(difference.argmin(1) == np.arange(len(difference)))
+    assert np.mean(nearest) > 0.95
+
+
+def test_its_crops_are_cut_by_pil(packed: Path, taught: Path) -> None:
+    config = live(packed, taught, Path("run"))
+    images, teacher = open_dataset(packed).split("train"), opened(config)
+    beton, own = open_beton(images.beton, images.labels), teacher.crops.settings
+    scale, ratio = np.array(config.crop_scale), np.array(RandomCrop().ratio)
+    flips = []
+    for row in range(12):
+        image = beton.image(row)
+        *box, is_flipped = random_view(config.seed, 5, row, 0, image.height, image.width, scale, ratio, 0.5)
+        cut = pil.resized_crop(image, *box, [own.crop] * 2, InterpolationMode(own.interpolation))
+        cut = ImageOps.mirror(cut) if is_flipped else cut
+        torch.testing.assert_close(
+            teacher.crops.crop(row, 5), pil.normalize(pil.to_tensor(cut), own.mean, own.std), atol=0, rtol=0
+        )
+        flips.append(is_flipped)
+    assert 0 < sum(flips) < 12
+
+
+def test_an_image_that_cannot_be_decoded_is_an_error(packed: Path, taught: Path) -> None:
     teacher = opened(live(packed, taught, Path("run")))
-    for batch in loader.epoch(0):
-        live_batch, cached = teacher.add_embeddings(batch), torch.from_numpy(split.gather(batch.rows.numpy()))
-        embedding, norm = live_batch.teacher, live_batch.teacher_norm
-        assert embedding is not None
-        assert norm is not None
-        # PIL rounds resized pixels to 1/255 and the cache its rows to float16; the rows themselves differ by 0.1
-        torch.testing.assert_close(embedding, cached.float(), atol=3e-3, rtol=0)
-        assert F.cosine_similarity(embedding, cached.float()).min() > 0.9999
-        assert (embedding - embedding.mean(0)).abs().max() > 0.05
-        torch.testing.assert_close(norm, torch.from_numpy(split.norm[0, batch.rows]), atol=0, rtol=5e-3)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [16, 24, 40])
-def test_a_crop_is_resized_as_pil_does_and_normalized_for_the_teacher(interpolation: Any, size: int) -> None:
-    # bicubic interpolation overshoots by at most half of the range, which stays within 0 to 255, so PIL never clips
-    pixels = np.random.default_rng(0).integers(80, 176, (24, 24, 3), dtype=np.uint8)
-    own = Preprocessing(
-        resize=size, crop=size, interpolation=interpolation, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0)
-    )
-    backbone = replace(load_teacher(TEACHER), preprocessing=own)
-    teacher = LiveTeacher(backbone, precision="fp32", device=CPU)
-    plain = pil.to_tensor(Image.fromarray(pixels))
-    seen = teacher.preprocess(pil.normalize(plain, IMAGENET.mean, IMAGENET.std)[None])
-    # at most one of PIL's 8-bit levels, divided by the smallest std
-    torch.testing.assert_close(
-        seen[0], own.transform(Image.fromarray(pixels)), atol=1.01 / 255 / 0.25, rtol=0
-    )
-
-
-def test_overshooting_pixels_are_clipped() -> None:
-    own = Preprocessing(resize=40, crop=40, interpolation="bicubic", mean=(0.0,) * 3, std=(1.0,) * 3)
-    teacher = LiveTeacher(replace(load_teacher(TEACHER), preprocessing=own), precision="fp32", device=CPU)
-    board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(12, 12).expand(3, -1, -1)
-    seen = teacher.preprocess(pil.normalize(board, IMAGENET.mean, IMAGENET.std)[None])
-    assert (seen.min(), seen.max()) == (0, 1)
+    sizes = teacher.crops.beton.sizes.copy()
+    sizes[7] = 5
+    teacher.crops.beton = replace(teacher.crops.beton, sizes=sizes)
+    with pytest.raises(PipelineError, match=r"row 7 of .*train.beton cannot be decoded .*run `pack` again"):
+        list(teacher.crops.start(torch.tensor([6, 7]), 0))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_has_the_precision_of_the_cache_and_stays_frozen(precision: str) -> None:
+def test_it_has_the_precision_of_the_cache_and_stays_frozen(
+    packed: Path, taught: Path, precision: str
+) -> None:
     backbone = load_teacher(TEACHER)
     before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
-    teacher = LiveTeacher(backbone, precision=precision, device=CPU)
-    pixels = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    images = pil.normalize(pixels, IMAGENET.mean, IMAGENET.std)
+    store = open_store(taught)
+    teacher = opened(
+        live(packed, taught, Path("run")), replace(store, teacher={**store.teacher, "precision": precision})
+    )
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):  # the student's precision does not matter
         embedding = teacher.embed(images)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        expected = convolutional()(teacher.preprocess(images)).float()
+        expected = convolutional()(images).float()
     # channels last or not: float32 rounding, a hundredth of bfloat16's
     torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=1e-5)
     assert not embedding.requires_grad
@@ -141,10 +165,10 @@ def test_a_2q_run_that_crashed_resumes_exactly(
 
 
 class Recorder(LiveTeacher):
-    """Records each batch before and after."""
+    """Records what each batch becomes."""
 
-    def add_embeddings(self, batch: Batch) -> Batch:
-        result = super().add_embeddings(batch)
+    def joined(self, batch: Batch, crops: Iterator[Tensor]) -> Batch:
+        result = super().joined(batch, crops)
         recorded.append((batch, result))
         return result
 
@@ -157,12 +181,18 @@ def test_the_loader_reads_no_cache_and_the_objective_gets_the_live_embeddings(
 ) -> None:
     recorded.clear()
     monkeypatch.setattr("pipeline.training.live_teacher.LiveTeacher", Recorder)
-    distill(live(packed, taught, tmp_path / "run", epochs=1))
+    config = live(packed, taught, tmp_path / "run", epochs=1)
+    distill(config)
+    teacher = opened(config)
     assert len(recorded) == 4
     for given, result in recorded:
         assert given.teacher is None
         assert result.teacher is not None
-        assert result.teacher.shape == (40, 8)
+        assert result.teacher_norm is not None
+        crops = torch.stack([teacher.crops.crop(row, 0) for row in given.rows.tolist()])
+        expected = convolutional()(crops)
+        torch.testing.assert_close(result.teacher, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result.teacher_norm, expected.norm(dim=1), atol=1e-5, rtol=1e-5)
         assert given.images[0] is result.images[0]
 
 
@@ -196,15 +226,15 @@ def test_the_cache_names_its_teacher_where_it_can(packed: Path, taught: Path, tm
     config = live(packed, taught, tmp_path / "run")
     store = open_store(taught)
     assert opened(config).name == TEACHER
-    assert open_live_teacher(config, replace(store, origin={}), CPU).name == TEACHER
+    assert opened(config, replace(store, origin={})).name == TEACHER
     known = {**load_teacher("pixels", image_size=8).identity(), "precision": "bf16"}
     pixels = replace(store, teacher=known, origin={"name": "pixels"})
-    found = open_live_teacher(config, pixels, CPU)
-    assert (found.name, found.preprocessing.crop, found.precision) == ("pixels", 8, "bf16")
+    found = opened(config, pixels)
+    assert (found.name, found.crops.settings.crop, found.precision) == ("pixels", 8, "bf16")
     unnamed = replace(pixels, origin={})
-    assert open_live_teacher(replace(config, teacher="pixels"), unnamed, CPU).name == "pixels"
+    assert opened(replace(config, teacher="pixels"), unnamed).name == "pixels"
     with pytest.raises(WrongUse, match=r"architecture, pixels: give --teacher NAME, and --weights FILE"):
-        open_live_teacher(config, unnamed, CPU)
+        opened(config, unnamed)
 
 
 def test_a_library_model_is_named_by_its_architecture_and_needs_its_weights(
@@ -216,16 +246,16 @@ def test_a_library_model_is_named_by_its_architecture_and_needs_its_weights(
     teacher = load_teacher(name, file, image_size=32).identity()
     store = replace(open_store(taught), teacher={**teacher, "precision": "fp32"}, origin={})
     config = live(packed, taught, tmp_path / "run", weights=file)
-    assert open_live_teacher(config, store, CPU).name == name
+    assert opened(config, store).name == name
     with pytest.raises(WrongUse, match=f"architecture, {name}: give --teacher"):
-        open_live_teacher(replace(config, weights=None), store, CPU)
+        opened(replace(config, weights=None), store)
 
 
 def test_a_teacher_with_a_function_for_preprocessing_cannot_be_live(packed: Path, cached: Path) -> None:
     store = open_store(cached)
     own = load_teacher("tests.support.tiny_teacher:with_callable")
     with pytest.raises(WrongUse, match="its own preprocessing function, which cannot take a student's crops"):
-        open_live_teacher(live(Path(), cached, Path("run")), replace(store, teacher=own.identity()), CPU)
+        opened(live(packed, cached, Path("run")), replace(store, teacher=own.identity()))
 
 
 @pytest.mark.parametrize("changes", [{"teacher": "demo"}, {"weights": Path("moco.pth")}])
