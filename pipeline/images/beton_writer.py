@@ -1,6 +1,5 @@
 """Writing a .beton with FFCV in a supervised process, because its writer waits forever for a worker that died."""
 
-import hashlib
 import math
 import multiprocessing
 import os
@@ -12,7 +11,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
-from pipeline.images.decode import decode
+from pipeline.images.examine import ExaminedImage, Findings, examine
 from pipeline.images.kept_jpeg import KeptJpeg, kept_jpeg
+from pipeline.images.scan import each_row, longest_side
 from pipeline.images.sources import Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import StopRequest
@@ -40,33 +39,30 @@ class Rows:
     """The rows as FFCV's writer indexes them: row -> (pixels (H, W, 3) uint8, row, label), gray if unreadable.
 
     In place of pixels it has a KeptJpeg where the file can be stored as it is. jpeg_above: bytes of pixels above which
-    images are stored as JPEG.
+    images are stored as JPEG. findings: what was found of the rows so far.
     """
 
     source: Source
-    sha256: NDArray[np.uint8]
-    readable: NDArray[np.bool_]
     max_resolution: int
     jpeg_above: float
-    done: "Synchronized[int]"
+    findings: Findings
 
     def __len__(self) -> int:
-        return len(self.readable)
+        return len(self.source.names)
 
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8] | KeptJpeg, int, int]:
-        pixels = self._pixels(int(row)) if self.readable[row] else PLACEHOLDER
-        with self.done.get_lock():
-            self.done.value += 1
+        found = examine(self.source, int(row))
+        pixels = self._pixels(found)
+        self.findings.add(int(row), found)
         return pixels, int(row), int(self.source.labels[row])
 
-    def _pixels(self, row: int) -> NDArray[np.uint8] | KeptJpeg:
-        data = self.source.read(row)
-        if hashlib.sha256(data).digest() != self.sha256[row].tobytes():
-            raise PipelineError(f"{self.source.names[row]} changed while it was being packed")
-        kept = kept_jpeg(data, self.max_resolution) if self.jpeg_above < math.inf else None
+    def _pixels(self, found: ExaminedImage) -> NDArray[np.uint8] | KeptJpeg:
+        if found.image is None:
+            return PLACEHOLDER
+        kept = kept_jpeg(found.data, self.max_resolution) if self.jpeg_above < math.inf else None
         if kept is not None and 3 * kept.width * kept.height > self.jpeg_above:
             return kept
-        return np.asarray(reduced(decode(data), self.max_resolution))
+        return np.asarray(reduced(found.image, self.max_resolution))
 
 
 def reduced(image: Image.Image, longest: int) -> Image.Image:
@@ -85,37 +81,28 @@ def write_beton(
     path: Path,
     source: Source,
     *,
-    sha256: NDArray[np.uint8],
-    readable: NDArray[np.bool_],
-    longest_side: int,
     max_resolution: int,
     jpeg_quality: int,
     write_mode: str,
     workers: int,
     title: str,
-) -> None:
+) -> Findings:
     """Write a .beton with fields image, row and label, and read it back: sample i is row i.
 
-    sha256: (N, 32) and readable: (N,), results of the scan. longest_side: of the largest image, in pixels. FFCV runs
-    in a process of its own, which can be ended and whose output stays off the terminal. Raises PipelineError when it
-    or one of its workers dies, or the file is incomplete.
+    Every image is read and decoded once; returns what was found of them. FFCV runs in a process of its own, which can
+    be ended and whose output stays off the terminal. Raises PipelineError when it or one of its workers dies, or the
+    file is incomplete.
     """
     # The fork server imports FFCV, which takes seconds, only once for all splits; forking this process is not safe.
     context = multiprocessing.get_context("forkserver")
     # numba's other threading layer, TBB, hangs when the fork server ends on a single core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
-    done = context.Value("q", 0)
-    rows = Rows(
-        source=source,
-        sha256=sha256,
-        readable=readable,
-        max_resolution=max_resolution,
-        jpeg_above={"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf),
-        done=done,
-    )
+    findings = Findings(len(source.names), context)
+    jpeg_above = {"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf)
+    rows = Rows(source=source, max_resolution=max_resolution, jpeg_above=jpeg_above, findings=findings)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
-    page = page_size(min(longest_side, max_resolution))
+    page = page_size(largest(source, max_resolution, workers, title))
     workers = min(workers, math.ceil(len(rows) / CHUNK))
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
@@ -125,11 +112,27 @@ def write_beton(
         try:
             if stop.wanted:
                 raise KeyboardInterrupt
-            _show_progress(process, done, len(rows), title)
+            _show_progress(process, findings, title)
         finally:
             _end(process)
         if process.exitcode:
-            raise PipelineError(f"{title} failed: {_reason(log.read(), process.exitcode)}")
+            undone = int(np.argmin(findings.table["done"]))
+            raise PipelineError(
+                f"{title} failed at row {undone}, {source.names[undone]}, or soon after: "
+                f"{_reason(log.read(), process.exitcode)}"
+            )
+    return findings
+
+
+def largest(source: Source, max_resolution: int, workers: int, title: str) -> int:
+    """Return the longest side, in pixels, that an image of the .beton may have.
+
+    Only where it decides the size of FFCV's pages are the images' headers read, to keep pages small.
+    """
+    if page_size(max_resolution) == SMALLEST_PAGE:
+        return max_resolution
+    found = max(each_row(longest_side, source, workers=workers, title=f"{title}: sizes"), default=0)
+    return max(1, min(found, max_resolution))
 
 
 def page_size(longest_side: int) -> int:
@@ -137,12 +140,13 @@ def page_size(longest_side: int) -> int:
     return max(SMALLEST_PAGE, 1 << (6 * longest_side**2 - 1).bit_length())
 
 
-def _show_progress(process: Any, done: "Synchronized[int]", rows: int, title: str) -> None:
-    with Progress(total=rows, desc=title, unit=" images") as bar:
+def _show_progress(process: Any, findings: Findings, title: str) -> None:
+    """Wait for the process, and show how many images are done."""
+    with Progress(total=len(findings.table), desc=title, unit=" images") as bar:
         while process.is_alive():
             process.join(0.1)
-            if done.value > bar.n:
-                bar.update(done.value - bar.n)
+            bar.update(findings.collect() - bar.n)
+        bar.update(findings.collect() - bar.n)
 
 
 def _end(process: Any) -> None:

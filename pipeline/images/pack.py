@@ -35,9 +35,9 @@ RELABEL = "or, as only names or labels differ, give --relabel: caches of the dat
 def pack(config: PackConfig) -> Dataset:
     """Write the dataset folder config.out from the images in config.data, and open it.
 
-    Every image is decoded before the .beton is written; an unreadable one keeps its row, as a gray image. An
-    interrupted pack is resumed. An existing dataset is compared with the images by content: if they are the same,
-    only damaged files and the images' location are written again, and with --relabel their labels.
+    An unreadable image keeps its row, as a gray image. An interrupted pack goes on with the first split that is not
+    whole. An existing dataset is compared with the images by content: if they are the same, only damaged files and the
+    images' location are written again, and with --relabel their labels.
 
     Raises WrongUse when config.out holds a dataset of other images or settings, or other files.
     """

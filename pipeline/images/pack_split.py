@@ -1,4 +1,4 @@
-"""Packing one split: its table first, then its .beton; what is already there and unchanged is kept."""
+"""Packing one split: its table and its .beton, in one pass over the images; what is there and unchanged is kept."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from cache.durable import whole_file
 from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import write_beton
-from pipeline.images.scan import scan
+from pipeline.images.examine import Findings
 from pipeline.images.source_notes import counted, describe_labels, listed
 from pipeline.images.sources import Source
 from pipeline.images.split_identity import current_identity, identity_of
-from pipeline.images.split_table import content_hashes, read_made_of, write_table
+from pipeline.images.split_table import read_made_of, write_table
 from pipeline.images.table_files import read_columns
 
 REASONS_SHOWN = 3
@@ -41,10 +41,18 @@ def pack_split(
         or made_of["identity"] != (identity or current_identity(split, source, workers))
     ):
         beton.unlink(missing_ok=True)
-        made_of = _scan_into(table, split, source, settings, workers)
-    if not beton.exists():
+        table.unlink(missing_ok=True)
+        made_of = None
+    if made_of is None or not beton.exists():
         with whole_file(beton) as temporary:
-            _write_beton(temporary, table, split, source, settings, workers)
+            found = write_beton(temporary, source, workers=workers, title=f"{split}: packing", **settings)
+            packed = {"identity": _identity(split, source, found), "settings": settings}
+            if made_of not in (None, packed):
+                raise PipelineError(
+                    f"{split}: images changed while they were being packed; the same command packs them again"
+                )
+            write_table(table, source, found, packed)
+        made_of = packed
     return {
         "rows": len(source.names),
         "classes": list(source.classes),
@@ -55,41 +63,19 @@ def pack_split(
     }
 
 
-def _scan_into(
-    table: Path, split: str, source: Source, settings: dict[str, Any], workers: int
-) -> dict[str, Any]:
-    """Decode every image and write the split's table; returns its identity and settings."""
-    found = scan(source, workers=workers, title=f"{split}: reading")
+def _identity(split: str, source: Source, found: Findings) -> dict[str, Any]:
+    """Return the identity of images, and warn of nearly black ones. PipelineError if none of them can be read."""
     if len(found.reasons) == len(source.names):
         raise PipelineError(
             f"{split}: none of {len(source.names)} images can be read; {source.names[0]}: {found.reasons[0]}"
         )
-    if dark := [source.names[int(row)] for row in np.flatnonzero(found.nearly_black)]:
+    if dark := [source.names[int(row)] for row in np.flatnonzero(found.table["nearly_black"])]:
         print(
             f"warning: {split}: {counted(len(dark), '16-bit image')} with at most 12 bits in use, nearly black as "
             f"decoded, {listed(dark)}: multiply the values by 16 if they are 12-bit images",
             file=sys.stderr,
         )
-    identity = identity_of(split, source, found.sha256)
-    made_of = {"identity": identity, "settings": settings}
-    write_table(table, source, found, made_of)
-    return made_of
-
-
-def _write_beton(
-    path: Path, table: Path, split: str, source: Source, settings: dict[str, Any], workers: int
-) -> None:
-    columns = read_columns(table, ["sha256", "readable", "width", "height"])
-    write_beton(
-        path,
-        source,
-        sha256=content_hashes(columns),
-        readable=columns["readable"].to_numpy(),
-        longest_side=max(pc.max(columns[side]).as_py() for side in ("width", "height")),
-        workers=workers,
-        title=f"{split}: writing",
-        **settings,
-    )
+    return identity_of(split, source, found.table["sha256"])
 
 
 def _report(table: Path, split: str, source: Source) -> int:

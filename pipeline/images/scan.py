@@ -1,63 +1,27 @@
-"""The scan of all images in worker processes: content hash, size, perceptual hash, or why one is unreadable."""
+"""A task for every image in worker processes, such as hashing its bytes."""
 
 import hashlib
+import io
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
+from pipeline.images.decode import FORMATS
 from pipeline.images.sources import Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import children_ignore_interrupts
 
 CHUNK = 64  # images per task of a worker
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScannedImage:
-    """An image: sha256 of its bytes, perceptual hash, upright size in pixels, and why it is unreadable, if so.
-
-    nearly_black: of its 16 bits, only the lowest 12 are used.
-    """
-
-    sha256: bytes
-    reason: str | None = None
-    thumb: int = 0
-    width: int = 0
-    height: int = 0
-    nearly_black: bool = False
-
-
-def examine(source: Source, row: int) -> ScannedImage:
-    """Read and decode an image; an error becomes the reason. An image that cannot be read has the hash of no bytes."""
-    try:
-        data = source.read(row)
-    except OSError as error:
-        return ScannedImage(
-            sha256=hashlib.sha256().digest(), reason=f"cannot be read: {error.strerror or error}"
-        )
-    digest = hashlib.sha256(data).digest()
-    try:
-        image = decode(data)
-    except UnreadableImage as error:
-        return ScannedImage(sha256=digest, reason=str(error))
-    return ScannedImage(
-        sha256=digest,
-        thumb=perceptual_hash(image),
-        width=image.width,
-        height=image.height,
-        nearly_black=is_nearly_black(data),
-    )
 
 
 def content_hash(source: Source, row: int) -> bytes:
@@ -68,38 +32,15 @@ def content_hash(source: Source, row: int) -> bytes:
         return hashlib.sha256().digest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScannedImages:
-    """What `examine` found of N images, in 49 bytes an image.
-
-    sha256 (N, 32) uint8, thumb (N,) uint64, size (N, 2) int32: width and height, nearly_black (N,) bool. reasons: of
-    unreadable images, by row.
-    """
-
-    sha256: NDArray[np.uint8]
-    thumb: NDArray[np.uint64]
-    size: NDArray[np.int32]
-    nearly_black: NDArray[np.bool_]
-    reasons: dict[int, str]
-
-
-def scan(source: Source, *, workers: int, title: str) -> ScannedImages:
-    """Examine every image in worker processes. Raises as `each_row`."""
-    rows = len(source.names)
-    found = ScannedImages(
-        sha256=np.zeros((rows, 32), np.uint8),
-        thumb=np.zeros(rows, np.uint64),
-        size=np.zeros((rows, 2), np.int32),
-        nearly_black=np.zeros(rows, bool),
-        reasons={},
-    )
-    for row, image in enumerate(each_row(examine, source, workers=workers, title=title)):
-        found.sha256[row] = np.frombuffer(image.sha256, np.uint8)
-        found.thumb[row], found.size[row] = image.thumb, (image.width, image.height)
-        found.nearly_black[row] = image.nearly_black
-        if image.reason is not None:
-            found.reasons[row] = image.reason
-    return found
+def longest_side(source: Source, row: int) -> int:
+    """Return the longer side of an image in pixels, from its header; 0 if it is unreadable."""
+    try:
+        with Image.open(io.BytesIO(source.read(row)), formats=FORMATS) as image:
+            return max(image.size)
+    except (
+        Exception
+    ):  # PIL's plugins raise anything for a broken file; its reason is found when it is decoded
+        return 0
 
 
 def content_hashes(source: Source, *, workers: int, title: str) -> NDArray[np.uint8]:

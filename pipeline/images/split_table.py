@@ -10,31 +10,28 @@ from numpy.typing import NDArray
 
 from cache.durable import whole_file
 from pipeline.images import table_files
+from pipeline.images.examine import Findings
 from pipeline.images.file_names import escape
-from pipeline.images.scan import ScannedImages
 from pipeline.images.sources import Source
 
 MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
 
 
-def write_table(path: Path, source: Source, found: ScannedImages, made_of: dict[str, Any]) -> None:
+def write_table(path: Path, source: Source, found: Findings, made_of: dict[str, Any]) -> None:
     """Write the table of a source's images; made_of: the split's identity and the settings of `pack`."""
-    rows = np.arange(len(source.names))
-    readable = np.ones(len(rows), bool)
-    readable[list(found.reasons)] = False
+    records, rows = found.table, range(len(source.names))
     columns = {
-        "row": pa.array(rows),
+        "row": pa.array(np.arange(len(rows))),
         **_names_and_labels(source),
-        "sha256": hexadecimal(found.sha256),
-        "readable": pa.array(readable),
+        "sha256": hexadecimal(records["sha256"]),
+        "readable": pa.array(records["readable"]),
         "reason": pa.array(
-            [escape(found.reasons[row]) if row in found.reasons else None for row in range(len(rows))],
-            pa.string(),
+            [escape(found.reasons[row]) if row in found.reasons else None for row in rows], pa.string()
         ),
-        "thumb": pa.array(found.thumb),
-        "width": pa.array(found.size[:, 0]),
-        "height": pa.array(found.size[:, 1]),
+        "thumb": pa.array(records["thumb"]),
+        "width": pa.array(records["width"]),
+        "height": pa.array(records["height"]),
     }
     table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
     with whole_file(path) as temporary:

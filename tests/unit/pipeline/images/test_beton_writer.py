@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.images.beton_writer import check_beton, page_size, reduced, write_beton
+from pipeline.images.beton_writer import check_beton, largest, page_size, reduced, write_beton
 from pipeline.images.dataset import open_dataset
+from pipeline.images.examine import examine
 from pipeline.images.pack import pack
-from pipeline.images.scan import content_hash, scan
+from pipeline.images.scan import content_hashes
 from pipeline.images.sources import FolderSource, open_sources
 from tests.support.flawed_images import JPEG, RAW, beton_of, pack_config, png, write
 
@@ -30,24 +31,41 @@ class Deadly(FolderSource):
 
 
 def test_a_killed_process_is_an_error(flawed_images, tmp_path):
-    val = open_sources(flawed_images)["val"]
-    deadly = Deadly(**vars(val), row=3)
+    deadly = Deadly(**vars(open_sources(flawed_images)["val"]), row=3)
     with pytest.raises(PipelineError, match=r"a process was killed at row 0, bee/v0\.png, or soon after"):
-        scan(deadly, workers=2, title="val")
-    hashes = np.array([list(content_hash(val, row)) for row in range(6)], np.uint8)
-    with pytest.raises(PipelineError, match="val failed: a worker was killed by SIGKILL; if memory ran out"):
-        write_one(tmp_path / "x", deadly, hashes)
-    hashes[5] = 0
-    with pytest.raises(PipelineError, match=r"val failed: bee/v5\.png changed while it was being packed"):
-        write_one(tmp_path / "x", val, hashes)
-
-
-def write_one(path, source, hashes):
-    settings = {"max_resolution": 64, "jpeg_quality": 90, "write_mode": "smart"}
-    readable = np.ones(len(hashes), bool)
-    write_beton(
-        path, source, sha256=hashes, readable=readable, longest_side=12, workers=2, title="val", **settings
+        content_hashes(deadly, workers=2, title="val")
+    killed = (
+        r"val failed at row 3, bee/v3\.png, or soon after: a worker was killed by SIGKILL; if memory ran out"
     )
+    with pytest.raises(PipelineError, match=killed):
+        write_one(tmp_path / "x", deadly)
+
+
+def write_one(path, source, max_resolution=64):
+    settings = {"jpeg_quality": 90, "write_mode": "smart", "max_resolution": max_resolution}
+    return write_beton(path, source, workers=2, title="val", **settings)
+
+
+def test_what_is_found_of_each_image_is_returned(flawed_images, tmp_path):
+    source = open_sources(flawed_images)["train"]
+    found = write_one(tmp_path / "x", source)
+    assert found.table["done"].all()
+    assert len(found.reasons) == np.count_nonzero(~found.table["readable"]) > 0
+    for row in range(len(source.names)):
+        expected, record = examine(source, row), found.table[row]
+        assert record["sha256"].tobytes() == expected.sha256
+        assert record["thumb"] == expected.thumb
+        assert found.reasons.get(row) == expected.reason
+        size = expected.image.size if expected.image else (0, 0)
+        assert (record["width"], record["height"]) == size
+
+
+def test_pages_are_as_small_as_the_images_allow(flawed_images, tmp_path):
+    source = open_sources(flawed_images)["train"]
+    assert largest(source, 500, 1, "train") == 500
+    assert largest(source, 4000, 2, "train") == 900  # one is a line of pixels; the unreadable ones count as 0
+    write_one(tmp_path / "x", source, max_resolution=4000)
+    assert beton_of(tmp_path / "x").page_size == 8 * 2**20
 
 
 def test_small_images_are_raw_and_large_ones_jpeg_in_smart_mode(tmp_path):

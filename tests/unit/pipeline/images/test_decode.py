@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
-from pipeline.images.scan import examine
+from pipeline.images.examine import examine
 from pipeline.images.sources import open_sources
 
 RNG = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def test_12_bits_in_a_16_bit_file_are_noticed(channels):
     assert is_nearly_black(encode(Image.fromarray(twelve), "TIFF"))
 
 
-def test_the_scan_counts_12_bits_in_a_16_bit_file(tmp_path):
+def test_an_examined_image_tells_12_bits_in_a_16_bit_file(tmp_path):
     (tmp_path / "1.png").write_bytes(png_of_16_bits(np.full((4, 4), 4095, np.uint16)))
     (tmp_path / "2.png").write_bytes(png_of_16_bits(np.full((4, 4), 4096, np.uint16)))
     source = open_sources(tmp_path)["train"]
