@@ -9,7 +9,9 @@
 - the teacher's embeddings minus their mean, so that cosines spread over more than the few tenths that features after
   a ReLU leave them;
 - both sides with mean 0 and variance 1 in each dimension, as CompRess's baseline Reg-BN has them;
-- the teacher's embedding of the image itself as one more anchor, as in SEED (Fang et al., ICLR 2021).
+- the teacher's embedding of the image itself as one more anchor, as in SEED (Fang et al., ICLR 2021);
+- the distribution of one of the image's five nearest neighbours as a second target, another in each step: the bags of
+  BINGO (Xu et al., ICLR 2022), whose student sees the neighbour instead.
 
 `learned_projection` has no head: the teacher's embeddings are projected to the student's width, and the student
 regresses to them, as in CosPress (Mannix et al. 2024).
@@ -17,12 +19,14 @@ regresses to them, as in CosPress (Mannix et al. 2024).
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.anchors import AnchorWindow
+from cache.neighbours import read_neighbours
 from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.builders import anchor_count
@@ -34,10 +38,26 @@ from pipeline.objectives.regression import standardized
 from pipeline.objectives.simreg import two_layers
 from pipeline.settings.training import DistillConfig
 
+BAG = 5  # images beside the one itself
+
+
+class Bags:
+    """The neighbours of each training image: graph (N, M), the nearest first."""
+
+    def __init__(self, split: Split, seed: int) -> None:
+        self.split, self.seed, self.graph = split, seed, read_neighbours(split)[:, :BAG]
+
+    def of(self, rows: Tensor, step: int) -> Tensor:
+        """Return the teacher's embedding of one neighbour of each of rows (B,), float16 (B, Dt)."""
+        place = np.random.default_rng((self.seed, step)).integers(self.graph.shape[1], size=len(rows))
+        near = self.split.gather(self.graph[rows.cpu().numpy(), place])
+        return torch.from_numpy(near).to(rows.device)
+
 
 class Candidate(Objective):
     """CompRess-1q with the additions above.
 
+    bags: the neighbours whose distributions are second targets, or None.
     origin, scale: (Dt,), by which the teacher's embeddings are translated and then divided, or None.
     """
 
@@ -54,12 +74,14 @@ class Candidate(Objective):
         regression: float,
         infonce: float,
         own_anchor: bool,
+        bags: Bags | None,
         origin: Tensor | None,
         scale: Tensor | None,
     ) -> None:
         super().__init__()
         self.anchors, self.student_dim, self.layers = anchors, student_dim, layers
         self.taus, self.regression, self.infonce, self.own_anchor = taus, regression, infonce, own_anchor
+        self.bags = bags
         self.register_buffer("origin", origin, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
@@ -78,6 +100,9 @@ class Candidate(Objective):
             student = l2_normalize(student if self.scale is None else standardized(student))
             losses = [self.similarity_loss(student, teacher, anchors, left_out, tau) for tau in self.taus]
             loss = torch.stack(losses).mean()
+            if self.bags:
+                near = self.moved(self.bags.of(batch.rows, step))
+                loss = loss + self.similarity_loss(student, near, anchors, left_out, self.taus[0])
             if self.regression:
                 loss = loss + self.regression * (student - teacher).square().sum(1).mean()
             if self.infonce:
@@ -122,8 +147,12 @@ def candidate(
     center: bool = False,
     standardize: bool = False,
     own: bool = False,
+    bags: bool = False,
 ) -> Candidate:
-    """Build a candidate. taus: separated by "/"; layers: of the head; own: an image's own anchor."""
+    """Build a candidate. taus: separated by "/"; layers: of the head; own: an image's own anchor.
+
+    bags: needs the graph of `cache neighbours`.
+    """
     window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
     return Candidate(
         AnchorQueue(split, window),
@@ -133,6 +162,7 @@ def candidate(
         regression=regression,
         infonce=infonce,
         own_anchor=own,
+        bags=Bags(split, config.seed) if bags else None,
         origin=mean_of(split, rows) if center or standardize else None,
         scale=deviation_of(split, rows) if standardize else None,
     )

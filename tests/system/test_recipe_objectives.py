@@ -1,14 +1,19 @@
 """The objectives of recipes/cifar10/objectives.py: without additions they are CompRess-1q, and all are learnt."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cache.neighbours import read_neighbours
 from cache.reader import Split, open_store
+from pipeline.embedding.neighbour_graph import cache_neighbours
+from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
+from pipeline.settings.cache_commands import NeighboursConfig
 from pipeline.settings.training import DistillConfig
 from tests.support.tiny_batch import STUDENT_DIM, eligible_batch, losses_of_descent
 
@@ -47,6 +52,27 @@ def test_with_its_own_anchor_it_is_seed_at_equal_temperatures(cached: Path) -> N
         gradients.append(torch.autograd.grad(loss, student)[0])
     # the losses differ by the entropy of the teacher, which has no gradient
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_a_bag_adds_the_loss_to_one_of_five_neighbours(cached: Path, tmp_path: Path) -> None:
+    shutil.copytree(cached, tmp_path / "cache.zarr")
+    cache_neighbours(NeighboursConfig(cache=tmp_path / "cache.zarr", k=7, device="cpu"))
+    split = open_store(tmp_path / "cache.zarr").split("train")
+    batch, student = eligible_batch(split, 16), torch.randn(16, split.shape.dim)
+    plain, bagged = (built(split, CANDIDATE, objective_args=args) for args in ((), ("bags=true",)))
+    graph = read_neighbours(split)[:, :5]
+    possible = torch.zeros(16, 5)
+    for place in range(5):
+        near = torch.from_numpy(split.gather(graph[batch.rows.numpy(), place]))
+        for image in range(16):
+            one = [tensor[image : image + 1] for tensor in (batch.rows, batch.labels, near, student)]
+            alone = Batch(images=(), rows=one[0], labels=one[1], teacher=one[2])
+            possible[image, place] = plain((one[3],), alone, 0)
+    added = [(bagged((student,), batch, 0) - plain((student,), batch, 0)).item()]
+    assert possible.min(1).values.mean() <= added[0] <= possible.max(1).values.mean()
+    picks = {step: bagged.bags.of(batch.rows, step) for step in (0, 1)}
+    assert not torch.equal(picks[0], picks[1])
+    torch.testing.assert_close(bagged.bags.of(batch.rows, 0), picks[0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
