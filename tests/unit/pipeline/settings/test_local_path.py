@@ -45,6 +45,16 @@ def test_a_bucket_alone_is_no_folder() -> None:
         local_path("s3://b", url=True)
 
 
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(
+        WrongUse, match="s3:// URL holds a password, which runs and stores would record"
+    ) as error:
+        local_path("s3://key:secret@bucket/c.zarr", url=True)
+    assert "secret" not in str(error.value)
+    azure = "abfs://container@account.dfs.core.windows.net/c.zarr"
+    assert local_path(azure, url=True) == copy_of(azure)
+
+
 @pytest.mark.parametrize("path", ["run:1/ds", "a/b", "/x//y", "c:/x", "-", "~nobody-here/x"])
 def test_other_paths_stay_as_they_are(path: str) -> None:
     assert local_path(path) == Path(path)
