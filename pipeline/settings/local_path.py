@@ -28,8 +28,8 @@ def local_path(text: str, *, url: bool = False) -> Path:
         )
     if SECRET.match(text):
         raise WrongUse(
-            f"this {found['scheme']}:// URL holds a password, which runs and stores would record: leave it out, and give "
-            "it to the service's own tools, see docs/how-to/remote-stores.md"
+            f"this {found['scheme']}:// URL holds a password, which runs and stores would record: leave it out, and "
+            "give it to the service's own tools, see docs/how-to/remote-stores.md"
         )
     try:
         return copy_of(text)
