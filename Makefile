@@ -157,6 +157,7 @@ readme: $(READY)
 	$(RUN_PY) report docs/results/cifar10-forms.json --out docs/beyond.md --name cifar10-forms-caches
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10-int8/*.json)) --out docs/beyond.md --name cifar10-int8
 	.venv/bin/python -m recipes.cifar10.anchor_error --table
+	.venv/bin/python -m recipes.cifar10.curves --table
 	$(RUN_PY) report $(sort $(wildcard docs/results/demo/*.json)) --out README.md --name demo
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10/*.json)) --out docs/results.md --name cifar10
 	$(foreach plan,$(PLANS),$(RUN_PY) plan --config recipes/plans/$(plan).toml --out docs/scaling.md --name plan-$(plan) &&) true
