@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
-from pipeline.images.examine import ExaminedImage, Findings, examine
+from pipeline.images.examine import ExaminedImage, ExaminedImages, Findings, examine
 from pipeline.images.kept_jpeg import KeptJpeg, kept_jpeg
 from pipeline.images.scan import each_row, longest_side
 from pipeline.images.sources import Source
@@ -32,6 +32,7 @@ RAW_BYTES = 16 * 1024
 PLACEHOLDER = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 32  # images per task of a worker
 SMALLEST_PAGE = 8 * 1024 * 1024
+KILLED = "was killed by"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +87,10 @@ def write_beton(
     write_mode: str,
     workers: int,
     title: str,
-) -> Findings:
+) -> ExaminedImages:
     """Write a .beton with fields image, row and label, and read it back: sample i is row i.
 
-    Every image is read and decoded once; returns what was found of them. FFCV runs in a process of its own, which can
+    Every image is decoded once; returns what was found of them. FFCV runs in a process of its own, which can
     be ended and whose output stays off the terminal. Raises PipelineError when it or one of its workers dies, or the
     file is incomplete.
     """
@@ -98,13 +99,16 @@ def write_beton(
     # numba's other threading layer, TBB, hangs when the fork server ends on a single core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
-    findings = Findings(len(source.names), context)
     jpeg_above = {"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf)
-    rows = Rows(source=source, max_resolution=max_resolution, jpeg_above=jpeg_above, findings=findings)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
     page = page_size(largest(source, max_resolution, workers, title))
-    workers = min(workers, math.ceil(len(rows) / CHUNK))
-    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+    workers = min(workers, math.ceil(len(source.names) / CHUNK))
+    with (
+        tempfile.NamedTemporaryFile("r", errors="replace") as log,
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".findings-", suffix=".tmp") as found,
+    ):
+        findings = Findings(Path(found.name), len(source.names), context)
+        rows = Rows(source=source, max_resolution=max_resolution, jpeg_above=jpeg_above, findings=findings)
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
         # an interruption waits for the start: otherwise the fork server prints a traceback about its lost parent
         with StopRequest() as stop:
@@ -116,12 +120,17 @@ def write_beton(
         finally:
             _end(process)
         if process.exitcode:
-            undone = int(np.argmin(findings.table["done"]))
-            raise PipelineError(
-                f"{title} failed at row {undone}, {source.names[undone]}, or soon after: "
-                f"{_reason(log.read(), process.exitcode)}"
+            near = (
+                _near(source, findings) if KILLED in (reason := _reason(log.read(), process.exitcode)) else ""
             )
-    return findings
+            raise PipelineError(f"{title} failed{near}: {reason}")
+        return ExaminedImages(table=findings.table(), reasons=findings.reasons)
+
+
+def _near(source: Source, findings: Findings) -> str:
+    """Return which image a killed process was at, or soon after, in words; "" if all were done."""
+    undone = np.flatnonzero(~findings.table()["done"])
+    return f" near row {undone[0]}, {source.names[undone[0]]}" if len(undone) else ""
 
 
 def largest(source: Source, max_resolution: int, workers: int, title: str) -> int:
@@ -142,7 +151,7 @@ def page_size(longest_side: int) -> int:
 
 def _show_progress(process: Any, findings: Findings, title: str) -> None:
     """Wait for the process, and show how many images are done."""
-    with Progress(total=len(findings.table), desc=title, unit=" images") as bar:
+    with Progress(total=findings.rows, desc=title, unit=" images") as bar:
         while process.is_alive():
             process.join(0.1)
             bar.update(findings.collect() - bar.n)
@@ -161,7 +170,7 @@ def _end(process: Any) -> None:
 def _reason(log: str, exitcode: int) -> str:
     """Return the last line of the log, the exception of a traceback or the death of a worker; or the signal."""
     if exitcode < 0:
-        return f"it was killed by {signal.Signals(-exitcode).name}; if memory ran out, use fewer workers"
+        return f"it {KILLED} {signal.Signals(-exitcode).name}; if memory ran out, use fewer workers"
     lines = [line for line in re.split(r"[\r\n]+", log) if line.strip()]
     return lines[-1].removeprefix("pipeline.errors.PipelineError: ") if lines else f"exit code {exitcode}"
 
@@ -206,7 +215,7 @@ def _require_success(signal_number: int, frame: Any) -> None:
         while (end := os.waitpid(-1, os.WNOHANG))[0]:
             if os.WIFSIGNALED(end[1]):
                 name = signal.Signals(os.WTERMSIG(end[1])).name
-                print(f"\na worker was killed by {name}; if memory ran out, use fewer workers", flush=True)
+                print(f"\na worker {KILLED} {name}; if memory ran out, use fewer workers", flush=True)
             if end[1]:
                 # so that the ends of other workers do not interrupt ours
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -44,9 +44,7 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise UnreadableImage("the file is empty")
-    # not warnings.catch_warnings, which is not thread-safe: images are decoded in threads
-    if warnings.filters[:1] != [_FROM_PIL]:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    quiet_pil()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             has_16_bits = _has_16_bits(image)
@@ -60,6 +58,13 @@ def decode(data: bytes) -> Image.Image:
         raise UnreadableImage("not an image, or of an unknown format") from error
     except Exception as error:  # for broken files PIL's plugins raise anything, from struct.error to KeyError
         raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def quiet_pil() -> None:
+    """Ignore PIL's warnings from now on."""
+    # not warnings.catch_warnings, which is not thread-safe: images are decoded in threads
+    if warnings.filters[:1] != [_FROM_PIL]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def perceptual_hash(image: Image.Image) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,34 +62,50 @@ def examine(source: Source, row: int) -> ExaminedImage:
     )
 
 
-class Findings:
-    """What processes find of N images, in memory that they share: 51 bytes an image. Other processes get it pickled.
+@dataclass(frozen=True, kw_only=True)
+class ExaminedImages:
+    """What was found of N images. table: (N,) RECORD. reasons: of the unreadable ones, by row."""
 
-    table: (N,) RECORD, filled row by row. reasons: of unreadable images, by row, as far as `collect` was called.
+    table: NDArray[np.void]
+    reasons: dict[int, str]
+
+
+class Findings:
+    """What processes find of N images: records of 51 bytes in a file that they share, which the caller deletes.
+
+    Other processes get it pickled. Each record is written where its row belongs, so that a full disk is an error of
+    the process that meets it; memory that processes share would kill them.
     """
 
-    def __init__(self, rows: int, context: BaseContext) -> None:
-        self._memory: Any = context.RawArray("B", rows * RECORD.itemsize)
+    def __init__(self, file: Path, rows: int, context: BaseContext) -> None:
+        self.file, self.rows = file, rows
+        self._done: Any = context.Value("q", 0)
         self._reasons: Any = context.SimpleQueue()
         self.reasons: dict[int, str] = {}
-
-    @property
-    def table(self) -> NDArray[np.void]:
-        return np.frombuffer(self._memory, RECORD)
+        with file.open("wb") as empty:
+            empty.truncate(rows * RECORD.itemsize)
 
     def add(self, row: int, found: ExaminedImage) -> None:
         """Record an image, in any process."""
+        record = np.zeros(1, RECORD)
         width, height = found.image.size if found.image else (0, 0)
+        digest, readable = np.frombuffer(found.sha256, np.uint8), found.image is not None
+        record[0] = (digest, found.thumb, width, height, found.nearly_black, readable, True)
         if found.reason is not None:
             self._reasons.put((row, found.reason))
-        digest = np.frombuffer(found.sha256, np.uint8)
-        readable = found.image is not None
-        self.table[row] = (digest, found.thumb, width, height, found.nearly_black, readable, True)
+        with self.file.open("r+b", buffering=0) as file:
+            file.seek(row * RECORD.itemsize)
+            file.write(record.tobytes())
+        with self._done.get_lock():
+            self._done.value += 1
 
     def collect(self) -> int:
         """Take over the reasons that were recorded, and return the number of images that are done."""
-        done = int(np.count_nonzero(self.table["done"]))
         while not self._reasons.empty():
             row, reason = self._reasons.get()
             self.reasons[row] = reason
-        return done
+        return int(self._done.value)
+
+    def table(self) -> NDArray[np.void]:
+        """Return the records so far, (N,) RECORD."""
+        return np.fromfile(self.file, RECORD)

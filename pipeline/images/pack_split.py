@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from cache.durable import whole_file
 from pipeline.errors import PipelineError
 from pipeline.images.beton_writer import write_beton
-from pipeline.images.examine import Findings
+from pipeline.images.examine import ExaminedImages
 from pipeline.images.source_notes import counted, describe_labels, listed
 from pipeline.images.sources import Source
 from pipeline.images.split_identity import current_identity, identity_of
@@ -44,14 +44,16 @@ def pack_split(
         table.unlink(missing_ok=True)
         made_of = None
     if made_of is None or not beton.exists():
-        with whole_file(beton) as temporary:
+        with whole_file(beton, resumes=False) as temporary:
             found = write_beton(temporary, source, workers=workers, title=f"{split}: packing", **settings)
             packed = {"identity": _identity(split, source, found), "settings": settings}
-            if made_of not in (None, packed):
+            if made_of is None:
+                write_table(table, source, found, packed)
+            elif packed != made_of or not _has_same_readable(table, found):
                 raise PipelineError(
-                    f"{split}: images changed while they were being packed; the same command packs them again"
+                    f"{split}: other images can be read now than when {table} was written; restore them and run the "
+                    "same command again, or pack into a new folder"
                 )
-            write_table(table, source, found, packed)
         made_of = packed
     return {
         "rows": len(source.names),
@@ -63,7 +65,12 @@ def pack_split(
     }
 
 
-def _identity(split: str, source: Source, found: Findings) -> dict[str, Any]:
+def _has_same_readable(table: Path, found: ExaminedImages) -> bool:
+    """Whether the images that a split's table calls readable are the ones that were decoded now."""
+    return bool((read_columns(table, ["readable"])["readable"].to_numpy() == found.table["readable"]).all())
+
+
+def _identity(split: str, source: Source, found: ExaminedImages) -> dict[str, Any]:
     """Return the identity of images, and warn of nearly black ones. PipelineError if none of them can be read."""
     if len(found.reasons) == len(source.names):
         raise PipelineError(

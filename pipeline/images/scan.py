@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.images.decode import FORMATS
+from pipeline.images.decode import FORMATS, quiet_pil
 from pipeline.images.sources import Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import children_ignore_interrupts
@@ -34,6 +34,7 @@ def content_hash(source: Source, row: int) -> bytes:
 
 def longest_side(source: Source, row: int) -> int:
     """Return the longer side of an image in pixels, from its header; 0 if it is unreadable."""
+    quiet_pil()
     try:
         with Image.open(io.BytesIO(source.read(row)), formats=FORMATS) as image:
             return max(image.size)

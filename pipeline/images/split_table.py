@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cache.durable import whole_file
 from pipeline.images import table_files
-from pipeline.images.examine import Findings
+from pipeline.images.examine import ExaminedImages
 from pipeline.images.file_names import escape
 from pipeline.images.sources import Source
 
@@ -18,7 +18,7 @@ MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
 
 
-def write_table(path: Path, source: Source, found: Findings, made_of: dict[str, Any]) -> None:
+def write_table(path: Path, source: Source, found: ExaminedImages, made_of: dict[str, Any]) -> None:
     """Write the table of a source's images; made_of: the split's identity and the settings of `pack`."""
     records, rows = found.table, range(len(source.names))
     columns = {
@@ -34,7 +34,7 @@ def write_table(path: Path, source: Source, found: Findings, made_of: dict[str, 
         "height": pa.array(records["height"]),
     }
     table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
-    with whole_file(path) as temporary:
+    with whole_file(path, resumes=False) as temporary:
         table_files.write_table(temporary, table)
 
 

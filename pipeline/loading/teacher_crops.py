@@ -1,8 +1,8 @@
 """What a live teacher sees: the student's crops, cut from the same images at the size of the teacher's input."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 from torchvision.transforms.functional import normalize, to_tensor
 
@@ -24,9 +24,13 @@ class TeacherCrops:
         self.beton, self.plan, self.seed, self.settings = beton, plan, seed, settings
         self.threads = ThreadPoolExecutor(cores_of_rank(), "teacher-crops")
 
-    def start(self, rows: Tensor, epoch: int) -> Iterator[Tensor]:
-        """Begin to cut the crops of rows (B,) in an epoch; return an iterator that waits for each, see `crop`."""
-        return self.threads.map(lambda row: self.crop(row, epoch), rows.tolist())
+    def start(self, rows: Tensor, epoch: int) -> list[Future[Tensor]]:
+        """Begin to cut the crops of rows (B,) in an epoch, see `crop`."""
+        return [self.threads.submit(self.crop, row, epoch) for row in rows.tolist()]
+
+    def of(self, rows: Tensor, epoch: int) -> Tensor:
+        """Return the crops of rows (B,) in an epoch, float32 (B, 3, crop, crop), normalized."""
+        return torch.stack([crop.result() for crop in self.start(rows, epoch)])
 
     def crop(self, row: int, epoch: int) -> Tensor:
         """Return the crop of a row, float32 (3, crop, crop), normalized. PipelineError if it cannot be decoded."""

@@ -91,7 +91,8 @@ def make_plan(
     step_seconds = rates.combined(rates.step, rates.loading)
     steps = config.epochs * (images.train // config.batch_size)
     stage_two_seconds = steps * step_seconds
-    saved_seconds = steps * config.batch_size / rates.teacher
+    # a live teacher's crops are decoded once more, beside the student's
+    saved_seconds = steps * config.batch_size * rates.combined(1 / rates.teacher, 1 / rates.decode)
     shape = SplitShape(rows=images.train, views=1, dim=teacher.dim)
     rate = config.batch_size / step_seconds
     cache = cache_footprint(images, teacher, config)

@@ -19,7 +19,7 @@ from pipeline.runtime.out_of_memory import explain_out_of_memory
 from pipeline.runtime.precision import choose_algorithms
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.preprocessing_check import warn_of_preprocessing
-from pipeline.training.live_teacher import LiveTeacher, open_live_teacher
+from pipeline.training.live_teacher import CROPS_REVISION, LiveTeacher, open_live_teacher
 from pipeline.training.loop import Training
 from pipeline.training.monitor import TeacherSplits
 from pipeline.training.recorded_run import (
@@ -80,6 +80,7 @@ def distill(*configs: DistillConfig) -> None:
         require_same_revision(folder, config.objective, revision)
     made_of |= {"chunks": chunks} if config.partial else {}
     made_of |= {"objective_revision": revision} if revision > 1 else {}
+    made_of |= {"live_crops": CROPS_REVISION} if config.live_teacher else {}
     made_of |= objectives[0].made_of()
     rows = compact(chosen)
     del chosen  # twice as large, and this frame lives until training ends

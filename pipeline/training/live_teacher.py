@@ -1,6 +1,7 @@
 """The teacher in the training loop, on the student's own crops: the baseline that a cache is compared with."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,8 @@ from pipeline.models.architectures import checked_features, guarded_call
 from pipeline.models.backbone import Backbone
 from pipeline.settings.training import DistillConfig
 from pipeline.teachers.teacher_of_cache import open_teacher_of_cache
+
+CROPS_REVISION = 2  # what a live teacher sees; 1 was the student's own pixels, enlarged
 
 
 class LiveTeacher:
@@ -39,18 +42,21 @@ class LiveTeacher:
 
         teacher: float32 (B, Dt). The crops of the next batch are cut while the teacher embeds those of this one.
         """
-        ahead: tuple[Batch, Iterator[Tensor]] | None = None
-        for batch in batches:
-            crops = self.crops.start(batch.rows, epoch)
+        ahead: tuple[Batch, list[Future[Tensor]]] | None = None
+        try:
+            for batch in batches:
+                present, ahead = ahead, (batch, self.crops.start(batch.rows, epoch))
+                if present:
+                    yield self.joined(*present)
             if ahead:
                 yield self.joined(*ahead)
-            ahead = batch, crops
-        if ahead:
-            yield self.joined(*ahead)
+        finally:
+            for crop in ahead[1] if ahead else ():
+                crop.cancel()  # of a run that ends early
 
-    def joined(self, batch: Batch, crops: Iterator[Tensor]) -> Batch:
+    def joined(self, batch: Batch, crops: Sequence[Future[Tensor]]) -> Batch:
         """Return a batch with the teacher's embeddings of its crops, and their norms."""
-        feature = self.embed(torch.stack(list(crops)))
+        feature = self.embed(torch.stack([crop.result() for crop in crops]))
         return replace(batch, teacher=F.normalize(feature, dim=1), teacher_norm=feature.norm(dim=1))
 
     @torch.no_grad()

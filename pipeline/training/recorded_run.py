@@ -24,6 +24,7 @@ TENSORBOARD = "tensorboard"
 NOT_ASKED_OF_THE_FINISHED = (
     "chunks",
     "objective_revision",
+    "live_crops",
     "neighbours",
 )  # identities that matter only while a run goes on
 

@@ -27,6 +27,8 @@ def collect() -> None:
         if len(steps) * every == epochs:  # it is finished
             curve = {str(every * (place + 1)): float(value) for place, value in enumerate(accuracies)}
             runs.append({"name": trial.row, "settings": trial.recorded, "nn1": curve})
+    if not runs:
+        sys.exit(f"no run is finished: python cli.py sweep {RECIPE}")
     write_file(RESULT, (json.dumps({"provenance": provenance(), "runs": runs}, indent=1) + "\n").encode())
     write_table()
 

@@ -33,7 +33,7 @@ def main(dataset: Path, cache: Path) -> None:
     rows = np.random.default_rng(0).choice(split.eligible(), IMAGES, replace=False)
     cosines = []
     for some in torch.from_numpy(rows).split(BATCH):
-        found = live.embed(torch.stack(list(live.crops.start(some, VIEW - 1))))
+        found = live.embed(live.crops.of(some, VIEW - 1))
         cached = torch.from_numpy(split.gather(some.numpy(), VIEW)).float()
         cosines.append(F.cosine_similarity(found, cached).numpy())
     found = np.concatenate(cosines)

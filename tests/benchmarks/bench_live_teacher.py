@@ -18,7 +18,7 @@ from pipeline.training.live_teacher import LiveTeacher
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photograph_training import RATE, SIZE, PhotographTraining, photograph_training
 
-IMAGES, BATCH = 128, 128
+IMAGES, BATCH = 128, 32
 PEER = "lightly-train==0.18.0"
 PEER_PYTHON = "LIGHTLY_PYTHON"  # variable with the Python of an environment that has it; else one is created
 PEER_EPOCHS = (1, 4)

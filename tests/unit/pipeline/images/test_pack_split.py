@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError, WrongUse
-from pipeline.images.beton_writer import PLACEHOLDER, reduced
+from pipeline.images.beton_writer import PLACEHOLDER, reduced, write_beton
 from pipeline.images.dataset import open_dataset
 from pipeline.images.pack import pack
 from tests.support.flawed_images import LOST, RAW, UNREADABLE, beton_of, pack_config, write
@@ -59,3 +59,25 @@ def test_a_split_without_one_good_image_is_refused(tmp_path):
         pack(pack_config(tmp_path / "data", tmp_path / "out"))
     with pytest.raises(WrongUse):
         open_dataset(tmp_path / "out")
+
+
+def test_a_beton_is_not_written_again_where_other_images_can_be_read(flawed_copy, flawed_images, monkeypatch):
+    """Or images that this machine cannot decode would become gray ones, under the same identity."""
+    (flawed_copy / "val.beton").unlink()
+    table = (flawed_copy / "val.parquet").read_bytes()
+
+    def written(path, source, **settings):
+        found = write_beton(path, source, **settings)
+        found.table["readable"][2] = False
+        return found
+
+    monkeypatch.setattr("pipeline.images.pack_split.write_beton", written)
+    with pytest.raises(
+        PipelineError, match=r"val: other images can be read now than when .*val\.parquet was"
+    ):
+        pack(pack_config(flawed_images, flawed_copy))
+    assert not (flawed_copy / "val.beton").exists()
+    monkeypatch.undo()
+    pack(pack_config(flawed_images, flawed_copy))
+    assert (flawed_copy / "val.parquet").read_bytes() == table
+    assert not list(flawed_copy.glob(".*"))

@@ -1,7 +1,9 @@
 """The live teacher: it sees the student's crops as stage one would cut them, and a run with it resumes exactly."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from pipeline.loading.order import Order
 from pipeline.loading.random_crop import RandomCrop, random_view
 from pipeline.models.checkpoints import load_resume, save_safetensors
 from pipeline.objectives.regression import RegressionBN
+from pipeline.results.run_record import read_config
 from pipeline.runtime.device import CPU
 from pipeline.settings.cache_commands import CacheTeacherConfig
 from pipeline.settings.training import DistillConfig
@@ -88,7 +91,7 @@ def test_it_sees_the_crop_of_the_student_at_its_own_size(
     config = live(packed, taught, Path("run"), seed=seed)
     teacher, nearest = opened(config), []
     for batch in student_batches(config, epoch):
-        crops = torch.stack(list(teacher.crops.start(batch.rows, epoch)))
+        crops = teacher.crops.of(batch.rows, epoch)
         assert crops.shape == (40, 3, 16, 16)
         own = teacher.crops.settings
         seen = 255 * (crops.permute(0, 2, 3, 1).numpy() * own.std + own.mean)
@@ -124,7 +127,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error(packed: Path, taught: Path)
     sizes[7] = 5
     teacher.crops.beton = replace(teacher.crops.beton, sizes=sizes)
     with pytest.raises(PipelineError, match=r"row 7 of .*train.beton cannot be decoded .*run `pack` again"):
-        list(teacher.crops.start(torch.tensor([6, 7]), 0))
+        teacher.crops.of(torch.tensor([6, 7]), 0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -167,7 +170,7 @@ def test_a_2q_run_that_crashed_resumes_exactly(
 class Recorder(LiveTeacher):
     """Records what each batch becomes."""
 
-    def joined(self, batch: Batch, crops: Iterator[Tensor]) -> Batch:
+    def joined(self, batch: Batch, crops: Sequence[Future[Tensor]]) -> Batch:
         result = super().joined(batch, crops)
         recorded.append((batch, result))
         return result
@@ -184,6 +187,7 @@ def test_the_loader_reads_no_cache_and_the_objective_gets_the_live_embeddings(
     config = live(packed, taught, tmp_path / "run", epochs=1)
     distill(config)
     teacher = opened(config)
+    assert read_config(config.run)["made_of"]["live_crops"] == 2
     assert len(recorded) == 4
     for given, result in recorded:
         assert given.teacher is None
@@ -194,6 +198,24 @@ def test_the_loader_reads_no_cache_and_the_objective_gets_the_live_embeddings(
         torch.testing.assert_close(result.teacher, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result.teacher_norm, expected.norm(dim=1), atol=1e-5, rtol=1e-5)
         assert given.images[0] is result.images[0]
+
+
+def test_crops_that_were_cut_ahead_are_dropped_when_a_run_ends(packed: Path, taught: Path) -> None:
+    config = live(packed, taught, Path("run"))
+    teacher, started = opened(config), []
+    start = teacher.crops.start
+    teacher.crops.start = lambda rows, epoch: started.append(start(rows, epoch)) or started[-1]
+    teacher.crops.threads = ThreadPoolExecutor(1)
+    held = threading.Event()
+    batches = teacher.add_embeddings(student_batches(config, 0), 0)
+    teacher.crops.crop = lambda row, epoch: torch.zeros(3, 16, 16) if len(started) < 2 else held.wait()
+    try:
+        next(batches)
+        batches.close()
+        assert all(crop.done() for crop in started[0])
+        assert sum(crop.cancelled() for crop in started[1]) >= len(started[1]) - 1
+    finally:
+        held.set()
 
 
 def test_reg_bn_uses_the_live_teachers_norms(taught: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_view_is_what_a_live_teacher_sees_of_seed_0(packed: Path, taught: Path
     split, images = open_store(taught).split("train"), open_dataset(packed).split("train")
     config = settings(packed, taught, Path("run"), seed=0, crop_scale=SCALE, live_teacher=True)
     live, rows = open_live_teacher(config, open_store(taught), images, CPU), torch.arange(0, 160, 7)
-    found = F.normalize(live.embed(torch.stack(list(live.crops.start(rows, view - 1)))), dim=1)
+    found = F.normalize(live.embed(live.crops.of(rows, view - 1)), dim=1)
     cached = torch.from_numpy(split.gather(rows.numpy(), view)).float()
     # the cache's pixels are the original's, the live ones those of a JPEG of quality 90
     assert F.cosine_similarity(found, cached).min() > 0.99
