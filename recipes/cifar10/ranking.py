@@ -27,11 +27,12 @@ def main(metric: str = "nn1") -> None:
     print(f"{'teacher':24} {'student ' + metric:>14}", *(f"{name:>14}" for name in COMPARED))
     for name in names:
         print(f"{name:24} {students[name]:14.1f}", *(f"{found[name][each]:14.3f}" for each in COMPARED))
-    for each in COMPARED:
-        correlation = spearmanr(
-            [found[name][each] for name in names], [students[name] for name in names]
-        ).statistic
-        print(f"{each}: rank correlation {correlation:.2f} over {len(names)} teachers")
+    singles = [name for name in names if " and " not in name]
+    for chosen, kind in ((names, "teachers"), (singles, "single teachers")):
+        for each in COMPARED:
+            properties = [found[name][each] for name in chosen]
+            correlation = spearmanr(properties, [students[name] for name in chosen]).statistic
+            print(f"{each}: rank correlation {correlation:.2f} over {len(chosen)} {kind}")
 
 
 if __name__ == "__main__":
