@@ -124,7 +124,9 @@ def write_beton(
                 _near(source, findings) if KILLED in (reason := _reason(log.read(), process.exitcode)) else ""
             )
             raise PipelineError(f"{title} failed{near}: {reason}")
-        return ExaminedImages(table=findings.table(), reasons=findings.reasons)
+        table = findings.table()
+        assert table["done"].all()
+        return ExaminedImages(table=table, reasons=findings.reasons)
 
 
 def _near(source: Source, findings: Findings) -> str:

@@ -93,7 +93,8 @@ class Findings:
         record[0] = (digest, found.thumb, width, height, found.nearly_black, readable, True)
         if found.reason is not None:
             self._reasons.put((row, found.reason))
-        with self.file.open("r+b", buffering=0) as file:
+        # buffered, or a write that the disk takes in part would lose the rest
+        with self.file.open("r+b") as file:
             file.seek(row * RECORD.itemsize)
             file.write(record.tobytes())
         with self._done.get_lock():
