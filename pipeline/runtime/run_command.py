@@ -14,7 +14,7 @@ from pipeline.runtime.signals import terminated_as_interrupted
 from pipeline.runtime.terminal import print_any_text
 
 INTERRUPTED = 130
-RESUMED = ("pretrain", "cache-teacher", "repair", "distill", "eval", "sweep", "combine")
+RESUMED = ("pack", "pretrain", "cache-teacher", "repair", "distill", "eval", "sweep", "combine")
 
 
 def run_command(main: click.Command, arguments: list[str] | None) -> int:

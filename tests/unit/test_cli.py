@@ -107,8 +107,7 @@ def test_as_a_process_it_exits_with_the_code_and_no_traceback(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "goes_on"),
     [
-        (["distill", "d", "c.zarr", "r"], True),
-        (["pack", "d", "o"], False),
+        (["pack", "d", "o"], True),
         (["cache", "repair", "c.zarr", "--dataset", "d"], True),
         (["embed", "d", "o.zarr", "--teacher", "demo"], True),
         (["embed", "d", "o.npy", "--teacher", "demo"], False),
