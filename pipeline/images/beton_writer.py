@@ -120,9 +120,8 @@ def write_beton(
         finally:
             _end(process)
         if process.exitcode:
-            near = (
-                _near(source, findings) if KILLED in (reason := _reason(log.read(), process.exitcode)) else ""
-            )
+            reason = _reason(log.read(), process.exitcode)
+            near = _near(source, findings) if KILLED in reason else ""
             raise PipelineError(f"{title} failed{near}: {reason}")
         table = findings.table()
         assert table["done"].all()

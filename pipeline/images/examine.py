@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.images.decode import UnreadableImage, decode, is_nearly_black, perceptual_hash
-from pipeline.images.sources import Source
+from pipeline.images.sources import NO_BYTES, Source
 
 RECORD = np.dtype(
     [
@@ -47,7 +47,7 @@ def examine(source: Source, row: int) -> ExaminedImage:
         data = source.read(row)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-        return ExaminedImage(data=b"", sha256=hashlib.sha256().digest(), reason=reason)
+        return ExaminedImage(data=b"", sha256=NO_BYTES, reason=reason)
     digest = hashlib.sha256(data).digest()
     try:
         image = decode(data)

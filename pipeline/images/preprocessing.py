@@ -56,7 +56,11 @@ class Preprocessing:
 
     def transform(self, image: Image.Image) -> Tensor:
         """PIL RGB -> float32 (3, crop, crop)."""
-        return F.normalize(F.to_tensor(self.crop_of(image)), self.mean, self.std)
+        return self.normalized(self.crop_of(image))
+
+    def normalized(self, image: Image.Image) -> Tensor:
+        """PIL RGB of crop px -> float32 (3, crop, crop)."""
+        return F.normalize(F.to_tensor(image), self.mean, self.std)
 
     def crop_of(self, image: Image.Image) -> Image.Image:
         """Resize and crop an RGB image. Without resizing, a smaller image is padded."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.images.decode import FORMATS, quiet_pil
-from pipeline.images.sources import Source
+from pipeline.images.sources import NO_BYTES, Source
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import children_ignore_interrupts
 
@@ -29,7 +29,7 @@ def content_hash(source: Source, row: int) -> bytes:
     try:
         return hashlib.sha256(source.read(row)).digest()
     except OSError:
-        return hashlib.sha256().digest()
+        return NO_BYTES
 
 
 def longest_side(source: Source, row: int) -> int:
@@ -38,9 +38,8 @@ def longest_side(source: Source, row: int) -> int:
     try:
         with Image.open(io.BytesIO(source.read(row)), formats=FORMATS) as image:
             return max(image.size)
-    except (
-        Exception
-    ):  # PIL's plugins raise anything for a broken file; its reason is found when it is decoded
+    except Exception:
+        # PIL's plugins raise anything for a broken file; its reason is found when it is decoded
         return 0
 
 

@@ -1,10 +1,10 @@
 """What a live teacher sees: the student's crops, cut from the same images at the size of the teacher's input."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import normalize, to_tensor
 
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import Beton
@@ -30,7 +30,7 @@ class TeacherCrops:
 
     def of(self, rows: Tensor, epoch: int) -> Tensor:
         """Return the crops of rows (B,) in an epoch, float32 (B, 3, crop, crop), normalized."""
-        return torch.stack([crop.result() for crop in self.start(rows, epoch)])
+        return stacked(self.start(rows, epoch))
 
     def crop(self, row: int, epoch: int) -> Tensor:
         """Return the crop of a row, float32 (3, crop, crop), normalized. PipelineError if it cannot be decoded."""
@@ -41,4 +41,9 @@ class TeacherCrops:
                 f"row {row} of {self.beton.path} cannot be decoded ({error}): delete it and run `pack` again"
             ) from error
         view = first_view(self.plan, self.seed, epoch, row, image.height, image.width)
-        return normalize(to_tensor(self.settings.cut(image, view)), self.settings.mean, self.settings.std)
+        return self.settings.normalized(self.settings.cut(image, view))
+
+
+def stacked(crops: Sequence[Future[Tensor]]) -> Tensor:
+    """Wait for crops, and return them as a batch, float32 (B, 3, crop, crop)."""
+    return torch.stack([crop.result() for crop in crops])

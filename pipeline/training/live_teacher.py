@@ -15,7 +15,7 @@ from pipeline.images.dataset import DatasetSplit
 from pipeline.images.preprocessing import Preprocessing
 from pipeline.loading.batch import Batch
 from pipeline.loading.random_crop import RandomCrop
-from pipeline.loading.teacher_crops import TeacherCrops
+from pipeline.loading.teacher_crops import TeacherCrops, stacked
 from pipeline.models.architectures import checked_features, guarded_call
 from pipeline.models.backbone import Backbone
 from pipeline.settings.training import DistillConfig
@@ -56,7 +56,7 @@ class LiveTeacher:
 
     def joined(self, batch: Batch, crops: Sequence[Future[Tensor]]) -> Batch:
         """Return a batch with the teacher's embeddings of its crops, and their norms."""
-        feature = self.embed(torch.stack([crop.result() for crop in crops]))
+        feature = self.embed(stacked(crops))
         return replace(batch, teacher=F.normalize(feature, dim=1), teacher_norm=feature.norm(dim=1))
 
     @torch.no_grad()

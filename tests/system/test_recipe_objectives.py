@@ -68,8 +68,8 @@ def test_a_bag_adds_the_loss_to_one_of_five_neighbours(cached: Path, tmp_path: P
             one = [tensor[image : image + 1] for tensor in (batch.rows, batch.labels, near, student)]
             alone = Batch(images=(), rows=one[0], labels=one[1], teacher=one[2])
             possible[image, place] = plain((one[3],), alone, 0)
-    added = [(bagged((student,), batch, 0) - plain((student,), batch, 0)).item()]
-    assert possible.min(1).values.mean() <= added[0] <= possible.max(1).values.mean()
+    added = (bagged((student,), batch, 0) - plain((student,), batch, 0)).item()
+    assert possible.min(1).values.mean() <= added <= possible.max(1).values.mean()
     picks = {step: bagged.bags.of(batch.rows, step) for step in (0, 1)}
     assert not torch.equal(picks[0], picks[1])
     torch.testing.assert_close(bagged.bags.of(batch.rows, 0), picks[0], atol=0, rtol=0)
