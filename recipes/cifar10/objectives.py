@@ -9,6 +9,9 @@
 - the teacher's embeddings minus their mean, so that cosines spread over more than the few tenths that features after
   a ReLU leave them;
 - both sides with mean 0 and variance 1 in each dimension, as CompRess's baseline Reg-BN has them;
+- the loss of Reg-BN, of the same head's output;
+- BatchNorm behind the linear head that starts with the mean and the deviation of the cached embeddings in each
+  dimension, so that the student's embeddings lie among the teacher's from the first step on (ours);
 - the teacher's embedding of the image itself as one more anchor, as in SEED (Fang et al., ICLR 2021);
 - the distribution of one of the image's five nearest neighbours as a second target, another in each step: the bags of
   BINGO (Xu et al., ICLR 2022), whose student sees the neighbour instead.
@@ -59,6 +62,7 @@ class Candidate(Objective):
 
     bags: the neighbours whose distributions are second targets, or None.
     origin, scale: (Dt,), by which the teacher's embeddings are translated and then divided, or None.
+    moments: the mean and the deviation (Dt,) with which the head's BatchNorm starts, or None for a head without.
     """
 
     origin: Tensor | None
@@ -72,16 +76,18 @@ class Candidate(Objective):
         layers: int,
         taus: Sequence[float],
         regression: float,
+        regression_bn: float,
         infonce: float,
         own_anchor: bool,
         bags: Bags | None,
         origin: Tensor | None,
         scale: Tensor | None,
+        moments: tuple[Tensor, Tensor] | None,
     ) -> None:
         super().__init__()
         self.anchors, self.student_dim, self.layers = anchors, student_dim, layers
         self.taus, self.regression, self.infonce, self.own_anchor = taus, regression, infonce, own_anchor
-        self.bags = bags
+        self.regression_bn, self.bags, self.moments = regression_bn, bags, moments
         self.register_buffer("origin", origin, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
@@ -89,15 +95,17 @@ class Candidate(Objective):
         width, out = self.student_dim, self.anchors.split.shape.dim
         if self.layers == 4:
             return nn.Sequential(*two_layers(width, width), *two_layers(width, out))
-        return two_layers(width, out) if self.layers == 2 else nn.Linear(width, out)
+        if self.layers == 2:
+            return two_layers(width, out)
+        return nn.Linear(width, out) if self.moments is None else like_teacher(width, *self.moments)
 
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         self.anchors.move_to(step)
         teacher, anchors = self.moved(teacher_embedding(batch)), self.moved(self.anchors.anchors)
         left_out = self.anchors.slots_of(batch.rows)
         with torch.autocast(teacher.device.type, enabled=False):
-            student = embeddings[0].float()
-            student = l2_normalize(student if self.scale is None else standardized(student))
+            output = embeddings[0].float()
+            student = l2_normalize(output if self.scale is None else standardized(output))
             losses = [self.similarity_loss(student, teacher, anchors, left_out, tau) for tau in self.taus]
             loss = torch.stack(losses).mean()
             if self.bags:
@@ -105,6 +113,8 @@ class Candidate(Objective):
                 loss = loss + self.similarity_loss(student, near, anchors, left_out, self.taus[0])
             if self.regression:
                 loss = loss + self.regression * (student - teacher).square().sum(1).mean()
+            if self.regression_bn:
+                loss = loss + self.regression_bn * F.mse_loss(standardized(output), standardized(teacher))
             if self.infonce:
                 loss = loss + self.infonce * infonce(student, teacher)
         return loss
@@ -143,14 +153,17 @@ def candidate(
     layers: int = 1,
     taus: str | float = "0.04",
     regression: float = 0.0,
+    regression_bn: float = 0.0,
     infonce: float = 0.0,
     center: bool = False,
     standardize: bool = False,
     own: bool = False,
     bags: bool = False,
+    matched: bool = False,
 ) -> Candidate:
     """Build a candidate. taus: separated by "/"; layers: of the head; own: an image's own anchor.
 
+    matched: BatchNorm behind the head, with the cache's moments to start from.
     bags: needs the graph of `cache neighbours`.
     """
     window = AnchorWindow(rows, anchor_count(config.anchors, len(rows)), config.batch_size, config.seed)
@@ -160,12 +173,22 @@ def candidate(
         layers=layers,
         taus=[float(tau) for tau in str(taus).split("/")],
         regression=regression,
+        regression_bn=regression_bn,
         infonce=infonce,
         own_anchor=own,
         bags=Bags(split, config.seed) if bags else None,
         origin=mean_of(split, rows) if center or standardize else None,
         scale=deviation_of(split, rows) if standardize else None,
+        moments=(mean_of(split, rows), deviation_of(split, rows)) if matched else None,
     )
+
+
+def like_teacher(width: int, mean: Tensor, deviation: Tensor) -> nn.Sequential:
+    """Return Linear, BatchNorm: (B, width) -> (B, Dt), of the given mean and deviation (Dt,) before it is trained."""
+    norm = nn.BatchNorm1d(len(mean))
+    norm.bias.data.copy_(mean)
+    norm.weight.data.copy_(deviation)
+    return nn.Sequential(nn.Linear(width, len(mean), bias=False), norm)
 
 
 def deviation_of(split: Split, rows: NDArray) -> Tensor:

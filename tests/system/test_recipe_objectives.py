@@ -54,6 +54,27 @@ def test_with_its_own_anchor_it_is_seed_at_equal_temperatures(cached: Path) -> N
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
+def test_a_matched_head_starts_with_the_moments_of_the_teacher(cached: Path) -> None:
+    split = open_store(cached).split("train")
+    head = built(split, CANDIDATE, objective_args=("matched=true",)).head()
+    teacher = torch.from_numpy(split.gather(split.eligible())).double()
+    student = head(torch.randn(64, STUDENT_DIM))
+    torch.testing.assert_close(student.mean(0).double(), teacher.mean(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(student.std(0, unbiased=False).double(), teacher.std(0), rtol=1e-2, atol=1e-4)
+
+
+def test_regression_of_standardized_embeddings_is_reg_bn(cached: Path) -> None:
+    split = open_store(cached).split("train")
+    batch, student = eligible_batch(split, 16), torch.randn(16, split.shape.dim)
+    plain, added = (
+        built(split, CANDIDATE, objective_args=args)((student,), batch, 0).item()
+        for args in ((), ("regression_bn=2",))
+    )
+    teacher = batch.teacher.double()
+    pair = [(side - side.mean(0)) / side.std(0, unbiased=False) for side in (student.double(), teacher)]
+    assert (added - plain) / 2 == pytest.approx((pair[0] - pair[1]).square().mean().item(), rel=0.02)
+
+
 def test_a_bag_adds_the_loss_to_one_of_five_neighbours(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "cache.zarr")
     cache_neighbours(NeighboursConfig(cache=tmp_path / "cache.zarr", k=7, device="cpu"))
@@ -83,6 +104,7 @@ def test_a_bag_adds_the_loss_to_one_of_five_neighbours(cached: Path, tmp_path: P
         (CANDIDATE, ("taus=0.02/0.04/0.1", "center=true")),
         (CANDIDATE, ("taus=0.1", "standardize=true")),
         (CANDIDATE, ("own=true",)),
+        (CANDIDATE, ("matched=true", "regression_bn=3")),
         ("recipes.cifar10.objectives:learned_projection", ()),
     ],
 )
