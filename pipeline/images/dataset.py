@@ -18,6 +18,7 @@ from cache.identity import identity_difference
 from pipeline.errors import PipelineError, WrongUse, suggest
 from pipeline.images.dataset_json import DESCRIPTION, damaged_files, read_description
 from pipeline.images.file_names import unescape
+from pipeline.images.image_names import ImageNames
 from pipeline.images.sources import RecordedSource, Source, reopen
 from pipeline.images.split_table import NEEDED_COLUMNS, content_hashes
 from pipeline.images.table_files import read_columns, read_schema
@@ -58,9 +59,9 @@ class DatasetSplit:
         return [] if identity in self.identities else identity_difference(self.identity, identity)
 
     @cached_property
-    def names(self) -> list[str]:
+    def names(self) -> ImageNames:
         """N paths of the images, relative to the split's folder."""
-        return [unescape(path) for path in self._columns("path")["path"].to_pylist()]
+        return ImageNames(unescape(path.as_py()) for path in self._columns("path")["path"])
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

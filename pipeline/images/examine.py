@@ -108,5 +108,5 @@ class Findings:
         return int(self._done.value)
 
     def table(self) -> NDArray[np.void]:
-        """Return the records so far, (N,) RECORD."""
-        return np.fromfile(self.file, RECORD)
+        """Return the records, (N,) RECORD, mapped from the file: they stay after it is deleted."""
+        return np.memmap(self.file, RECORD, "r")

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import WrongUse, suggest
+from pipeline.images.image_names import ImageNames
 from pipeline.images.split_names import SPLITS, similar_split, similar_splits
 
 SUFFIXES = (
@@ -40,7 +41,7 @@ def list_images(folder: Path) -> Listing:
     with_images = {name.partition("/")[0] for name in images if "/" in name}
     with_others = {name.partition("/")[0] for name in others if "/" in name}
     return Listing(
-        images=sorted(images),
+        images=ImageNames(sorted(images)),
         passed_over=dict(Counter(kind_of(name) for name in others).most_common()),
         without_images=tuple(sorted(with_others - with_images)),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WrongUse, suggest
 from pipeline.images.class_names import class_names
+from pipeline.images.image_names import ImageNames
 from pipeline.images.split_names import similar_split
 from pipeline.images.table_columns import class_values, holds_images, numbered
 from pipeline.images.table_files import read_columns, read_csv, read_schema
@@ -66,7 +67,9 @@ def open_list(file: Path, choice: Choice) -> dict[str, ListedSource]:
         if len(set(own)) < len(own):
             twice = next(name for name in own if own.count(name) > 1)
             raise WrongUse(f"{file}: {twice} is listed twice in {split}")
-        found[split] = ListedSource(data=file.parent, names=own, labels=numbers[rows], classes=classes)
+        found[split] = ListedSource(
+            data=file.parent, names=ImageNames(own), labels=numbers[rows], classes=classes
+        )
     return found
 
 

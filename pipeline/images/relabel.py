@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.beton_labels import write_labels
 from pipeline.images.file_names import escape, unescape
+from pipeline.images.image_names import ImageNames
 from pipeline.images.source_notes import counted
 from pipeline.images.sources import FolderSource, Source
 from pipeline.images.split_table import content_hashes, read_made_of, replace_names_and_labels
@@ -36,7 +37,9 @@ def in_recorded_order(
     if order is None or (not isinstance(source, FolderSource) and order != list(range(len(order)))):
         return None
     if isinstance(source, FolderSource):
-        source = replace(source, names=[source.names[row] for row in order], labels=source.labels[order])
+        source = replace(
+            source, names=ImageNames(source.names[row] for row in order), labels=source.labels[order]
+        )
     return source, hashes[order]
 
 

@@ -111,10 +111,10 @@ def _folders_left_out(data: Path, sources: Mapping[str, Source]) -> Iterator[str
 
 def _splits_below(data: Path, source: Source) -> Iterator[str]:
     """Yield a note if the only class holds folders named like splits: probably the folder above was given."""
-    parts = [Path(name).parts for name in source.names]
-    splits = sorted({part[1] for part in parts if len(part) > 2 and similar_split(part[1])})
+    below = {tuple(name.split("/", 2)[:2]) for name in source.names if name.count("/") > 1}
+    splits = sorted(folder for _, folder in below if similar_split(folder))
     if splits:
-        only = parts[0][0]
+        only = next(iter(below))[0]
         yield (
             f"all images are of one class, {only}, with folders {listed(splits)} in it: to pack its splits, give "
             f"{data / only}"

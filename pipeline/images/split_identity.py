@@ -17,10 +17,10 @@ def identity_of(split: str, source: Source, hashes: NDArray[np.uint8]) -> dict[s
     hash (32 bytes), in row order; integers are little-endian.
     """
     digest = hashlib.sha256()
-    for name, label, content in zip(source.names, source.labels.tolist(), hashes, strict=True):
+    for name, label, content in zip(source.names, source.labels, hashes, strict=True):
         path = name.encode("utf-8", "surrogateescape")
         digest.update(len(path).to_bytes(8, "little") + path)
-        digest.update(label.to_bytes(8, "little", signed=True) + content.tobytes())
+        digest.update(int(label).to_bytes(8, "little", signed=True) + content.tobytes())
     return {
         "split": split,
         "rows": len(source.names),

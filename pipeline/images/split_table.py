@@ -1,6 +1,7 @@
 """SPLIT.parquet, the table of a split: one row per image; its metadata holds the split's identity and settings."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,37 @@ from pipeline.images.sources import Source
 
 MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
+ROWS_PER_PART = 1 << 16
+ALL = slice(None)
 
 
 def write_table(path: Path, source: Source, found: ExaminedImages, made_of: dict[str, Any]) -> None:
     """Write the table of a source's images; made_of: the split's identity and the settings of `pack`."""
-    records, rows = found.table, range(len(source.names))
-    columns = {
-        "row": pa.array(np.arange(len(rows))),
-        **_names_and_labels(source),
-        "sha256": hexadecimal(records["sha256"]),
-        "readable": pa.array(records["readable"]),
-        "reason": pa.array(
-            [escape(found.reasons[row]) if row in found.reasons else None for row in rows], pa.string()
-        ),
-        "thumb": pa.array(records["thumb"]),
-        "width": pa.array(records["width"]),
-        "height": pa.array(records["height"]),
-    }
-    table = pa.table(columns).replace_schema_metadata({MADE_OF: json.dumps(made_of).encode()})
+    metadata = {MADE_OF: json.dumps(made_of).encode()}
+    parts = (part.replace_schema_metadata(metadata) for part in _parts(source, found))
     with whole_file(path, resumes=False) as temporary:
-        table_files.write_table(temporary, table)
+        table_files.write_parts(temporary, parts)
+
+
+def _parts(source: Source, found: ExaminedImages) -> Iterator[pa.Table]:
+    """Yield the table a few rows at a time, so that memory does not grow with the images."""
+    for start in range(0, len(source.names), ROWS_PER_PART):
+        part = slice(start, start + ROWS_PER_PART)
+        records = found.table[part]
+        rows = range(start, start + len(records))
+        columns = {
+            "row": pa.array(rows, pa.int64()),
+            **_names_and_labels(source, part),
+            "sha256": hexadecimal(records["sha256"]),
+            "readable": pa.array(records["readable"]),
+            "reason": pa.array(
+                [escape(found.reasons[row]) if row in found.reasons else None for row in rows], pa.string()
+            ),
+            "thumb": pa.array(records["thumb"]),
+            "width": pa.array(records["width"]),
+            "height": pa.array(records["height"]),
+        }
+        yield pa.table(columns)
 
 
 def replace_names_and_labels(path: Path, source: Source, identity: dict[str, Any]) -> None:
@@ -50,10 +62,10 @@ def replace_names_and_labels(path: Path, source: Source, identity: dict[str, Any
         )
 
 
-def _names_and_labels(source: Source) -> dict[str, pa.Array]:
+def _names_and_labels(source: Source, part: slice = ALL) -> dict[str, pa.Array]:
     return {
-        "path": pa.array([escape(name) for name in source.names], pa.string()),
-        "label": pa.array(source.labels),
+        "path": pa.array([escape(name) for name in source.names[part]], pa.string()),
+        "label": pa.array(source.labels[part]),
     }
 
 

@@ -3,8 +3,9 @@
 Files are opened here, as pyarrow would read a path like run:1/ds as a URI.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,16 @@ def read_group(path: Path, group: int, columns: Sequence[str]) -> pa.Table:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table into a parquet file, compressed with zstd. Raises OSError."""
-    with path.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
+    write_parts(path, [table])
+
+
+def write_parts(path: Path, parts: Iterable[pa.Table]) -> None:
+    """Write tables of one schema, at least one, one after the other into a parquet file, compressed with zstd."""
+    parts = iter(parts)
+    first = next(parts)
+    with path.open("wb") as file, pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        for part in chain([first], parts):
+            writer.write_table(part)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import WrongUse
 from pipeline.images.class_names import class_names
+from pipeline.images.image_names import ImageNames
 from pipeline.images.table_columns import (
     IMAGE,
     LABEL,
@@ -163,11 +164,11 @@ def _read_part(data: Path, name: str, choice: Choice) -> _Part:
     )
 
 
-def _row_names(files: Sequence[str], parts: Sequence[_Part]) -> list[str]:
+def _row_names(files: Sequence[str], parts: Sequence[_Part]) -> ImageNames:
     """Return the paths in the files if they are present and unique, else FILE/NUMBER."""
     paths = [path for part in parts for path in ([None] if part.paths is None else part.paths)]
     named = [path for path in paths if path]
     if len(named) == len(paths) == len(set(named)):
-        return named
+        return ImageNames(named)
     counts = zip(files, (len(part.labels) for part in parts), strict=True)
-    return [f"{file}/{row:08}" for file, count in counts for row in range(count)]
+    return ImageNames(f"{file}/{row:08}" for file, count in counts for row in range(count))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import WrongUse, suggest
 from pipeline.images.class_names import class_names
 from pipeline.images.folders import SUFFIXES, kind_of
+from pipeline.images.image_names import ImageNames
 from pipeline.images.split_names import similar_split
 from pipeline.images.table_columns import class_values, numbered
 
@@ -102,7 +103,7 @@ def open_tars(data: Path, splits: dict[str, list[str]]) -> dict[str, TarSource]:
         split: TarSource(
             data=data,
             files=tuple(splits[split]),
-            names=[name for names, _ in parts for name in names],
+            names=ImageNames(name for names, _ in parts for name in names),
             labels=np.concatenate(numbered(columns[split], classes)),
             classes=classes,
         )
