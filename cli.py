@@ -41,9 +41,8 @@ def demo_data(config: commands.DemoDataConfig) -> None:
 def pack(config: commands.PackConfig) -> None:
     """Pack images into a dataset that both stages read.
 
-    A dataset has ordered rows, an identity and one .beton file per split. DATA is a folder with train/ and val/, a
-    folder of class folders, of images, or of parquet files as written by Hugging Face. An unreadable image keeps its
-    row and is left out of training.
+    A dataset has ordered rows, an identity and one .beton file per split. An unreadable image
+    keeps its row and is left out of training.
     """
     from pipeline.images.pack import pack
 
@@ -72,7 +71,7 @@ def cache_teacher(config: cache_commands.CacheTeacherConfig) -> None:
 
 @main.group("cache", cls=Commands)
 def cache() -> None:
-    """Inspect, verify or repair a store."""
+    """Inspect, verify, compare and convert stores."""
 
 
 @command(cache, "info", cache_commands.InfoConfig)

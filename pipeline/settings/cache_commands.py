@@ -31,7 +31,7 @@ class CacheTeacherConfig(CommandSettings):
     split: tuple[str, ...] = setting((), "splits to embed, separated by commas. Default: all")
     views: int = setting(
         0,
-        "random crops of each training image to embed beside its center crop, for distill --replay",
+        "random crops of each training image to embed beside its centre crop, for distill --replay",
         maximum=MAX_VIEWS,
     )
     crop_scale: tuple[float, float] | None = setting(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,20 @@ class Commands(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise click.UsageError(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+
+class Command(click.Command):
+    """A command whose help also explains its arguments, which click leaves to the text."""
+
+    def __init__(self, *args: Any, arguments: Sequence[tuple[str, str]], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.arguments = arguments
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(self.arguments)
+        super().format_options(ctx, formatter)
 
 
 class LocalPath(click.ParamType):
@@ -62,7 +76,12 @@ def command(group: click.Group, name: str, config: type) -> Callable[[Callable[.
         file_help = "TOML file with settings; flags take precedence"
         file_option = click.Option(["--config"], type=LocalPath(), metavar="FILE.toml", help=file_help)
         parameters = [*(parameter(config, field) for field in options(config)), file_option]
-        made = click.Command(name, callback=run, params=parameters, help=body.__doc__)
+        explained = [
+            (field.name.upper(), field.metadata["help"])
+            for field in options(config)
+            if field.metadata.get("argument")
+        ]
+        made = Command(name, callback=run, params=parameters, help=body.__doc__, arguments=explained)
         group.add_command(made)
         return made
 

@@ -33,7 +33,8 @@ class PackConfig(CommandSettings):
     """Settings of `pack`."""
 
     data: Path = argument(
-        "folder of images, of train/ and val/ folders, of parquet files or of .tar shards, or a list of paths (.csv)"
+        "folder with train/ and val/, of class folders, of images, of parquet files, of .tar shards, or what Hugging "
+        "Face's save_to_disk wrote; or a list of paths (.csv, .parquet)"
     )
     out: Path = argument("dataset folder to write, or its URL", url=WRITE)
     max_resolution: int = setting(
@@ -109,7 +110,7 @@ class EvalConfig(CommandSettings):
     dataset: Path = setting(help="dataset folder to evaluate on, or VOCdevkit/VOC2007", url=READ)
     protocol: tuple[str, ...] = setting(
         ("nn", "linear", "ca"),
-        "protocols, separated by commas: nn, linear, ca, few-label, transfer; on VOC: voc, voc-detection",
+        "protocols, separated by commas: nn, linear, ca, few-label, transfer, fidelity; on VOC: voc, voc-detection",
     )
     features: str = setting(
         "cached",
@@ -140,7 +141,9 @@ class EvalConfig(CommandSettings):
     )
     amp_dtype: str = setting("fp32", "protocol voc-detection: autocast precision", choices=PRECISIONS)
     seed: int = setting(
-        0, "random seed for the linear probe, the few-label draws and k-means", maximum=MAX_SEED
+        0,
+        "random seed for the linear probe, the few-label draws, k-means and the images of fidelity",
+        maximum=MAX_SEED,
     )
     workers: int | None = setting(None, DASK_WORKERS)
     scheduler: str | None = setting(None, "address of a running dask cluster to use instead")

@@ -55,8 +55,9 @@ class TrainConfig(CommandSettings):
     )
     amp_dtype: str = setting(
         None,
-        "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 2q and seed compute their products with "
-        "the anchors in TF32; fp32 is float32 throughout. Default: bf16 if the device multiplies it, else fp32",
+        "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 1q-infonce, 2q and seed compute their "
+        "products with the anchors in TF32; fp32 is float32 throughout. Default: bf16 if the device multiplies it, "
+        "else fp32",
         choices=PRECISIONS,
     )
     workers: int | None = setting(
@@ -101,13 +102,15 @@ class DistillConfig(TrainConfig):
         (), "with your own objective: its settings, as key=value,key=value"
     )
     anchors: str | None = setting(
-        None, "number of anchor points K, or all. Default: the objective's, or every eligible row if fewer"
+        None,
+        "number of anchor points K, or all. Default: the objective's, or every eligible row if fewer; of the "
+        "policies neighbours and kmeans at most 16,000, of kmeans at most a quarter of the rows",
     )
     anchor_policy: str = setting(
         "window",
-        "objective 1q: what the anchors are. window: images that change step by step, as in the paper; neighbours: "
-        "these and each image's nearest neighbours, see `cache neighbours`; kmeans: centroids, each of which counts "
-        "for its cluster",
+        "objectives 1q and 1q-infonce: what the anchors are. window: images that change step by step, as in the "
+        "paper; neighbours: these and each image's nearest neighbours, see `cache neighbours`; kmeans: centroids, each "
+        "of which counts for its cluster",
         choices=ANCHOR_POLICIES,
     )
     neighbours: int | None = setting(

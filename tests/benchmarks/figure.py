@@ -52,6 +52,13 @@ class Figure:
         met = self.ratio >= self.at_least if self.at_least is not None else self.ratio <= self.at_most
         return "met" if met else "missed"
 
+    @property
+    def measured(self) -> str:
+        """The ratio and its unit: three digits, or a fourth where three would be on the other side of the bar."""
+        text = f"{self.ratio:.3g}" if self.ratio < 1000 else f"{self.ratio:,.0f}"
+        rounded = dataclasses.replace(self, ratio=float(text.replace(",", "")))
+        return f"{text if rounded.verdict == self.verdict else f'{self.ratio:.4g}'} {self.unit}"
+
 
 def interleaved(
     sides: Mapping[str, Callable[[], object]],

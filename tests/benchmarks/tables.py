@@ -27,7 +27,7 @@ def terminal(figures: Sequence[Figure]) -> Table:
 
 
 def row(figure: Figure) -> tuple[str, ...]:
-    return (figure.what, figure.against, f"{figure.ratio:.3g} {figure.unit}", figure.bar, figure.verdict)
+    return (figure.what, figure.against, figure.measured, figure.bar, figure.verdict)
 
 
 def benchmarks_table() -> str:
