@@ -4,6 +4,10 @@ One rule for ties holds everywhere: of rows that are equally near, the one with 
 nearest neighbour is then the first of any number of neighbours, on every device.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import faiss
 import numpy as np
 import torch
@@ -11,12 +15,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.runtime.device import CPU
+from pipeline.runtime.distributed import ranks_here
 from pipeline.runtime.idle_gpu import warn_once
 
 ROWS_PER_CHECK = 65_536
 SCORES_AT_ONCE = 2**24
 MOST_TIES = 4096
 ROUNDING = 1e-6  # of a score, relative to the largest one
+FAISS_SEEDS = 2**31  # it takes signed 32-bit integers
 GPU_VECTORS_BYTES = 4 * 2**30
 GPU_QUERIES_BYTES = 2**30
 
@@ -79,16 +85,29 @@ def kmeans(
         x.shape[1],
         clusters,
         niter=iterations,
-        seed=seed,
+        seed=seed % FAISS_SEEDS,
         spherical=False,
         min_points_per_centroid=1,
         max_points_per_centroid=len(x),  # by default, faiss samples 256 rows per cluster
         gpu=_on_gpu(device),
     )
-    clustering.train(x)
-    centroids = clustering.centroids
-    assert centroids is not None
-    return centroids, nearest_centroid(x, centroids, device)
+    with _all_cores():
+        clustering.train(x)
+        centroids = clustering.centroids
+        assert centroids is not None
+        return centroids, nearest_centroid(x, centroids, device)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let faiss use the cores of all ranks of this machine: the others wait for the one that clusters."""
+    before = faiss.omp_get_max_threads()
+    if ranks_here() > 1:
+        faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def nearest_centroid(

@@ -9,7 +9,7 @@ from cache.reader import Split
 from pipeline.objectives.objective import to_device
 from pipeline.objectives.queues import EMPTY, fetch
 from pipeline.objectives.shards import slots_of_rank
-from pipeline.runtime.distributed import broadcast, is_main_process
+from pipeline.runtime.distributed import broadcast, on_main_process
 from pipeline.runtime.progress import Progress
 
 ITERATIONS = 20
@@ -51,8 +51,7 @@ class Centroids(nn.Module):
     def move_to(self, step: int) -> None:
         """Find the centroids, at the first step; they serve all others."""
         if step == 0 and not self.found:
-            if is_main_process():
-                self.find()
+            on_main_process(self.find)
             for buffer in (self.centroids, self.cluster_sizes, self.origin):
                 broadcast(buffer)
             self.found = True

@@ -12,7 +12,7 @@ from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.objective import Objective, to_device
 from pipeline.objectives.queues import EMPTY, fetch
-from pipeline.runtime.distributed import broadcast, is_main_process
+from pipeline.runtime.distributed import broadcast, on_main_process
 from pipeline.runtime.progress import Progress
 
 
@@ -70,15 +70,18 @@ class ClusterFit(Objective):
             if (other.cluster_of_row != EMPTY).any():
                 self.cluster_of_row.copy_(other.cluster_of_row)
                 return
-        if is_main_process():
-            from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
-
-            rows, dim = len(self.rows), self.split.shape.dim
-            Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
-            embedding = np.empty((rows, dim), np.float32)
-            fetch(self.split, np.arange(rows), self.rows, torch.from_numpy(embedding))
-            device = self.cluster_of_row.device
-            _, found = kmeans(embedding, self.clusters, self.iterations, self.seed, device)
-            clusters = to_device(found, device).to(self.cluster_of_row.dtype)
-            self.cluster_of_row[to_device(self.rows, device)] = clusters
+        on_main_process(self.find)
         broadcast(self.cluster_of_row)
+
+    def find(self) -> None:
+        """Run k-means over the training rows."""
+        from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
+
+        rows, dim = len(self.rows), self.split.shape.dim
+        Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
+        embedding = np.empty((rows, dim), np.float32)
+        fetch(self.split, np.arange(rows), self.rows, torch.from_numpy(embedding))
+        device = self.cluster_of_row.device
+        _, found = kmeans(embedding, self.clusters, self.iterations, self.seed, device)
+        clusters = to_device(found, device).to(self.cluster_of_row.dtype)
+        self.cluster_of_row[to_device(self.rows, device)] = clusters

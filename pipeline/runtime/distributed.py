@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -70,12 +70,20 @@ ALONE = World()
 
 def use_all_cores() -> None:
     """Let torch use this rank's share of the cores, or OMP_NUM_THREADS: importing FFCV sets torch to one thread."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", cores_of_rank())))
+    wanted = os.environ.get("OMP_NUM_THREADS")
+    if wanted == "1" and ranks_here() > 1:
+        wanted = None  # what torchrun sets where the user has set nothing
+    torch.set_num_threads(int(wanted or cores_of_rank()))
 
 
 def cores_of_rank() -> int:
     """Return this rank's share of the cores that this process may use, at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here())
+
+
+def ranks_here() -> int:
+    """Return the number of ranks on this machine, 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def init_distributed(device: torch.device) -> World:
@@ -143,6 +151,19 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     result = torch.tensor(float(flag), device=device)
     dist.all_reduce(result, dist.ReduceOp.MAX)
     return bool(result.item())
+
+
+def on_main_process(work: Callable[[], None]) -> None:
+    """Run something on rank 0, while the others wait for up to a day. All ranks must call it."""
+    if not is_distributed():
+        work()
+        return
+    with explain_lost_rank():
+        patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+        if is_main_process():
+            work()
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)
 
 
 def broadcast(tensor: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Neighbours and clusters by faiss: exact, ties by row, and what is refused."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.neighbours import kmeans, knn, nearest_centroid, nearest_others
 from pipeline.runtime.device import CPU
 from pipeline.runtime.idle_gpu import warn_once
+from pipeline.settings.field import MAX_SEED
 
 
 def unit_rows(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -180,6 +182,22 @@ def test_kmeans_assigns_to_the_nearest_of_its_centroids_and_repeats_by_seed() ->
     np.testing.assert_array_equal(again[0], centroids)
     np.testing.assert_array_equal(again[1], assignment)
     assert not np.array_equal(kmeans(x, 7, seed=4)[0], centroids)
+
+
+def test_kmeans_takes_every_seed_that_a_command_takes() -> None:
+    rows = unit_rows(60, 8, 0)
+    for seed in (2**31, MAX_SEED):
+        assert kmeans(rows, 4, seed=seed)[0].shape == (4, 8)
+
+
+def test_kmeans_of_one_rank_has_the_cores_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(faiss, "omp_set_num_threads", found.append)
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    kmeans(unit_rows(60, 8, 0), 4)
+    assert found == [6, 1]
 
 
 def test_kmeans_of_as_many_rows_as_clusters_keeps_each_row() -> None:

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+import torch
 
 from pipeline.errors import PipelineError
 from pipeline.runtime import distributed
 from pipeline.runtime.device import CPU
-from pipeline.runtime.distributed import any_rank, explain_lost_rank, init_distributed, shutdown_distributed
+from pipeline.runtime.distributed import (
+    any_rank,
+    explain_lost_rank,
+    init_distributed,
+    on_main_process,
+    shutdown_distributed,
+    use_all_cores,
+)
 
 fork = multiprocessing.get_context("fork")
 
@@ -58,6 +66,44 @@ def test_a_rank_that_dies_or_hangs_is_a_sentence_on_the_others(
         other.kill()
         other.join()
     assert time.monotonic() - began < 30
+
+
+def follower() -> None:
+    """Waits for rank 0, and goes on with it."""
+    os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
+    init_distributed(CPU)
+    on_main_process(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    os._exit(0 if any_rank(False, CPU) else 1)
+
+
+def test_the_others_wait_longer_for_rank_0_than_for_an_exchange(two_ranks: pytest.MonkeyPatch) -> None:
+    two_ranks.setattr(distributed, "TIMEOUT", timedelta(seconds=1))
+    other = fork.Process(target=follower)
+    other.start()
+    try:
+        init_distributed(CPU)
+        on_main_process(lambda: time.sleep(3))
+        assert any_rank(True, CPU)
+        other.join(30)
+        assert other.exitcode == 0
+    finally:
+        other.kill()
+        other.join()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "threads"), [("1", 2, 3), ("1", 1, 1), ("2", 2, 2), (None, 2, 3)]
+)
+def test_a_rank_uses_its_share_of_the_cores_whatever_torchrun_says(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None, ranks: int, threads: int
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted) if wanted else monkeypatch.delenv("OMP_NUM_THREADS", False)
+    use_all_cores()
+    assert found == [threads]
 
 
 def test_other_errors_stay_what_they_are() -> None:
