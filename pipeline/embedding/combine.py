@@ -113,7 +113,7 @@ def common_splits(stores: Sequence[Store]) -> dict[str, list[Split]]:
     for of_teachers in splits.values():
         first, *others = of_teachers
         for split in others:
-            if split.dataset != first.dataset:
+            if not split.same_images(first):
                 raise WrongUse(
                     f"{split.path} and {first.path} are caches of different images; combine caches of one dataset"
                 )

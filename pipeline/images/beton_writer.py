@@ -8,7 +8,8 @@ import signal
 import tempfile
 import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.durable import temporary_name
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
 from pipeline.images.examine import ExaminedImage, ExaminedImages, Findings, examine
@@ -105,9 +107,9 @@ def write_beton(
     workers = min(workers, math.ceil(len(source.names) / CHUNK))
     with (
         tempfile.NamedTemporaryFile("r", errors="replace") as log,
-        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".findings-", suffix=".tmp") as found,
+        _scratch_file(path.with_name(temporary_name("findings"))) as found,
     ):
-        findings = Findings(Path(found.name), len(source.names), context)
+        findings = Findings(found, len(source.names), context)
         rows = Rows(source=source, max_resolution=max_resolution, jpeg_above=jpeg_above, findings=findings)
         process = context.Process(target=_write, args=(path, rows, field, page, workers, log.name))
         # an interruption waits for the start: otherwise the fork server prints a traceback about its lost parent
@@ -126,6 +128,15 @@ def write_beton(
         table = findings.table()
         assert table["done"].all()
         return ExaminedImages(table=table, reasons=findings.reasons)
+
+
+@contextmanager
+def _scratch_file(path: Path) -> Iterator[Path]:
+    """Delete the file at the end; its name says whose it was, so that another `pack` deletes what a killed one left."""
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _near(source: Source, findings: Findings) -> str:

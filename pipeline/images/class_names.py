@@ -20,7 +20,8 @@ def class_names(data: Path, parts: Sequence[tuple[pa.ChunkedArray, tuple[str, ..
     """
     words = [labels for labels, _ in parts if pa.types.is_large_string(labels.type)]
     if words:
-        if len(words) < len(parts):
+        others = [labels for labels, _ in parts if not pa.types.is_large_string(labels.type)]
+        if any(labels.null_count < len(labels) for labels in others):
             raise WrongUse(f"the labels in {data} are words in some files and numbers in others")
         return tuple(
             sorted({word for part in words for word in part.unique().to_pylist() if word is not None})

@@ -1,4 +1,4 @@
-"""Preprocessing of an upright RGB image into a backbone's input: resize, center crop, normalize."""
+"""Preprocessing of an upright RGB image into a backbone's input: resize, centre crop, normalize."""
 
 import math
 import re

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 ARROW = ".arrow"
+ROWS_AT_ONCE = 1024
 
 
 def is_arrow(path: Path) -> bool:
@@ -68,7 +69,9 @@ def read_group(path: Path, group: int, columns: Sequence[str]) -> pa.Table:
             found = next(batch for number, batch in enumerate(batches) if number == group)
             return _selected(pa.Table.from_batches([found]), columns)
     with path.open("rb") as stream, pq.ParquetFile(stream) as file:
-        return file.read_row_group(group, columns=list(columns), use_threads=False)
+        # in parts, as pyarrow reads no struct of more than 2 GiB at once
+        parts = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(columns), use_threads=False)
+        return pa.Table.from_batches(list(parts))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

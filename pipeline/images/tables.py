@@ -83,13 +83,13 @@ class TableSource:
 
 
 @lru_cache(maxsize=2)
-def _row_group(path: Path, group: int, column: str, changed: int) -> pa.Array:
+def _row_group(path: Path, group: int, column: str, changed: int) -> pa.ChunkedArray:
     """Return the bytes of the images. changed: the file's modification time, so that a rewritten file is read anew."""
     try:
         is_struct = pa.types.is_struct(read_schema(path).field(column).type)
         table = read_group(path, group, [f"{column}.bytes" if is_struct else column])
-        images = table[column].combine_chunks()
-        return pc.struct_field(images, "bytes") if is_struct else images
+        # not combined into one array, which holds no more than 2 GiB
+        return pc.struct_field(table[column], "bytes") if is_struct else table[column]
     except (pa.ArrowException, KeyError) as error:
         raise OSError(f"row group {group} of {path.name} is damaged: {error}") from error
 

@@ -45,8 +45,9 @@ class TarSource:
         return {"tars": list(self.files)}
 
     def read(self, row: int) -> bytes:
-        shard, _, member = self.names[row].partition(f"{TAR}/")
-        path = self.data / f"{shard}{TAR}"
+        name = self.names[row]
+        shard = next(shard for shard in self.files if name.startswith(f"{shard}/"))
+        path, member = self.data / shard, name.removeprefix(f"{shard}/")
         members = members_of(path, path.stat().st_mtime_ns)
         if member not in members:
             raise OSError(f"{path.name} has no {member} any more")
@@ -131,6 +132,8 @@ def _rows(data: Path, file: str) -> tuple[list[str], list[int | str | None]]:
                 if kind_of(name) in (".cls", ".json"):
                     shard.seek(offset)
                     label = _label(kind_of(name), shard.read(size))
+                    if not is_class(label):
+                        raise ValueError(f"{name} has the label {label!r}")
                     if label is not None:
                         labels[key_of(name)] = label
     except (OSError, tarfile.TarError, ValueError) as error:
@@ -143,6 +146,13 @@ def key_of(name: str) -> str:
     """Return the key of a sample's file: its path up to the first dot of its name, as webdataset has it."""
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}{file.split('.', 1)[0]}"
+
+
+def is_class(label: int | str | None) -> bool:
+    """Whether a label is a number of 64 bits, valid text, or none."""
+    if isinstance(label, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in label)
+    return label is None or -(2**63) <= label < 2**63
 
 
 def _label(kind: str, content: bytes) -> int | str | None:

@@ -86,7 +86,7 @@ def compare_caches(config: CompareConfig) -> None:
 def require_same_images(stores: Sequence[Store], splits: Sequence[Split]) -> None:
     """Raise WrongUse unless all splits are of the same images."""
     for store, split in zip(stores, splits, strict=True):
-        if split.dataset["images"] != splits[0].dataset["images"]:
+        if not split.same_images(splits[0]):
             raise WrongUse(
                 f"{store.path} and {stores[0].path} are caches of different images; compare caches of one dataset"
             )
@@ -129,7 +129,7 @@ def properties(
 
 
 def embedding_bytes(path: Path, split: Split) -> float:
-    """Return the bytes on disk of an embedding of the center crops, with its scale and its share of checksums."""
+    """Return the bytes on disk of an embedding of the centre crops, with its scale and its share of checksums."""
     arrays = [path / split.name / name / "c" / "0" for name in ("embedding", "scale")]
     files = [file for array in arrays for file in array.rglob("*") if file.is_file()]
     # the last chunk is padded in a store, and compressed in an archive

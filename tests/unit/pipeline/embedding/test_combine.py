@@ -23,7 +23,13 @@ ROWS = 400
 
 
 def teacher(
-    path: Path, dim: int, seed: int, *, images: str = "1", splits: tuple[str, ...] = ("train", "val")
+    path: Path,
+    dim: int,
+    seed: int,
+    *,
+    images: str = "1",
+    thumbs: int = 0,
+    splits: tuple[str, ...] = ("train", "val"),
 ) -> Path:
     """Write a store of embeddings with a mean of their own; row `seed` is unreadable."""
     create_store(path, {"architecture": f"planted {seed}", "dim": dim}, {"name": f"t{seed}"})
@@ -37,7 +43,7 @@ def teacher(
             views=1,
             dim=dim,
             labels=tiny_store.labels_of(shape),
-            thumbs=tiny_store.thumbs_of(shape),
+            thumbs=tiny_store.thumbs_of(shape) + np.uint64(thumbs),
         )
         features = draws.normal(size=(ROWS, dim)) * draws.uniform(0.1, 2) + seed
         embedding, norm, status = normalize(features.astype(np.float32))
@@ -140,10 +146,17 @@ def test_weights_that_do_not_fit(
     assert not (tmp_path / "c.zarr").exists()
 
 
+def test_caches_from_before_and_after_a_relabelling_belong_together(
+    teachers: list[Path], tmp_path: Path
+) -> None:
+    relabelled = teacher(tmp_path / "relabelled.zarr", 5, 4, images="2")
+    assert combine([teachers[0], relabelled], tmp_path / "c.zarr").shape.dim == 17
+
+
 def test_caches_that_do_not_belong_together(teachers: list[Path], tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="expected two caches or more"):
         combine(teachers[:1], tmp_path / "c.zarr")
-    other = teacher(tmp_path / "other.zarr", 5, 4, images="2")
+    other = teacher(tmp_path / "other.zarr", 5, 4, images="2", thumbs=1)
     with pytest.raises(WrongUse, match="are caches of different images; combine caches of one dataset"):
         combine([teachers[0], other], tmp_path / "c.zarr")
     val = teacher(tmp_path / "val.zarr", 5, 5, splits=("val",))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -48,6 +49,35 @@ def test_labels_may_be_missing_words_or_truth_values(tmp_path: Path) -> None:
     assert labels_of(tmp_path, pa.array(["b", "a", "b"]).dictionary_encode()) == ([1, 0, 1], ("a", "b"))
     assert labels_of(tmp_path, pa.array([True, False, None])) == ([1, 0, -1], ("false", "true"))
     assert labels_of(tmp_path, pa.nulls(3)) == ([-1, -1, -1], ())
+
+
+@pytest.mark.parametrize("missing", [None, pa.nulls(3), pa.nulls(3, pa.string()), pa.nulls(3, pa.int64())])
+def test_a_split_without_labels_may_stand_beside_words(tmp_path: Path, missing: pa.Array | None) -> None:
+    write(tmp_path / "train.parquet", pa.table({"image": IMAGES, "label": ["dog", "cat", None]}))
+    other = {"image": IMAGES} if missing is None else {"image": IMAGES, "label": missing}
+    write(tmp_path / "test.parquet", pa.table(other))
+    found = open_sources(tmp_path)
+    assert found["train"].classes == found["test"].classes == ("cat", "dog")
+    assert (found["train"].labels.tolist(), found["test"].labels.tolist()) == ([1, 0, -1], [-1] * 3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_a_row_group_may_hold_more_than_2_gib(tmp_path: Path, is_struct: bool) -> None:
+    rows = 4400
+    image = pa.DictionaryArray.from_arrays(
+        pa.array(np.arange(rows) % 2, pa.int32()), pa.array([b"a" * 500_000, b"b" * 500_000])
+    )
+    schema = pa.schema({"image": pa.struct({"bytes": pa.binary()}) if is_struct else pa.binary()})
+    with pq.ParquetWriter(tmp_path / "train.parquet", schema) as writer:
+        parts = [image.slice(start, 1100).cast(pa.binary()) for start in range(0, rows, 1100)]
+        column = pa.chunked_array(parts)
+        if is_struct:
+            column = pa.chunked_array([pa.StructArray.from_arrays([part], ["bytes"]) for part in parts])
+        writer.write_table(pa.table({"image": column}, schema=schema), row_group_size=rows)
+    assert pq.read_metadata(tmp_path / "train.parquet").num_row_groups == 1
+    source = open_sources(tmp_path)["train"]
+    assert [source.read(row)[:1] for row in (0, 1, rows - 2, rows - 1)] == [b"a", b"b", b"a", b"b"]
 
 
 @pytest.mark.parametrize(

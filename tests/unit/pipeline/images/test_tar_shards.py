@@ -105,6 +105,8 @@ def test_folders_of_splits_and_val_by_choice(tmp_path: Path) -> None:
         ({"train-0.tar": numbered(0, 1), "extra-0.tar": numbered(0, 1)}, {}, "extra-0.tar names no split"),
         ({"train-0.tar": {"a.txt": b""}}, {}, "hold no images"),
         ({"train-0.tar": {"a.jpg": b"", "a.json": b"{"}}, {}, "cannot read .*train-0.tar"),
+        ({"train-0.tar": {"a.jpg": b"", "a.cls": b"9" * 20}}, {}, "cannot read .*a.cls has the label 9999"),
+        ({"train-0.tar": {"a.jpg": b"", "a.json": b'{"label": "\\ud800"}'}}, {}, "a.json has the label"),
         ({"train-0.tar": numbered(0, 1)}, {"val": "vall"}, "has no .tar files of vall"),
         ({"train-0.tar": numbered(0, 1)}, {"label_column": "x"}, "holds .tar shards: --image-column"),
     ],
@@ -125,6 +127,19 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
     path.write_bytes({"cut": data[:2000], "empty": b"", "other": b"no tar at all" * 100}[damage])
     with pytest.raises(WrongUse, match=r"cannot read .*train-0\.tar"):
         open_sources(tmp_path)
+
+
+def test_the_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    shard(tmp_path / "TRAIN-0.TAR", numbered(0, 2))
+    assert read_all(open_sources(tmp_path)["train"]) == [b"image 0", b"image 1"]
+
+
+def test_words_in_some_shards_and_no_labels_in_others(tmp_path: Path) -> None:
+    shard(tmp_path / "train-0.tar", numbered(0, 2, label=lambda number: "dog" if number else "cat"))
+    shard(tmp_path / "test-0.tar", numbered(0, 2))
+    found = open_sources(tmp_path)
+    assert found["train"].classes == ("cat", "dog")
+    assert (found["train"].labels.tolist(), found["test"].labels.tolist()) == ([0, 1], [-1, -1])
 
 
 def test_images_beside_them_come_first(tmp_path: Path) -> None:

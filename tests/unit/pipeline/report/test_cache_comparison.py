@@ -23,7 +23,9 @@ def stored(path: Path, features: np.ndarray, *, labels: np.ndarray = LABELS, ima
     create_store(path, {"planted": path.name})
     identity: dict[str, Any] = {"split": "train", "rows": len(features), "classes": [], "images": images}
     made: dict[str, Any] = {"dataset": identity, "rows": len(features), "views": 1, "dim": features.shape[1]}
-    create_split(path, "train", **made, labels=labels, thumbs=np.zeros(len(features), np.uint64))
+    create_split(
+        path, "train", **made, labels=labels, thumbs=np.full(len(features), int(images[0]), np.uint64)
+    )
     embedding, norm, status = normalize(features.astype(np.float32))
     crop = np.zeros((len(features), 5), np.float32)
     write_chunk(
