@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cache.durable import write_file
@@ -158,9 +159,10 @@ def call(command: list[object], log: Path) -> None:
         process = subprocess.Popen(
             [str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-        with forwarded_signals(process):
+        with forwarded_signals(process) as interrupted:
             code = process.wait()
-    if code in (INTERRUPTED, -signal.SIGTERM):
+    # whatever the code: torchrun ends with 1 after a signal, as after an error
+    if interrupted or code in (INTERRUPTED, -signal.SIGTERM):
         raise KeyboardInterrupt
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
@@ -168,12 +170,17 @@ def call(command: list[object], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Forward SIGINT and SIGTERM to the process, as SIGTERM."""
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    previous = {kind: signal.signal(kind, lambda number, frame: process.terminate()) for kind in kinds}
+def forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Forward SIGINT and SIGTERM to the process, as SIGTERM; yields the list of those that came."""
+    kinds, came = (signal.SIGINT, signal.SIGTERM), list[int]()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        process.terminate()
+
+    previous = {kind: signal.signal(kind, forward) for kind in kinds}
     try:
-        yield
+        yield came
     finally:
         for kind, handler in previous.items():
             signal.signal(kind, handler)

@@ -93,12 +93,13 @@ def test_a_process_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> 
     assert (tmp_path / "x.log").read_text() == "first\nno room left\n"
 
 
-def test_an_interrupt_reaches_the_process_once_and_ends_the_sweep(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [130, 1])  # torchrun ends with 1
+def test_an_interrupt_reaches_the_process_once_and_ends_the_sweep(tmp_path: Path, code: int) -> None:
     program = [
         sys.executable,
         "-c",
         "import signal, sys, time\n"
-        "def stop(number, frame): print('saved', flush=True); sys.exit(130)\n"
+        f"def stop(number, frame): print('saved', flush=True); sys.exit({code})\n"
         "signal.signal(signal.SIGTERM, stop); print('ready', flush=True); time.sleep(60)",
     ]
     log, before = tmp_path / "x.log", signal.getsignal(signal.SIGINT)
