@@ -4,10 +4,12 @@ Existing chunks are kept, so a command that was interrupted resumes when it is r
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from distributed import Client
 
 from cache.layout import FORMAT
 from cache.lock import sole_writer
@@ -117,14 +119,10 @@ def embed(
         batch_size=batch_size,
         crop_scale=crop_scale,
     )
-    with sole_writer(out):
-        if scheduler is None:
-            # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
-            total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
-            report = _on_this_machine(job, chunks, workers, total, progress)
-        else:
-            with open_client(scheduler=scheduler) as client:
-                report = dispatch(client, job, chunks, progress)
+    # threads decide bits, so they follow from the whole dataset and not from the chunks still to compute
+    total = chunk_count((split.rows for split in dataset.splits.values()), backbone.dim)
+    with sole_writer(out), _cluster(job, scheduler, workers, total, len(chunks)) as (client, job):
+        report = dispatch(client, job, chunks, progress)
     _raise_failures(report, len(chunks))
     store = open_store(out, views=1)
     for name in names:
@@ -132,15 +130,19 @@ def embed(
     return report
 
 
-def _on_this_machine(
-    job: Job, chunks: Sequence[Chunk], workers: int | None, total: int, progress: bool
-) -> EmbedReport:
-    """Compute chunks, of `total` with those that are there, on a dask cluster of our own."""
+@contextlib.contextmanager
+def _cluster(
+    job: Job, scheduler: str | None, workers: int | None, total: int, missing: int
+) -> Iterator[tuple[Client, Job]]:
+    """Open a running dask cluster, or one of our own for the missing ones of `total` chunks; and the job for it."""
+    if scheduler is not None:
+        with open_client(scheduler=scheduler) as client:
+            yield client, job
+        return
     device = resolve_device(job.device)
     count, threads = share_of_machine(workers, device, chunks=total)
-    job = replace(job, device=device.type, threads=threads)
-    with open_client(workers=min(count, len(chunks)), threads=threads, device=device) as client:
-        return dispatch(client, job, chunks, progress)
+    with open_client(workers=min(count, missing), threads=threads, device=device) as client:
+        yield client, replace(job, device=device.type, threads=threads)
 
 
 def _identity_for(out: Path, backbone: Backbone, *, precision: str, batch_size: int) -> dict[str, Any]:

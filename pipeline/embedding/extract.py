@@ -67,7 +67,7 @@ def extract(
     pipeline: ChunkPipeline | None = None,
     view: RandomView | None = None,
 ) -> ExtractedFeatures:
-    """Return the features of `rows`, computed in batches that start at the first row; of center crops without a view.
+    """Return the features of `rows`, computed in batches that start at the first row; of centre crops without a view.
 
     The backbone must be on settings.device (see `move_to_device`). read returns an image's bytes by row, or raises
     UnreadableImage; report is called with the number of rows done. pipeline: shares threads with other calls under

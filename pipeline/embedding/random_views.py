@@ -43,7 +43,7 @@ class RandomView:
 
 
 def random_view_of(backbone: Backbone, number: int, scale: tuple[float, float]) -> RandomView | None:
-    """Return a teacher's view; None for view 0, its center crop.
+    """Return a teacher's view; None for view 0, its centre crop.
 
     Raises WrongUse for a preprocessing function of the user's own.
     """

@@ -64,7 +64,7 @@ class ResumableOrder(TraversalOrder):
 
 
 class CropDecoder(ResizedCropRGBImageDecoder):
-    """Decode, crop, resize and flip an image: randomly, seeded by (seed, epoch, row, view), or the center crop.
+    """Decode, crop, resize and flip an image: randomly, seeded by (seed, epoch, row, view), or the centre crop.
 
     With a Replay, as in its view of the epoch. FFCV's base class provides the state and the buffers.
     """

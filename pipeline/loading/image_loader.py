@@ -42,7 +42,7 @@ class ImageLoader:
 
     Images are float32 (B, 3, H, W), channels last in memory, normalised with ImageNet's mean and std.
 
-    order: which rows, in which order. image_size: in pixels. crops: one per view, None for the center crop.
+    order: which rows, in which order. image_size: in pixels. crops: one per view, None for the centre crop.
     teacher: the split of the cache whose view 0 is joined; it must have all of these rows. replay: takes the place of
     the only crop, and its views' embeddings that of view 0. color_jitter: applied to
     each view, seeded by (seed, epoch, batch, rank). workers: number of threads that decode, see

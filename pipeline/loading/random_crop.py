@@ -135,7 +135,7 @@ def stored_view(crop: np.ndarray, height: int, width: int) -> tuple[int, int, in
 
 @njit(nogil=True, cache=True)
 def widest_crop(height: int, width: int, ratio: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the largest center crop with width / height within `ratio` (torchvision's fallback)."""
+    """Return the largest centre crop with width / height within `ratio` (torchvision's fallback)."""
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])

@@ -3,6 +3,7 @@
 import errno
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ NO_CREDENTIALS = (
     "DefaultCredentialsError",
     "ProfileNotFound",
 )
+REFUSED = re.compile(r"\b(401|403|Forbidden|Unauthorized|Invalid Credentials)\b", re.IGNORECASE)
 LASTING = (
     FileNotFoundError,
     IsADirectoryError,
@@ -152,8 +154,11 @@ class RemoteFolder:
     def _failure(self, error: Exception) -> PipelineError:
         """Return what is raised for an error that is not tried again."""
         if isinstance(error, FileNotFoundError):
+            # the Hub says so of a repository, too, that the user may not read
+            hidden = f", or log in by {CREDENTIALS['hf']}" if self.url.startswith("hf://") else ""
             return Missing(
-                f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created first"
+                f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created "
+                f"first{hidden}"
             )
         if lasting(error):
             return PipelineError(f"{self.url} cannot be used: {self._reason(error)}")
@@ -166,7 +171,7 @@ class RemoteFolder:
         advice = CREDENTIALS.get(self.url.split("://")[0], "the service's own tools")
         if type(error).__name__ in NO_CREDENTIALS:
             return f"no credentials were found; give them by {advice}"
-        if isinstance(error, PermissionError):
+        if is_refusal(error):
             return (
                 f"access was refused ({in_words(error)}); check the name of the bucket, and that the credentials may "
                 f"read, list and write there: give others by {advice}"
@@ -174,10 +179,16 @@ class RemoteFolder:
         return in_words(error)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether the service refused access; gcsfs says so in an OSError's text alone."""
+    return isinstance(error, PermissionError) or (type(error) is OSError and bool(REFUSED.search(str(error))))
+
+
 def lasting(error: Exception) -> bool:
     """Whether an error would come again at the next try."""
     return (
-        isinstance(error, (PermissionError, *LASTING))
+        is_refusal(error)
+        or isinstance(error, LASTING)
         or type(error).__name__ in (*NO_CREDENTIALS, "ParamValidationError")
         or (isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENOSPC))
     )

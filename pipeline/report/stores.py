@@ -1,6 +1,7 @@
 """`cache info`: the contents of a store, on the terminal."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,21 +56,23 @@ def identity_table(store: Store) -> Table:
 
 
 def split_table(splits: list[Split]) -> Table:
-    """Return rows, chunks and bytes of each split, with unusable rows by reason."""
-    table = Table(
-        "split", "rows", "views", "dim", "chunks written", "usable rows", "unreadable", "degenerate", "size"
-    )
+    """Return rows, chunks and bytes of each split, one column per split, with unusable rows by reason."""
+    table = Table("")
     for split in splits:
-        found = describe_split(split)
-        table.add_row(
-            split.name,
-            f"{found['rows']:,}",
-            f"{found['views']}",
-            f"{found['dim']}",
-            f"{found['chunks_written']:,} of {found['chunks']:,}",
-            f"{found['usable']:,}",
-            f"{found['unreadable']:,}",
-            f"{found['degenerate']:,}",
-            human_bytes(found["bytes"]),
-        )
+        table.add_column(split.name, justify="right")
+    found = [describe_split(split) for split in splits]
+    for title, cell in CELLS.items():
+        table.add_row(title, *map(cell, found))
     return table
+
+
+CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "rows": lambda split: f"{split['rows']:,}",
+    "usable": lambda split: f"{split['usable']:,}",
+    "unreadable": lambda split: f"{split['unreadable']:,}",
+    "degenerate": lambda split: f"{split['degenerate']:,}",
+    "views": lambda split: f"{split['views']}",
+    "dim": lambda split: f"{split['dim']:,}",
+    "chunks written": lambda split: f"{split['chunks_written']:,} of {split['chunks']:,}",
+    "size": lambda split: human_bytes(split["bytes"]),
+}

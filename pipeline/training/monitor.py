@@ -1,4 +1,4 @@
-"""What --eval-every shows of a student while it trains, on center crops of the validation images.
+"""What --eval-every shows of a student while it trains, on centre crops of the validation images.
 
 k-NN accuracy where there are labels, and how closely it follows its teacher. Every rank takes part of the images.
 """

@@ -50,14 +50,22 @@ def with_replayed_views(configs: Sequence[DistillConfig], store: Store) -> tuple
 
 
 def views_of(config: DistillConfig) -> int:
-    """Return how many of a cache's views a run needs: the center crop's, and those that it replays."""
+    """Return how many of a cache's views a run needs: the centre crop's, and those that it replays."""
     return 1 + (config.replay_views or 0)
 
 
 def open_replay(config: DistillConfig, split: Split, objective: Objective) -> Replay | None:
-    """Return the views that --replay shows, or None without it. WrongUse for an objective without a teacher."""
+    """Return the views that --replay shows, or None without it.
+
+    WrongUse for an objective without a teacher, or of several crops.
+    """
     if not config.replay_views:
         return None
     if not objective.needs_teacher:
         raise WrongUse(f"--replay: the objective {config.objective} needs no teacher; leave it out")
+    if objective.views > 1:
+        raise WrongUse(
+            f"--replay: the objective {config.objective} is given {objective.views} crops of each image, and a "
+            "replayed view is one; leave it out"
+        )
     return Replay(split, config.replay_views)

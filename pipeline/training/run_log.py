@@ -36,7 +36,7 @@ class RunLog:
         self.path, self.batch_size = run / "metrics.jsonl", batch_size
         self.drop_lines_after(step)
         with self.explain_os_errors():
-            self.board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
+            self.board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
         self.bar = Progress(total=steps, initial=step, desc=name or None, unit="step", smoothing=0.05)
         self.since, self.at_step = time.monotonic(), step
 

@@ -72,6 +72,10 @@ def test_one_that_stays_broken_is_a_sentence(folder: RemoteFolder, monkeypatch: 
             r"access was refused \(Access Denied\); check the name of the bucket",
         ),
         (
+            OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/x"),
+            r"access was refused \(Forbidden: ",
+        ),
+        (
             NoCredentialsError("Unable to locate"),
             "no credentials were found; give them by the service's own tools",
         ),

@@ -287,6 +287,8 @@ def test_what_contradicts_replay_is_refused(packed: Path, cached: Path, taught: 
     refused("--replay and --live-teacher exclude each other", replay=True, live_teacher=True)
     refused("have areas from 0.3 to 1.0; leave it out", replay=True, crop_scale=(0.5, 1.0))
     refused("the objective supervised needs no teacher", replay=True, objective="supervised")
+    of_two = "tests.support.own_objectives:of_two_crops"
+    refused(f"the objective {of_two} is given 2 crops of each image", replay=True, objective=of_two)
 
 
 def test_a_preprocessing_of_the_users_own_cannot_be_cropped(
