@@ -36,7 +36,7 @@ SCRATCH   ?= runs/$(NAME)-scratch-$(call plain,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(call plain,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
-BEYOND    := bench tuning tuned candidates infonce candidates-tuned forms views anchors teachers
+BEYOND    := bench tuning tuned two-queues candidates infonce candidates-tuned forms views anchors teachers
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
