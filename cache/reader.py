@@ -99,12 +99,6 @@ class Split:
         self._files = SplitFiles(path / name, self.shape, present)
         self._files.check_sizes()
 
-    def same_images(self, other: "Split") -> bool:
-        """Whether both are of the same images in the same order, whatever their names and labels are."""
-        if self.dataset == other.dataset:
-            return True
-        return self.shape.rows == other.shape.rows and np.array_equal(self.thumb, other.thumb)
-
     @property
     def complete(self) -> bool:
         """Whether every chunk is present."""

@@ -13,6 +13,7 @@ from cache.layout import Status
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
+from cache.same_images import same_images
 from cache.user_folder import as_typed
 from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
 from pipeline.embedding.convert import require_own_place
@@ -113,7 +114,7 @@ def common_splits(stores: Sequence[Store]) -> dict[str, list[Split]]:
     for of_teachers in splits.values():
         first, *others = of_teachers
         for split in others:
-            if not split.same_images(first):
+            if not same_images(split, first):
                 raise WrongUse(
                     f"{split.path} and {first.path} are caches of different images; combine caches of one dataset"
                 )

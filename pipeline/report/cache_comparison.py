@@ -16,6 +16,7 @@ from scipy.stats import skew
 
 from cache.metadata import archive_of
 from cache.reader import Split, Store, open_store
+from cache.same_images import same_images
 from pipeline.errors import WrongUse
 from pipeline.evaluate import fidelity
 from pipeline.evaluate.features import unit_rows
@@ -86,7 +87,7 @@ def compare_caches(config: CompareConfig) -> None:
 def require_same_images(stores: Sequence[Store], splits: Sequence[Split]) -> None:
     """Raise WrongUse unless all splits are of the same images."""
     for store, split in zip(stores, splits, strict=True):
-        if not split.same_images(splits[0]):
+        if not same_images(split, splits[0]):
             raise WrongUse(
                 f"{store.path} and {stores[0].path} are caches of different images; compare caches of one dataset"
             )
