@@ -11,8 +11,8 @@ from pipeline.errors import WrongUse
 from pipeline.objectives.centroids import Centroids
 from pipeline.objectives.clusterfit import ClusterFit
 from pipeline.objectives.compress import Compress1q, Compress2q
+from pipeline.objectives.compress_reg_bn import Compress1qRegBN
 from pipeline.objectives.crd import CRD
-from pipeline.objectives.infonce import Compress1qInfoNCE
 from pipeline.objectives.neighbour_anchors import NeighbourAnchors
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.queues import AnchorQueue
@@ -30,7 +30,21 @@ def _temperature(value: float | None) -> float:
 
 
 def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:
-    """Build CompRess-1q, with or without InfoNCE, with anchors from the training rows, by --anchor-policy."""
+    """Build CompRess-1q with anchors from the training rows, by --anchor-policy."""
+    return _build_1q(Compress1q, config, student_dim, split, rows)
+
+
+def build_1q_reg_bn(
+    config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
+) -> Objective:
+    """Build CompRess-1q with Reg-BN's loss. WrongUse for batches of one image."""
+    _require_two_images(config)
+    return _build_1q(Compress1qRegBN, config, student_dim, split, rows)
+
+
+def _build_1q(
+    kind: type[Compress1q], config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
+) -> Objective:
     wanted, dtype = config.anchors, PRODUCT_DTYPES[config.loss_dtype]
     if not wanted and config.anchor_policy != "window":
         wanted = str(
@@ -48,7 +62,6 @@ def build_1q(config: DistillConfig, student_dim: int, split: Split, rows: NDArra
     else:
         window = AnchorWindow(rows, count, config.batch_size, config.seed)
         anchors = AnchorQueue(split, window, centered=dtype == torch.bfloat16)
-    kind = Compress1qInfoNCE if config.objective == "1q-infonce" else Compress1q
     return kind(
         anchors,
         student_dim=student_dim,
@@ -106,9 +119,15 @@ def build_regression_bn(
     config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]
 ) -> Objective:
     """Build the BatchNorm regression baseline of CompRess. WrongUse for batches of one image."""
-    if config.batch_size < 2:
-        raise WrongUse("reg-bn needs at least 2 images per batch, for BatchNorm; give a larger --batch-size")
+    _require_two_images(config)
     return RegressionBN(split, student_dim=student_dim)
+
+
+def _require_two_images(config: DistillConfig) -> None:
+    if config.batch_size < 2:
+        raise WrongUse(
+            f"{config.objective} needs at least 2 images per batch, for BatchNorm; give a larger --batch-size"
+        )
 
 
 def build_seed(config: DistillConfig, student_dim: int, split: Split, rows: NDArray[np.int64]) -> Objective:

@@ -11,12 +11,14 @@ from cache.reader import Split
 from pipeline.errors import WrongUse, suggest
 from pipeline.objectives.builders import (
     build_1q,
+    build_1q_reg_bn,
     build_2q,
     build_cc,
     build_crd,
     build_regression_bn,
     build_seed,
 )
+from pipeline.objectives.compress_reg_bn import WEIGHT as REG_BN_WEIGHT
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.own_objective import is_own, own_builder
 from pipeline.objectives.regression import Regression
@@ -25,7 +27,7 @@ from pipeline.objectives.simreg import SimReg
 from pipeline.objectives.supervised import Supervised, labeled_classes
 from pipeline.settings.training import DistillConfig
 
-WITH_POLICIES = ("1q", "1q-infonce")
+WITH_POLICIES = ("1q", "1q-reg-bn")
 REDUCED = (*WITH_POLICIES, "seed")  # their anchors are the teacher's alone, which can be held in bfloat16
 LEFT_TO_THE_OBJECTIVE = ("tau", "student_tau", "epochs", "wd", "optimizer", "schedule")
 COMPRESS = "Abbasi Koohpayegani, Tejankar, Pirsiavash, NeurIPS 2020"
@@ -74,12 +76,12 @@ OBJECTIVES = {
         tau=0.04,
         build=build_1q,
     ),
-    "1q-infonce": ObjectiveEntry(
-        description="CompRess-1q and InfoNCE of the student's embeddings against the teacher's of the batch",
-        paper=f"{COMPRESS}; InfoNCE as in CLIP-KD, Yang et al., CVPR 2024",
-        defaults="K 128,000, tau of InfoNCE 0.07",
+    "1q-reg-bn": ObjectiveEntry(
+        description="CompRess-1q and regression (MSE) of the batch-normalized teacher embedding, from one head",
+        paper=f"both of {COMPRESS}; their sum is ours",
+        defaults=f"K 128,000, {REG_BN_WEIGHT:g} times Reg-BN",
         tau=0.04,
-        build=build_1q,
+        build=build_1q_reg_bn,
     ),
     "2q": ObjectiveEntry(
         description="CompRess-2q: KL divergence of similarity distributions, each side over its own queue of anchors",

@@ -55,7 +55,7 @@ class TrainConfig(CommandSettings):
     )
     amp_dtype: str = setting(
         None,
-        "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 1q-infonce, 2q and seed compute their "
+        "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 1q-reg-bn, 2q and seed compute their "
         "products with the anchors in TF32; fp32 is float32 throughout. Default: bf16 if the device multiplies it, "
         "else fp32",
         choices=PRECISIONS,
@@ -108,7 +108,7 @@ class DistillConfig(TrainConfig):
     )
     anchor_policy: str = setting(
         "window",
-        "objectives 1q and 1q-infonce: what the anchors are. window: images that change step by step, as in the "
+        "objectives 1q and 1q-reg-bn: what the anchors are. window: images that change step by step, as in the "
         "paper; neighbours: these and each image's nearest neighbours, see `cache neighbours`; kmeans: centroids, each "
         "of which counts for its cluster",
         choices=ANCHOR_POLICIES,
@@ -120,7 +120,7 @@ class DistillConfig(TrainConfig):
     student_tau: float | None = setting(None, "objective seed: the student's temperature. Default: 0.2")
     loss_dtype: str = setting(
         "fp32",
-        "objectives 1q, 1q-infonce and seed: precision of the products with the anchors; sums stay fp32",
+        "objectives 1q, 1q-reg-bn and seed: precision of the products with the anchors; sums stay fp32",
         choices=PRECISIONS,
     )
     momentum: float = setting(

@@ -34,7 +34,7 @@ from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.compress import reference_loss
-from pipeline.objectives.infonce import infonce
+from pipeline.objectives.compress_reg_bn import regression_bn
 from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
 from pipeline.objectives.queues import AnchorQueue, mean_of
 from pipeline.objectives.regression import standardized
@@ -42,6 +42,7 @@ from pipeline.objectives.simreg import two_layers
 from pipeline.settings.training import DistillConfig
 
 BAG = 5  # images beside the one itself
+INFONCE_TAU = 0.07
 
 
 class Bags:
@@ -114,7 +115,7 @@ class Candidate(Objective):
             if self.regression:
                 loss = loss + self.regression * (student - teacher).square().sum(1).mean()
             if self.regression_bn:
-                loss = loss + self.regression_bn * F.mse_loss(standardized(output), standardized(teacher))
+                loss = loss + self.regression_bn * regression_bn(output, teacher)
             if self.infonce:
                 loss = loss + self.infonce * infonce(student, teacher)
         return loss
@@ -142,6 +143,13 @@ class Candidate(Objective):
             return embedding.float()
         embedding = embedding.float() - self.origin
         return l2_normalize(embedding if self.scale is None else embedding / self.scale)
+
+
+def infonce(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over images i of -log(exp(s_i . t_i / 0.07) / sum_j exp(s_i . t_j / 0.07)): () of (B, D) each."""
+    return F.cross_entropy(
+        student @ teacher.T / INFONCE_TAU, torch.arange(len(student), device=student.device)
+    )
 
 
 def candidate(

@@ -91,7 +91,7 @@ FLAGS = with_flags(
     ("--anchors 1000", "--anchors 1000: there are only 6 rows to draw them from; give --anchors all"),
     (
         "--objective 3q",
-        "unknown objective '3q': choose one of 1q, 1q-infonce, 2q, reg, reg-bn, simreg, seed, supervised, crd, cc, "
+        "unknown objective '3q': choose one of 1q, 1q-reg-bn, 2q, reg, reg-bn, simreg, seed, supervised, crd, cc, "
         "package.module:function",
     ),
     (

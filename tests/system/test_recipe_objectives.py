@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
 from pipeline.settings.cache_commands import NeighboursConfig
 from pipeline.settings.training import DistillConfig
+from recipes.cifar10.objectives import infonce
 from tests.support.tiny_batch import STUDENT_DIM, eligible_batch, losses_of_descent
 
 CANDIDATE = "recipes.cifar10.objectives:candidate"
@@ -73,6 +75,16 @@ def test_regression_of_standardized_embeddings_is_reg_bn(cached: Path) -> None:
     teacher = batch.teacher.double()
     pair = [(side - side.mean(0)) / side.std(0, unbiased=False) for side in (student.double(), teacher)]
     assert (added - plain) / 2 == pytest.approx((pair[0] - pair[1]).square().mean().item(), rel=0.02)
+
+
+def test_infonce_is_the_cross_entropy_of_the_image_itself() -> None:
+    draws = np.random.default_rng(0)
+    student, teacher = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in draws.normal(size=(2, 6, 5))
+    )
+    logits = student @ teacher.T / 0.07
+    expected = -np.mean(np.diag(logits) - np.log(np.exp(logits).sum(1)))
+    assert infonce(torch.from_numpy(student), torch.from_numpy(teacher)).item() == pytest.approx(expected)
 
 
 def test_a_bag_adds_the_loss_to_one_of_five_neighbours(cached: Path, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_refused(split: Split, tmp_path: Path) -> None:
         build(rows=split.eligible()[:100])
     with pytest.raises(WrongUse, match="--neighbours belongs to --anchor-policy neighbours"):
         build(anchor_policy="window", neighbours=3)
-    with pytest.raises(WrongUse, match="only 1q and 1q-infonce have it; leave it out"):
+    with pytest.raises(WrongUse, match="only 1q and 1q-reg-bn have it; leave it out"):
         build(objective="2q")
     other = stored(tmp_path / "other.zarr", np.eye(5, DIM, dtype=np.float32))
     with pytest.raises(NotAStore, match="has no graph of neighbours"):

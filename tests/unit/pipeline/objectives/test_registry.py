@@ -82,7 +82,7 @@ def test_given_settings_are_kept() -> None:
         ),
         (
             {"objective": "2q", "loss_dtype": "bf16"},
-            "--loss-dtype bf16 with the objective 2q: only 1q, 1q-infonce, seed support",
+            "--loss-dtype bf16 with the objective 2q: only 1q, 1q-reg-bn, seed support",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_cache_of_another_dataset_is_refused_field_by_field(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"objective": "3q"}, "unknown objective '3q': choose one of 1q, 1q-infonce, 2q"),
+        ({"objective": "3q"}, "unknown objective '3q': choose one of 1q, 1q-reg-bn, 2q"),
         ({"anchors": "161"}, "only 160 rows"),
         ({"objective": "crd", "negatives": 0}, "--negatives 0 with 160 training rows: CRD needs"),
         ({"objective": "cc", "clusters": 0}, "--clusters 0: expected a number above 0"),

@@ -1,4 +1,4 @@
-"""1q with InfoNCE: 1q's loss plus that of an oracle in double precision, on one rank and on two."""
+"""1q with Reg-BN: 1q's loss and that of an oracle in double precision, on one rank and on two."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cache.reader import Split, open_store
 from pipeline.loading.batch import Batch
-from pipeline.objectives.infonce import infonce
+from pipeline.objectives.compress_reg_bn import regression_bn
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
 from pipeline.settings.training import DistillConfig
@@ -30,33 +30,36 @@ def embedded(split: Split, count: int = BATCH) -> Tensor:
     return torch.randn(count, split.shape.dim, generator=torch.Generator().manual_seed(1))
 
 
-def test_infonce_is_the_cross_entropy_of_the_image_itself() -> None:
-    student, teacher = (draws / np.linalg.norm(draws, axis=1, keepdims=True) for draws in unit_free())
-    logits = student @ teacher.T / 0.07
-    expected = -np.mean(np.diag(logits) - np.log(np.exp(logits).sum(1)))
-    found = infonce(torch.from_numpy(student).float(), torch.from_numpy(teacher).half())
-    assert found.item() == pytest.approx(expected, rel=2e-3)  # the teacher is rounded to float16
-    assert infonce(torch.eye(4), torch.eye(4)).item() < 1e-5
-
-
-def unit_free() -> list[np.ndarray]:
+def test_regression_is_twice_the_missing_correlation() -> None:
     draws = np.random.default_rng(0)
-    return [draws.standard_normal((6, 5)) for _ in range(2)]
+    student, teacher = 3 * draws.standard_normal((6, 5)) + 1, draws.standard_normal((6, 5))
+    correlation = np.mean([np.corrcoef(student[:, each], teacher[:, each])[0, 1] for each in range(5)])
+    found = regression_bn(torch.from_numpy(student), torch.from_numpy(teacher))
+    assert found.item() == pytest.approx(
+        2 - 2 * correlation, rel=1e-4
+    )  # batch norm adds 1e-5 to each variance
 
 
 def test_the_loss_is_the_sum_of_both(cached: Path) -> None:
     split = open_store(cached).split("train")
     batch, embedding = eligible_batch(split, BATCH), embedded(split)
     assert batch.teacher is not None
-    plain, both = (built(split, name)((embedding,), batch, 0).item() for name in ("1q", "1q-infonce"))
-    added = infonce(torch.nn.functional.normalize(embedding), batch.teacher).item()
-    assert both == pytest.approx(plain + added, rel=1e-5)
+    plain, both = (built(split, name)((embedding,), batch, 0).item() for name in ("1q", "1q-reg-bn"))
+    assert both == pytest.approx(plain + 5 * regression_bn(embedding, batch.teacher).item(), rel=1e-5)
+
+
+def test_it_is_the_candidate_that_was_measured(cached: Path) -> None:
+    split = open_store(cached).split("train")
+    batch, embedding = eligible_batch(split, BATCH), embedded(split)
+    candidate = built(split, "recipes.cifar10.objectives:candidate", objective_args=("regression_bn=5",))
+    gradients = [gradient_of(each, embedding, batch) for each in (built(split, "1q-reg-bn"), candidate)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["window", "kmeans"])
 def test_its_gradient_is_its_slope_and_it_is_learnt(cached: Path, policy: str) -> None:
     split = open_store(cached).split("train")
-    objective = built(split, "1q-infonce", anchor_policy=policy, anchors="8")
+    objective = built(split, "1q-reg-bn", anchor_policy=policy, anchors="8")
     batch, embedding = eligible_batch(split, BATCH), embedded(split)
     torch.testing.assert_close(
         gradient_of(objective, embedding, batch), slope(objective, embedding, batch), rtol=0.05, atol=5e-3
@@ -81,7 +84,7 @@ def of_half(part: slice, path: Path) -> tuple[Tensor, Tensor]:
         teacher=whole.teacher[part],
     )
     leaf = embedded(split)[part].requires_grad_()
-    loss = built(split, "1q-infonce")((leaf,), batch, 0)
+    loss = built(split, "1q-reg-bn")((leaf,), batch, 0)
     loss.backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad
