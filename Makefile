@@ -154,6 +154,7 @@ readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report recipes/fashion_mnist/infonce.toml --out docs/beyond.md --name fashion-infonce
+	$(RUN_PY) report recipes/fashion_mnist/reg-bn.toml --out docs/beyond.md --name fashion-reg-bn
 	$(foreach caches,forms teachers,$(RUN_PY) report docs/results/cifar10-$(caches).json --out docs/beyond.md --name cifar10-$(caches)-caches &&) true
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10-int8/*.json)) --out docs/beyond.md --name cifar10-int8
 	.venv/bin/python -m recipes.cifar10.anchor_error --table
