@@ -7,7 +7,9 @@ PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; d
   $$python -c 'import sys; sys.exit(not $(SUPPORTED))' 2>/dev/null && echo $$python && break; done),python3)
 RUN_PY := .venv/bin/python cli.py
 READY  := .venv/.ready
-SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev python3-dev python3-venv openclipart-png
+# libgl1 and libglib2.0-bin: what opencv-python, a requirement of FFCV, loads and a bare system lacks.
+SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev libgl1 libglib2.0-bin python3-dev python3-venv \
+  openclipart-png
 # What the tests need besides: a browser that opens the report.
 TEST_SYSTEM := chromium
 FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
