@@ -108,5 +108,5 @@ class Findings:
         return int(self._done.value)
 
     def table(self) -> NDArray[np.void]:
-        """Return the records, (N,) RECORD, mapped from the file: they stay after it is deleted."""
-        return np.memmap(self.file, RECORD, "r")
+        """Return the records, (N,) RECORD, mapped from the file, after whose deletion they stay; changes stay here."""
+        return np.memmap(self.file, RECORD, "c")
