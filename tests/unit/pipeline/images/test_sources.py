@@ -250,6 +250,7 @@ def test_other_parquet_files_are_refused(tmp_path):
     refused("column label: expected whole numbers or words, found list")
     table = pa.table({"image": pa.array(images(1)), "label": ["cat"]})
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", images(1), labels=[1])
     refused("words in some files and numbers in others")
     (tmp_path / "train-00001-of-00002.parquet").write_bytes(b"PAR1 nonsense PAR1")
     refused("cannot read .* as parquet")
