@@ -204,13 +204,20 @@ def test_the_loader_reads_no_cache_and_the_objective_gets_the_live_embeddings(
 
 def test_crops_that_were_cut_ahead_are_dropped_when_a_run_ends(packed: Path, taught: Path) -> None:
     config = live(packed, taught, Path("run"))
-    teacher, started = opened(config), []
+    teacher, rows_of, started = opened(config), [], []
     start = teacher.crops.start
-    teacher.crops.start = lambda rows, epoch: started.append(start(rows, epoch)) or started[-1]
+
+    def recorded(rows: Tensor, epoch: int) -> list[Future[Tensor]]:
+        rows_of.append(rows.tolist())
+        started.append(start(rows, epoch))
+        return started[-1]
+
+    teacher.crops.start = recorded
     teacher.crops.threads = ThreadPoolExecutor(1)
     held = threading.Event()
     batches = teacher.add_embeddings(student_batches(config, 0), 0)
-    teacher.crops.crop = lambda row, epoch: torch.zeros(3, 16, 16) if len(started) < 2 else held.wait()
+    # those of the second batch are held, whenever the thread comes to them
+    teacher.crops.crop = lambda row, epoch: torch.zeros(3, 16, 16) if row in rows_of[0] else held.wait()
     try:
         next(batches)
         batches.close()
