@@ -41,8 +41,8 @@ def demo_data(config: commands.DemoDataConfig) -> None:
 def pack(config: commands.PackConfig) -> None:
     """Pack images into a dataset that both stages read.
 
-    A dataset has ordered rows, an identity and one .beton file per split. An unreadable image
-    keeps its row and is left out of training.
+    A dataset has ordered rows, an identity and one .beton file per split. An unreadable image keeps its row and is left
+    out of training.
     """
     from pipeline.images.pack import pack
 

@@ -18,10 +18,10 @@ def class_names(data: Path, parts: Sequence[tuple[pa.ChunkedArray, tuple[str, ..
     parts: for each file its labels, as `class_values`, and the names that it gives to their numbers, () for none.
     Raises WrongUse for labels that are words in one file and numbers in another, and for numbers without a name.
     """
-    words = [labels for labels, _ in parts if pa.types.is_large_string(labels.type)]
+    labelled = [labels for labels, _ in parts if labels.null_count < len(labels)]
+    words = [labels for labels in labelled if pa.types.is_large_string(labels.type)]
     if words:
-        others = [labels for labels, _ in parts if not pa.types.is_large_string(labels.type)]
-        if any(labels.null_count < len(labels) for labels in others):
+        if len(words) < len(labelled):
             raise WrongUse(f"the labels in {data} are words in some files and numbers in others")
         return tuple(
             sorted({word for part in words for word in part.unique().to_pylist() if word is not None})

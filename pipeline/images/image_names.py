@@ -40,8 +40,6 @@ class ImageNames(Sequence[str]):
             return False
         return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # as a list
-
     def __repr__(self) -> str:
         return f"ImageNames({list(self)!r})"
 

@@ -18,7 +18,6 @@ from pipeline.images.sources import Source
 MADE_OF = b"anchorage"  # the metadata key of identity and settings
 NEEDED_COLUMNS = {"path", "label", "sha256", "readable", "thumb"}
 ROWS_PER_PART = 1 << 16
-ALL = slice(None)
 
 
 def write_table(path: Path, source: Source, found: ExaminedImages, made_of: dict[str, Any]) -> None:
@@ -62,7 +61,7 @@ def replace_names_and_labels(path: Path, source: Source, identity: dict[str, Any
         )
 
 
-def _names_and_labels(source: Source, part: slice = ALL) -> dict[str, pa.Array]:
+def _names_and_labels(source: Source, part: slice = slice(None)) -> dict[str, pa.Array]:
     return {
         "path": pa.array([escape(name) for name in source.names[part]], pa.string()),
         "label": pa.array(source.labels[part]),

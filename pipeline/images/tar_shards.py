@@ -26,6 +26,7 @@ BLOCK = 512  # bytes of a tar's header, of which everything is a multiple
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])", re.IGNORECASE
 )
+SHARD_NAME = re.compile(r"^(.+?\.tar)/", re.IGNORECASE)
 LABEL_KEYS = ("label", "cls", "class")
 Members = dict[str, tuple[int, int]]  # name -> offset and size of the content
 
@@ -45,9 +46,8 @@ class TarSource:
         return {"tars": list(self.files)}
 
     def read(self, row: int) -> bytes:
-        name = self.names[row]
-        shard = next(shard for shard in self.files if name.startswith(f"{shard}/"))
-        path, member = self.data / shard, name.removeprefix(f"{shard}/")
+        _, shard, member = SHARD_NAME.split(self.names[row], maxsplit=1)
+        path = self.data / shard
         members = members_of(path, path.stat().st_mtime_ns)
         if member not in members:
             raise OSError(f"{path.name} has no {member} any more")

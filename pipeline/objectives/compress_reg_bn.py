@@ -5,14 +5,12 @@ Both are of CompRess (NeurIPS 2020, arXiv 2010.14713), 1q as its method and Reg-
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.objective import l2_normalize
-from pipeline.objectives.regression import standardized
+from pipeline.objectives.regression import regression_bn
 from pipeline.runtime.distributed import all_gather
 
 WEIGHT = 5.0  # of the regression, whose gradient has no 1 / tau
@@ -29,12 +27,3 @@ class Compress1qRegBN(Compress1q):
         teacher = self.teacher.shared(batch, step).everyone
         similarity = self.teacher.loss(l2_normalize(student), batch, step)
         return similarity + WEIGHT * regression_bn(student, teacher)
-
-
-def regression_bn(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference, () in float32, after each dimension has mean 0 and variance 1 in the batch.
-
-    student: the head's output (B, D); teacher: unit rows (B, D) of the same images. B is at least 2.
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        return F.mse_loss(standardized(student.float()), standardized(teacher.float()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,7 +58,16 @@ class RegressionBN(Objective):
     def forward(self, embeddings: Sequence[Tensor], batch: Batch, step: int) -> Tensor:
         student = all_gather(embeddings[0].float())
         teacher = all_gather(self.norms.raw_embedding(batch))
-        return F.mse_loss(standardized(student), standardized(teacher))
+        return regression_bn(student, teacher)
+
+
+def regression_bn(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference, () in float32, after each dimension has mean 0 and variance 1 in the batch.
+
+    student, teacher: (B, D), of the same images; B is at least 2.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        return F.mse_loss(standardized(student.float()), standardized(teacher.float()))
 
 
 def standardized(features: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import errno
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,13 +27,13 @@ CREDENTIALS = {
     **dict.fromkeys(("gs", "gcs"), "`gcloud auth application-default login`"),
     "hf": "`hf auth login`, or set HF_TOKEN",
 }
+REFUSED = ("Forbidden", "Unauthorized", "Invalid Credentials")  # how gcsfs begins its messages
 NO_CREDENTIALS = (
     "NoCredentialsError",
     "PartialCredentialsError",
     "DefaultCredentialsError",
     "ProfileNotFound",
 )
-REFUSED = re.compile(r"\b(401|403|Forbidden|Unauthorized|Invalid Credentials)\b", re.IGNORECASE)
 LASTING = (
     FileNotFoundError,
     IsADirectoryError,
@@ -181,7 +180,7 @@ class RemoteFolder:
 
 def is_refusal(error: Exception) -> bool:
     """Whether the service refused access; gcsfs says so in an OSError's text alone."""
-    return isinstance(error, PermissionError) or (type(error) is OSError and bool(REFUSED.search(str(error))))
+    return isinstance(error, PermissionError) or (type(error) is OSError and str(error).startswith(REFUSED))
 
 
 def lasting(error: Exception) -> bool:

@@ -28,8 +28,8 @@ def collect() -> None:
         epochs, every = trial.settings["epochs"], trial.settings["eval-every"]
         if len(steps) * every == epochs:  # it is finished
             curve = {str(every * (place + 1)): float(value) for place, value in enumerate(accuracies)}
-            found = {"name": trial.row, "settings": trial.recorded, "nn1": curve}
-            if {**runs.get(trial.row, {}), "provenance": None} != {**found, "provenance": None}:
+            if runs.get(trial.row, {}).get("nn1") != curve:
+                found = {"name": trial.row, "settings": trial.recorded, "nn1": curve}
                 runs[trial.row] = {**found, "provenance": provenance()}
     if not runs:
         sys.exit(f"no run is finished: python cli.py sweep {RECIPE}")

@@ -34,10 +34,9 @@ from cache.reader import Split
 from pipeline.loading.batch import Batch
 from pipeline.objectives.builders import anchor_count
 from pipeline.objectives.compress import reference_loss
-from pipeline.objectives.compress_reg_bn import regression_bn
 from pipeline.objectives.objective import Objective, l2_normalize, teacher_embedding
 from pipeline.objectives.queues import AnchorQueue, mean_of
-from pipeline.objectives.regression import standardized
+from pipeline.objectives.regression import regression_bn, standardized
 from pipeline.objectives.simreg import two_layers
 from pipeline.settings.training import DistillConfig
 

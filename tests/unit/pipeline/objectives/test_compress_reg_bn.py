@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cache.reader import Split, open_store
 from pipeline.loading.batch import Batch
-from pipeline.objectives.compress_reg_bn import regression_bn
 from pipeline.objectives.objective import Objective
 from pipeline.objectives.registry import build_objective, resolved
+from pipeline.objectives.regression import regression_bn
 from pipeline.settings.training import DistillConfig
 from tests.support.tiny_batch import STUDENT_DIM, eligible_batch, gradient_of, losses_of_descent, slope
 from tests.support.two_ranks import on_two_ranks

@@ -50,7 +50,9 @@ class NoCredentialsError(Exception):
 def test_a_broken_connection_is_tried_again_after_a_growing_wait(
     folder: RemoteFolder, monkeypatch: pytest.MonkeyPatch, at_once: list[float]
 ) -> None:
-    failing(monkeypatch, folder, OSError("reset"), TimeoutError(), ConnectionClosedError("closed"))
+    failing(
+        monkeypatch, folder, OSError("reset in c/0/403/0"), TimeoutError(), ConnectionClosedError("closed")
+    )
     assert folder.read("x") == b"content"
     assert [0.25 * 2**n <= wait <= 0.5 * 2**n for n, wait in enumerate(at_once)] == [True] * 3
 
