@@ -54,10 +54,12 @@ class Figure:
 
     @property
     def measured(self) -> str:
-        """The ratio and its unit: three digits, or a fourth where three would be on the other side of the bar."""
-        text = f"{self.ratio:.3g}" if self.ratio < 1000 else f"{self.ratio:,.0f}"
-        rounded = dataclasses.replace(self, ratio=float(text.replace(",", "")))
-        return f"{text if rounded.verdict == self.verdict else f'{self.ratio:.4g}'} {self.unit}"
+        """The ratio and its unit: three digits, or as many more as put it on the right side of its bar."""
+        if self.ratio >= 1000:
+            return f"{self.ratio:,.0f} {self.unit}"
+        texts = (f"{self.ratio:.{digits}g}" for digits in range(3, 18))
+        text = next(t for t in texts if dataclasses.replace(self, ratio=float(t)).verdict == self.verdict)
+        return f"{text} {self.unit}"
 
 
 def interleaved(

@@ -59,6 +59,18 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
             assert len((option.help or "").split()) > 1, option.opts
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_is_explained_above_the_options(name: str) -> None:
+    """All but a choice, which the line of usage spells out."""
+    text = CliRunner().invoke(cli.main, [*name.split(), "--help"]).output.partition("Options:")[0]
+    listed = text.partition("\nArguments:\n")[2]
+    arguments = [option for option in COMMANDS[name].params if isinstance(option, click.Argument)]
+    names = [
+        argument.human_readable_name for argument in arguments if not isinstance(argument.type, click.Choice)
+    ]
+    assert re.findall(r"^  ([A-Z_]+)  +\w.*\w", listed, re.MULTILINE) == names
+
+
 def test_the_examples_in_the_help_parse() -> None:
     examples = re.findall(r"python cli.py (\S+) ([^\n]*?)(?:  +.*)?$", cli.main.help or "", re.MULTILINE)
     assert len(examples) == 5
