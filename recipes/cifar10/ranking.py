@@ -20,7 +20,8 @@ COMPARED = ("nn1", "effective_rank", "mean_cosine", "hubness")
 def main(metric: str = "nn1") -> None:
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     students = means(Path(recipe["results"]), metric)
-    caches = {Path(row.get("cache", recipe["cache"])).name: row["name"] for row in recipe["row"]}
+    rows = [row for row in recipe["row"] if "tau" not in row]  # the others are of the same caches
+    caches = {Path(row.get("cache", recipe["cache"])).name: row["name"] for row in rows}
     compared = json.loads(PROPERTIES.read_text(encoding="utf-8"))["caches"]
     found = {caches[each["name"]]: each for each in compared if caches.get(each["name"]) in students}
     names = sorted(found, key=lambda name: -students[name])
