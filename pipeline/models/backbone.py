@@ -20,7 +20,7 @@ from pipeline.models.architectures import example_features
 from pipeline.models.checkpoints import load_strictly, weights_sha256
 from pipeline.models.resampled_positions import RESAMPLED, resample_positions
 from pipeline.models.state_dict_layout import Layout, best_reading, fitting_parts, own_names
-from pipeline.models.weights_file import WeightsFile, open_weights
+from pipeline.models.weights_file import open_weights
 from pipeline.runtime.code_identity import is_same_python
 from pipeline.runtime.distributed import is_main_process
 
@@ -98,9 +98,9 @@ def load_weights(recipe: Recipe, weights: Path, name: str) -> Recipe:
     does not match the network.
     """
     _materialize(recipe.module)
-    file = open_weights(weights)
+    state = open_weights(weights).state
     own = recipe.module.state_dict()
-    reading = best_reading(recipe.layouts, file.state, own)
+    reading = best_reading(recipe.layouts, state, own)
     tensors = reading.tensors
     if set(reading.problems) == {"of another shape"}:
         resampled = resample_positions(recipe.architecture, recipe.module, tensors)
@@ -109,14 +109,14 @@ def load_weights(recipe: Recipe, weights: Path, name: str) -> Recipe:
     try:
         load_strictly(recipe.module, tensors, f"{name} in {weights}")
     except PipelineError as error:
-        raise PipelineError(f"{error}; {_advice(recipe, file, own, weights)}") from error
+        raise PipelineError(f"{error}; {_advice(recipe, state, own, weights)}") from error
     if reading.prefix:
-        note(f"note: {weights}: removed the prefix {file.prefix + reading.prefix!r} from its names")
+        note(f"note: {weights}: removed the prefix {reading.prefix!r} from its names")
     return recipe
 
 
-def _advice(recipe: Recipe, file: WeightsFile, own: Mapping[str, Tensor], weights: Path) -> str:
-    parts = [repr(file.prefix + part) for part in fitting_parts(recipe.layouts, file.state, own)]
+def _advice(recipe: Recipe, state: Mapping[str, Tensor], own: Mapping[str, Tensor], weights: Path) -> str:
+    parts = [repr(part) for part in fitting_parts(recipe.layouts, state, own)]
     if parts:
         return f"the tensors under {' or '.join(parts)} alone would fit: write a file with these"
     return f"`python cli.py teachers --check {shlex.quote(str(weights))}` shows what it contains"

@@ -37,30 +37,26 @@ NUMPY_SCALARS = [
 class WeightsFile:
     """The tensors of a weights file by name.
 
-    key: the key they were stored under, dotted if nested, or "". prefix: removed from every name, or "". metadata: of
-    a safetensors file.
+    key: the key they were stored under, dotted if nested, or "". metadata: of a safetensors file.
     """
 
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
     key: str
-    prefix: str
     metadata: dict[str, str]
 
 
 def open_weights(path: Path) -> WeightsFile:
     """Open a .safetensors file, or a pickle with a state dict at the top level or nested in a checkpoint.
 
-    Of several state dicts, the first of STATE_DICT_KEYS is meant. A `module.` prefix common to all names is removed.
-    Pickles are loaded with weights_only; the only classes allowed are argparse.Namespace, in which training scripts
-    save their options, and NumPy's numbers. Raises PipelineError.
+    Of several state dicts, the first of STATE_DICT_KEYS is meant. Pickles are loaded with weights_only; the only
+    classes allowed are argparse.Namespace, in which training scripts save their options, and NumPy's numbers. Raises
+    PipelineError.
     """
     safe = path.suffix == ".safetensors"
     allowed = (argparse.Namespace, *NUMPY_SCALARS)
     held, metadata = load_safetensors(path) if safe else (load_pickle(path, *allowed), {})
     key, state = _state_dict_in(held, path)
-    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
-    named = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return WeightsFile(state=named, key=key, prefix=prefix, metadata=metadata)
+    return WeightsFile(state=state, key=key, metadata=metadata)
 
 
 def _state_dict_in(held: Any, path: Path) -> tuple[str, Mapping[str, Tensor]]:
@@ -101,13 +97,8 @@ def _nested_state_dicts(
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         other = next((key for key, item in value.items() if not isinstance(item, Tensor)), None)
-        return f"a dict with {other!r}, which is no tensor" if other is not None else "an empty dict"
+        return f"a dict with {other!r}, which is not a tensor" if other is not None else "an empty dict"
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a weights file; see open_weights."""
-    return open_weights(path).state
 
 
 def check_sha256(path: Path) -> None:

@@ -52,8 +52,7 @@ def print_check(path: Path) -> None:
     """Print a weights file's contents, the teachers it fits, and the command that uses it. Raises PipelineError."""
     file = open_weights(path)
     under = f" under {file.key!r}" if file.key else ""
-    prefix = f", names prefixed by {file.prefix!r}" if file.prefix else ""
-    print(f"{path}: {len(file.state)} tensors{under}{prefix}")
+    print(f"{path}: {len(file.state)} tensors{under}")
     quoted = shlex.quote(str(path))
     if "student" in file.metadata:
         print(f"a student of this project, {file.metadata['student']}")

@@ -35,7 +35,7 @@ class Candidate:
 class Fit:
     """A teacher the file can be loaded into.
 
-    unused: names in the file that no feature needs. prefix: removed from all names, if more than `module.`, or "".
+    unused: names in the file that no feature needs. prefix: removed from all names, or "".
     """
 
     teacher: str
@@ -64,7 +64,7 @@ def identify(file: WeightsFile, path: Path) -> list[Fit]:
             continue
         if not count:
             certain = layout.has_signature(reading.state) or bool(layout.key)
-            (marked if certain else plain).append(_fit(candidate, reading, file))
+            (marked if certain else plain).append(_fit(candidate, reading))
         elif count < nearest[1]:
             named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in reading.problems.items())
             nearest = (candidate.teacher, count, named)
@@ -105,13 +105,13 @@ def torchvision_candidates(values: int) -> Iterator[Candidate]:
             )
 
 
-def _fit(candidate: Candidate, reading: Reading, file: WeightsFile) -> Fit:
+def _fit(candidate: Candidate, reading: Reading) -> Fit:
     return Fit(
         teacher=candidate.teacher,
         architecture=candidate.architecture,
         layout=reading.layout.title,
         unused=tuple(reading.layout.unused_names(reading.state)),
-        prefix=file.prefix + reading.prefix if reading.prefix else "",
+        prefix=reading.prefix,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.models.backbone import Recipe
-from pipeline.models.state_dict_layout import closest_layout, load_problems, unwrapped
+from pipeline.models.state_dict_layout import best_reading, unwrapped
 from pipeline.models.weights_file import open_weights
 from pipeline.teachers.checkpoint_layouts import COMPRESS_ALEXNET, DINOV2_SWIGLU, FLAT_NAMES
 from pipeline.teachers.published import PUBLISHED
@@ -24,7 +24,7 @@ def recipe_of(name: str) -> Recipe:
 def problems(name: str, held: Held, folder: Path) -> dict[str, list[str]]:
     torch.save(held, folder / "w.pth")
     own, state = recipe_of(name).module.state_dict(), open_weights(folder / "w.pth").state
-    return load_problems(own, closest_layout(recipe_of(name).layouts, state, own).rename_all(state))
+    return best_reading(recipe_of(name).layouts, state, own).problems
 
 
 @pytest.mark.parametrize(("name", "file"), CASES)

@@ -85,7 +85,7 @@ def test_the_command_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFix
     torch.save(compress(names_only("compress_alexnet")), path)
     assert cli.run_cli(["teachers", "--check", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{path}: 16 tensors under 'model', names prefixed by 'module.'"
+    assert lines[0] == f"{path}: 16 tensors under 'model'"
     assert any(line.startswith("compress_alexnet: AlexNet") for line in lines)
     assert any(line.split() == ["unused", "fc.weight,", "fc.bias"] for line in lines)
     assert any(

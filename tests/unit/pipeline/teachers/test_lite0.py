@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.weights_file import load_state
+from pipeline.models.weights_file import open_weights
 from pipeline.teachers.lite0 import FILE, LITE0, packaged_weights
 from pipeline.teachers.registry import TEACHERS, load_teacher
 
@@ -30,7 +30,7 @@ def test_its_features_are_those_of_the_original_network() -> None:
 
 
 def test_every_tensor_of_the_file_has_one_place() -> None:
-    state = load_state(packaged_weights())
+    state = open_weights(packaged_weights()).state
     own = TEACHERS["demo"].recipe().module.state_dict()
     assert LITE0.unused_names(state) == ["_fc.weight", "_fc.bias"]
     assert {name: tensor.shape for name, tensor in LITE0.rename_all(state).items()} == {
@@ -42,7 +42,7 @@ def test_every_tensor_of_the_file_has_one_place() -> None:
 
 
 def test_a_file_of_ones_own_may_be_given(tmp_path: Path) -> None:
-    state = load_state(packaged_weights())
+    state = open_weights(packaged_weights()).state
     torch.save(state, tmp_path / "same.pth")
     torch.save({**state, "_bn0.bias": state["_bn0.bias"] + 1}, tmp_path / "other.pth")
     packaged, same, other = (

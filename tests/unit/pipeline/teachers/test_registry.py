@@ -206,6 +206,7 @@ def test_a_file_that_is_not_what_its_published_name_says_is_refused(
     ("prefix", "key"),
     [
         ("_orig_mod.", "state_dict"),
+        ("module.", "model"),
         ("module._orig_mod.", "model_state_dict"),
         ("model._orig_mod.module.", "checkpoint.net"),
         ("net.backbone.", ""),
