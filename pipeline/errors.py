@@ -12,6 +12,11 @@ class WrongUse(PipelineError):
     """A command or setting that cannot work: a missing folder, an unknown name, a bad value. Exit code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'NEAREST'?" for the end of an error message, or "" if no known name is similar."""
     nearest = difflib.get_close_matches(name, list(known), n=1)

@@ -13,7 +13,7 @@ from distributed.comm.addressing import get_address_host
 from distributed.comm.core import CommClosedError
 
 from cache.errors import StoreError
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.runtime.device import gpu_record, resolve_device
 
 
@@ -138,7 +138,7 @@ class Workers:
 
 def reason_of(error: BaseException) -> str:
     """Return a worker's error in one line."""
-    text = (str(error) or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     if isinstance(error, ImportError):
         return f"{text}: start it with this project's folder in PYTHONPATH"
     return text if isinstance(error, StoreError | PipelineError) else f"{type(error).__name__}: {text}"

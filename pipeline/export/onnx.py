@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 LARGEST = 2**31 - 1  # bytes that a protobuf message can hold
 CHECKED_BATCHES = (1, 3)
@@ -65,9 +65,8 @@ def _graph(network: nn.Module, size: int, metadata: Mapping[str, str]) -> bytes:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
         raise PipelineError(
-            f"PyTorch cannot export this student as an ONNX graph ({reason}): export safetensors"
+            f"PyTorch cannot export this student as an ONNX graph ({first_line(error)}): export safetensors"
         ) from error
     assert program is not None
     program.model.metadata_props.update(metadata)

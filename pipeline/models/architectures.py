@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.errors import PipelineError, WrongUse, first_line, suggest
 from pipeline.runtime.code_identity import code_sha256
 from pipeline.runtime.out_of_memory import is_out_of_memory
 
@@ -173,7 +173,7 @@ def guarded_call(module: nn.Module, images: Tensor, name: str) -> object:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise PipelineError(f"{name} failed on images of shape {tuple(images.shape)}: {reason}") from error
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.durable import write_file
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.models.state_dict_layout import load_problems
 
 METADATA_KEY = "anchorage"
@@ -172,8 +172,3 @@ def _program_in(path: Path) -> str:
     if "constants.pkl" in names:
         return "TorchScript program"
     return "program of torch.export" if "archive_format" in names else ""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message."""
-    return (str(error) or type(error).__name__).splitlines()[0]

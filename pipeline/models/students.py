@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.errors import PipelineError, WrongUse, first_line, suggest
 from pipeline.models.architectures import Network, checked_features, feature_width, guarded_call, open_network
-from pipeline.models.checkpoints import first_line
 from pipeline.runtime.out_of_memory import is_out_of_memory
 
 

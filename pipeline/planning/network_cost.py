@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.errors import PipelineError, WrongUse
+from pipeline.errors import PipelineError, WrongUse, first_line
 from pipeline.models.backbone import Backbone
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.students import build_student
@@ -169,10 +169,9 @@ def _measure(module: nn.Module, run: Callable[[nn.Module], None]) -> Cost:
         ):
             run(shapes.to_empty(device="cpu"))
     except Exception as error:  # a user's own module may branch on data, and raise anything
-        reason = " ".join(str(error).splitlines()[:1])
         raise PipelineError(
             f"cannot measure the cost of {type(module).__name__}: it does not run on fake tensors "
-            f"({type(error).__name__}: {reason}); plan with a similar network of the registry"
+            f"({type(error).__name__}: {first_line(error)}); plan with a similar network of the registry"
         ) from error
     return Cost(flops=flops.get_total_flops(), bytes=live.peak, launches=live.launches)
 

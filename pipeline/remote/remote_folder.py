@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.callbacks import Callback
 
-from pipeline.errors import PipelineError, WrongUse
+from pipeline.errors import PipelineError, WrongUse, first_line
 from pipeline.settings.local_path import KINDS
 
 TRIES = 6
@@ -156,13 +156,13 @@ class RemoteFolder:
             # the Hub says so of a repository, too, that the user may not read
             hidden = f", or log in by {CREDENTIALS['hf']}" if self.url.startswith("hf://") else ""
             return Missing(
-                f"{self.url} cannot be used ({in_words(error)}): check the name; a bucket has to be created "
+                f"{self.url} cannot be used ({first_line(error)}): check the name; a bucket has to be created "
                 f"first{hidden}"
             )
         if lasting(error):
             return PipelineError(f"{self.url} cannot be used: {self._reason(error)}")
         return Unreachable(
-            f"{self.url} cannot be reached ({in_words(error)}): check the network and the endpoint (AWS_ENDPOINT_URL "
+            f"{self.url} cannot be reached ({first_line(error)}): check the network and the endpoint (AWS_ENDPOINT_URL "
             "for S3 that is not Amazon's), and run the same command again, which goes on from here"
         )
 
@@ -172,10 +172,10 @@ class RemoteFolder:
             return f"no credentials were found; give them by {advice}"
         if is_refusal(error):
             return (
-                f"access was refused ({in_words(error)}); check the name of the bucket, and that the credentials may "
+                f"access was refused ({first_line(error)}); check the name of the bucket, and that the credentials may "
                 f"read, list and write there: give others by {advice}"
             )
-        return in_words(error)
+        return first_line(error)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -191,11 +191,6 @@ def lasting(error: Exception) -> bool:
         or type(error).__name__ in (*NO_CREDENTIALS, "ParamValidationError")
         or (isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENOSPC))
     )
-
-
-def in_words(error: Exception) -> str:
-    """Return the first line of an error's message, or its name if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cache.errors import StoreError
-from pipeline.errors import PipelineError, WrongUse
+from pipeline.errors import PipelineError, WrongUse, first_line
 
 # The other ranks notice at once when a rank dies, since its connection closes, and after this long when it hangs.
 TIMEOUT = timedelta(minutes=30)
@@ -139,7 +139,7 @@ def explain_lost_rank() -> Iterator[None]:
             raise
         raise PipelineError(
             f"another rank died or did not respond for {TIMEOUT.total_seconds() / 60:g} minutes "
-            f"({message.strip().splitlines()[0]}): see the end of its output for the reason; the same command goes on "
+            f"({first_line(error)}): see the end of its output for the reason; the same command goes on "
             "from the last checkpoint"
         ) from error
 

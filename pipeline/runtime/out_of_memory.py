@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 CPU_ALLOCATOR = "DefaultCPUAllocator: "
 
@@ -35,8 +35,7 @@ def explain_out_of_memory(*flags: str) -> Iterator[None]:
 
 def short_message(error: BaseException) -> str:
     """Return the requested size from an out-of-memory error, without PyTorch's page of advice."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    return line.rpartition(CPU_ALLOCATOR)[2].split(". ")[0]
+    return first_line(error).rpartition(CPU_ALLOCATOR)[2].split(". ")[0]
 
 
 def release_free_memory() -> None:

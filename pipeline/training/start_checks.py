@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import PipelineError, WrongUse
+from pipeline.errors import PipelineError, WrongUse, first_line
 from pipeline.images.dataset import Dataset
 from pipeline.images.labelled import label_problem
-from pipeline.models.checkpoints import first_line
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.student_run import StudentRun
 from pipeline.training.tracker import require_tracker

@@ -12,11 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cache.identity import identity_difference
 from cache.sigbus import require_intact_files
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.loading.batch import Batch
 from pipeline.loading.random_crop import stream
 from pipeline.models.backbone import comparable
-from pipeline.models.checkpoints import first_line, load_optimizer, load_resume, load_strictly, save_resume
+from pipeline.models.checkpoints import load_optimizer, load_resume, load_strictly, save_resume
 from pipeline.models.optimizer import build_optimizer
 from pipeline.models.student_file import save_student
 from pipeline.models.students import Student

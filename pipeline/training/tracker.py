@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError, WrongUse
-from pipeline.models.checkpoints import first_line
+from pipeline.errors import PipelineError, WrongUse, first_line
 from pipeline.runtime.progress import Progress
 
 Log = Callable[[dict[str, float], int], None]
