@@ -5,7 +5,6 @@ Rows of an archive cannot be mapped, so opening one decodes it once into a copy 
 
 import hashlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,11 @@ from cache.durable import write_file
 from cache.errors import CorruptStore, StoreError
 from cache.layout import ChunkKey, SplitShape
 from cache.ledger import chunk_ledger, ledger_entry, mark, row_ledger
-from cache.lock import held
+from cache.lock import waited_for
 from cache.metadata import archive_of, read_split_attributes, read_store, split_names
 from cache.user_folder import user_folder
 from cache.writer import absent_chunks, create_split, create_store, write_columns
 
-WAIT_S = 0.5
 Rows = NDArray[Any]
 Marks = Callable[[ChunkKey], int]  # `cache.ledger.mark` of a split's chunks
 
@@ -38,7 +36,7 @@ class DamagedArray(CorruptStore):
         self.array, self.reason = array.name, reason
 
 
-def local_copy(path: Path) -> Path:
+def decoded_copy(path: Path) -> Path:
     """Return the store that an archive was decoded into, in the user's cache folder; decode what is missing.
 
     Processes that want it at the same time wait for the one that decodes. Raises CorruptStore for a damaged archive,
@@ -49,15 +47,15 @@ def local_copy(path: Path) -> Path:
     place = hashlib.sha256(f"{path.resolve()}\0{how.get('made')}".encode()).hexdigest()[:16]
     copy = user_folder("archives") / f"{path.stem}-{place}.zarr"
     try:
-        while not _is_whole(path, copy):
-            with held(copy.with_suffix(".lock")) as mine:
-                if mine and not _is_whole(path, copy):
-                    print(f"decoding the archive {path}, once, into {copy}", file=sys.stderr, flush=True)
-                    create_store(copy, found["teacher"], found.get("origin", {}))
-                    for name in split_names(path):
-                        _decode(path, copy, name, found["id"])
-                    write_file(copy / ".decoded", b"")
-            time.sleep(0 if mine else WAIT_S)
+        if _is_whole(path, copy):
+            return copy
+        with waited_for(copy.with_suffix(".lock")):
+            if not _is_whole(path, copy):
+                print(f"decoding the archive {path}, once, into {copy}", file=sys.stderr, flush=True)
+                create_store(copy, found["teacher"], found.get("origin", {}))
+                for name in split_names(path):
+                    _decode(path, copy, name, found["id"])
+                write_file(copy / ".decoded", b"")
     except CorruptStore:
         raise
     except StoreError as error:
@@ -98,8 +96,8 @@ def entry_of(columns: tuple[Column, ...], values: Mapping[str, Rows], marked: in
 def chunk_values(folder: Path, shape: SplitShape, key: ChunkKey, marks: Marks) -> dict[str, Rows]:
     """Return the rows of each column of a chunk. Raises CorruptStore if they are not those that were archived there."""
     columns = chunk_columns(shape)
-    values = {column.name: read_rows(folder, column, shape, key) for column in columns}
-    recorded = read_ledger(folder, chunk_ledger(shape), key)
+    values = {column.name: read_rows(folder, column, key) for column in columns}
+    recorded = read_rows(folder, chunk_ledger(shape), key)
     if not np.array_equal(entry_of(columns, values, marks(key)), recorded):
         raise DamagedArray(folder / "embedding", f"chunk {key.index} of view {key.view} is another's")
     return values
@@ -110,10 +108,9 @@ def row_values(folder: Path, shape: SplitShape, marks: Marks) -> tuple[Rows, Row
     columns, found = row_columns(shape), []
     for index in range(shape.chunks):
         key = ChunkKey(0, index)
-        values = {column.name: read_rows(folder, column, shape, key) for column in columns}
-        if not np.array_equal(
-            entry_of(columns, values, marks(key)), read_ledger(folder, row_ledger(shape), key)
-        ):
+        values = {column.name: read_rows(folder, column, key) for column in columns}
+        recorded = read_rows(folder, row_ledger(shape), key)
+        if not np.array_equal(entry_of(columns, values, marks(key)), recorded):
             raise DamagedArray(folder / "label", f"chunk {index} is another's")
         found.append(values)
     labels, thumbs = (np.concatenate([values[name] for values in found]) for name in ("label", "thumb"))
@@ -140,34 +137,19 @@ def _decode(path: Path, copy: Path, name: str, store_id: str) -> None:
         write_columns(copy, name, key, chunk_values(path / name, shape, key, marks))
 
 
-def place_of(column: Column, shape: SplitShape, key: ChunkKey) -> tuple[int | slice, ...]:
+def place_of(column: Column, key: ChunkKey) -> tuple[int | slice, ...]:
     """Return where the rows of a chunk are in a column's array."""
-    rows = shape.rows_of(key)
-    inside = slice(rows.start, rows.stop)
+    start = key.index * column.chunk_rows
+    inside = slice(start, min(start + column.chunk_rows, column.rows))
     return (key.view, inside) if column.views else (inside,)
 
 
-def ledger_place(ledger: Column, key: ChunkKey) -> tuple[int | slice, ...]:
-    """Return where a chunk's entry is in the ledger's array."""
-    inside = slice(key.index, key.index + 1)
-    return (key.view, inside) if ledger.views else (inside,)
-
-
-def read_rows(folder: Path, column: Column, shape: SplitShape, key: ChunkKey) -> Rows:
-    """Return the rows of a chunk of a column. Raises CorruptStore."""
-    return _read(folder, column, key, place_of(column, shape, key))
-
-
-def read_ledger(folder: Path, ledger: Column, key: ChunkKey) -> Rows:
-    """Return a chunk's entry of the ledger, (1, files + 1). Raises CorruptStore."""
-    return _read(folder, ledger, key, ledger_place(ledger, key))
-
-
-def _read(folder: Path, column: Column, key: ChunkKey, place: tuple[int | slice, ...]) -> Rows:
+def read_rows(folder: Path, column: Column, key: ChunkKey) -> Rows:
+    """Return the rows of a chunk of a column, or its entry of a ledger, (1, files + 1). Raises CorruptStore."""
     try:
         if not (folder / column.file_name(key)).exists():  # zarr would read it as its fill value
             raise FileNotFoundError(f"{column.file_name(key)} is missing")
         array = zarr.open_array(folder / column.name, mode="r", zarr_format=3)
-        return np.ascontiguousarray(array[place], column.dtype)
+        return np.ascontiguousarray(array[place_of(column, key)], column.dtype)
     except Exception as error:  # of damaged arrays zarr may raise anything
         raise DamagedArray(folder / column.name, str(error)) from error

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from cache.archive import entry_of, ledger_place, place_of
+from cache.archive import entry_of, place_of
 from cache.columns import Column, chunk_columns, row_columns
 from cache.durable import remove_leftovers_beside, sync, temporary_name, write_file
 from cache.errors import StoreError
@@ -53,7 +53,8 @@ def write_archive(
         for split in splits:
             _create_split(staging / split.name, split, store_id)
         for done, (split, key) in enumerate(chunks, start=1):
-            _write_chunk(staging / split.name, split, key, store_id, bits)
+            columns, ledger = chunk_columns(split.shape), chunk_ledger(split.shape)
+            _write_rows(staging / split.name, split, columns, ledger, key, store_id, bits)
             if progress:
                 progress(done, len(chunks))
         _sync_all(staging)
@@ -72,25 +73,27 @@ def _create_split(folder: Path, split: Split, store_id: str) -> None:
     _write_files(
         folder, split_metadata(shape, split.dataset, crop_scale, [ZstdCodec(level=LEVEL), Crc32cCodec()])
     )
-    columns, ledger = row_columns(shape), row_ledger(shape)
     for index in range(shape.chunks):
-        key = ChunkKey(0, index)
-        values = {column.name: split.column(column.name, key) for column in columns}
-        for column in columns:
-            _array(folder, column)[place_of(column, shape, key)] = values[column.name]
-        marked = mark(store_id, split.name, split.dataset, key)
-        _array(folder, ledger)[ledger_place(ledger, key)] = entry_of(columns, values, marked)
+        _write_rows(folder, split, row_columns(shape), row_ledger(shape), ChunkKey(0, index), store_id)
 
 
-def _write_chunk(folder: Path, split: Split, key: ChunkKey, store_id: str, bits: int | None) -> None:
-    columns, ledger = chunk_columns(split.shape), chunk_ledger(split.shape)
+def _write_rows(
+    folder: Path,
+    split: Split,
+    columns: tuple[Column, ...],
+    ledger: Column,
+    key: ChunkKey,
+    store_id: str,
+    bits: int | None = None,
+) -> None:
+    """Write the rows of a chunk of some columns, and their entry of the ledger."""
     values = {column.name: split.column(column.name, key) for column in columns}
     if bits:
         values["embedding"] = rounded(values["embedding"], bits)
     for column in columns:
-        _array(folder, column)[place_of(column, split.shape, key)] = values[column.name]
+        _array(folder, column)[place_of(column, key)] = values[column.name]
     marked = mark(store_id, split.name, split.dataset, key)
-    _array(folder, ledger)[ledger_place(ledger, key)] = entry_of(columns, values, marked)
+    _array(folder, ledger)[place_of(ledger, key)] = entry_of(columns, values, marked)
 
 
 def _sync_all(folder: Path) -> None:

@@ -21,9 +21,9 @@ class Status(IntEnum):
     DEGENERATE = 3
 
 
-def chunk_rows(dim: int, itemsize: int = 2) -> int:
-    """Return the rows per chunk: the largest power of two, from 1 to 4096, with at most 16 MiB of embeddings."""
-    fitting = max(1, LARGEST_CHUNK_BYTES // (dim * itemsize))
+def chunk_rows(dim: int) -> int:
+    """Return the rows per chunk: the largest power of two, from 1 to 4096, with at most 16 MiB of float16."""
+    fitting = max(1, LARGEST_CHUNK_BYTES // (2 * dim))
     return min(LARGEST_CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
 
 

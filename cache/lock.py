@@ -5,12 +5,14 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cache.errors import InUse, StoreError
 
 LOCK = ".lock"
+WAIT_S = 0.5
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -50,6 +52,21 @@ def held(lock: Path) -> Iterator[bool]:
         finally:
             if mine:
                 _write(descriptor, "")
+
+
+@contextlib.contextmanager
+def waited_for(lock: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """As `held`, once the lock is free. `waiting` is called once if another process has it. Raises StoreError."""
+    told = False
+    while True:
+        with held(lock) as mine:
+            if mine:
+                yield
+                return
+        if not told:
+            waiting()
+            told = True
+        time.sleep(WAIT_S)
 
 
 @contextlib.contextmanager

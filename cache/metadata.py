@@ -21,7 +21,7 @@ from cache.zarr_json import ARCHIVE, ATTRIBUTE, CROP_SCALE, serializer, split_me
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:
-    """Read such an array with zarr, which checks its checksums. Raises CorruptStore if it is damaged."""
+    """Read an optional array of a split with zarr, which checks its checksums. Raises CorruptStore if it is damaged."""
     try:
         array = zarr.open_array(folder / name, mode="r", zarr_format=3)
         return np.asarray(array[...])

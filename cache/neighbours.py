@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Column, encode
-from cache.durable import place_folder
+from cache.columns import Column
 from cache.errors import CorruptStore, NotAStore
-from cache.layout import ChunkKey
 from cache.metadata import read_array, read_split
 from cache.reader import Split
-from cache.zarr_json import array_metadata
+from cache.writer import write_array
 
 NAME = "neighbours"
 EMPTY = -1
@@ -22,7 +20,6 @@ def write_neighbours(path: Path, split: str, neighbours: NDArray[np.int32]) -> N
 
     Raises StoreError when the system refuses.
     """
-    path = path.resolve()
     shape, _ = read_split(path, split)
     assert neighbours.shape[0] == shape.rows, (neighbours.shape, shape)
     column = Column(
@@ -34,13 +31,7 @@ def write_neighbours(path: Path, split: str, neighbours: NDArray[np.int32]) -> N
         chunk_rows=shape.chunk_rows,
         tail=(neighbours.shape[1],),
     )
-    files = array_metadata(column)
-    for index in range(shape.chunks):
-        key = ChunkKey(0, index)
-        held = shape.rows_of(key)
-        name = column.file_name(key).removeprefix(f"{NAME}/")
-        files[name] = encode(column, neighbours[held.start : held.stop])
-    place_folder(path / split / NAME, files, staged_beside=path)
+    write_array(path, split, column, neighbours)
 
 
 def has_neighbours(path: Path, split: str) -> bool:

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Column, encode
-from cache.durable import place_folder
-from cache.layout import ChunkKey
+from cache.columns import Column
 from cache.metadata import read_array
-from cache.zarr_json import array_metadata
+from cache.writer import write_array
 
 NAME = "projection"
 
@@ -20,10 +18,7 @@ def write_projection(path: Path, split: str, projection: NDArray[np.float32]) ->
     column = Column(
         name=NAME, dtype=np.dtype("<f4"), fill=0, views=None, rows=rows, chunk_rows=rows, tail=(dim,)
     )
-    files = array_metadata(column)
-    files[column.file_name(ChunkKey(0, 0)).removeprefix(f"{NAME}/")] = encode(column, projection)
-    path = path.resolve()
-    place_folder(path / split / NAME, files, staged_beside=path)
+    write_array(path, split, column, projection)
 
 
 def read_projection(path: Path, split: str) -> NDArray[np.float32] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.archive import local_copy
+from cache.archive import decoded_copy
 from cache.chunkfile import available_memory, populate
 from cache.columns import chunk_columns
 from cache.errors import IncompleteStore, NotAStore
@@ -68,7 +68,7 @@ def open_store(path: Path, *, views: int | None = None) -> Store:
     """
     found = read_store(path, archive=True)
     if ARCHIVE in found:
-        path = local_copy(path)
+        path = decoded_copy(path)
     return Store(
         path=path,
         teacher=found["teacher"],

@@ -26,3 +26,13 @@ def checked_rows(rows: ArrayLike, count: int, what: str) -> NDArray[np.int64]:
 def compact(rows: NDArray[np.integer]) -> NDArray[np.integer]:
     """Return the same rows as uint32, in half the memory, unless one of them is too large."""
     return rows if rows.size and rows.max() > MOST else rows.astype(np.uint32)
+
+
+def sample(rows: NDArray[np.int64], most: int, draws: np.random.Generator) -> NDArray[np.int64]:
+    """Return at most so many random ones of the rows (N,), ascending."""
+    return np.sort(draws.choice(rows, min(most, len(rows)), replace=False))
+
+
+def spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows (N,), evenly spread over all."""
+    return rows[np.linspace(0, max(0, len(rows) - 1), min(most, len(rows))).astype(np.int64)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import chunk_columns, encode, row_columns
+from cache.columns import Column, chunk_columns, encode, row_columns
 from cache.durable import place_folder, remove_leftovers_beside, remove_leftovers_within, write_file
 from cache.errors import IdentityMismatch
 from cache.identity import identity_difference
@@ -18,7 +18,7 @@ from cache.layout import FLOAT16, ChunkKey, SplitShape, Status
 from cache.ledger import ROW_LEDGER, chunk_ledger, has_ledger, ledger_entry, mark, row_ledger
 from cache.metadata import check_split_name, read_split, read_split_attributes, read_store
 from cache.restore import restore_store
-from cache.zarr_json import split_metadata, store_metadata
+from cache.zarr_json import array_metadata, split_metadata, store_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +158,19 @@ def write_columns(path: Path, split: str, key: ChunkKey, values: Mapping[str, ND
         )
     for name, data in files:
         write_file(path / split / name, data)
+
+
+def write_array(path: Path, split: str, column: Column, rows: NDArray[Any]) -> None:
+    """Add an array beside those of a split, atomically, unless it has one of that name. rows: (N, *tail), all of them.
+
+    Raises StoreError when the system refuses.
+    """
+    files = array_metadata(column)
+    for index, start in enumerate(range(0, column.rows, column.chunk_rows)):
+        name = column.file_name(ChunkKey(0, index)).removeprefix(f"{column.name}/")
+        files[name] = encode(column, rows[start : start + column.chunk_rows])
+    path = path.resolve()
+    place_folder(path / split / column.name, files, staged_beside=path)
 
 
 def _values(rows: ChunkRows, shape: SplitShape) -> dict[str, NDArray[Any]]:

@@ -1,37 +1,26 @@
 """Files on their way: several at a time, with one bar in bytes, and one process of this machine at a time."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from cache.lock import held
+from cache.lock import waited_for
 from pipeline.results.plain_text import human_bytes
 from pipeline.runtime.progress import Progress
 
 AT_ONCE = 8
-WAIT_S = 0.5
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-@contextlib.contextmanager
-def alone(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def alone(folder: Path, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
     """Hold the lock of a local copy. `waiting` is called once if another process has it, which is waited for."""
-    lock, told = folder.with_name(f".{folder.name}.lock"), False
-    while True:
-        with held(lock) as mine:
-            if mine:
-                yield
-                return
-        if not told:
-            waiting()
-            told = True
-        time.sleep(WAIT_S)
+    return waited_for(folder.with_name(f".{folder.name}.lock"), waiting)
 
 
 class ByteBar:

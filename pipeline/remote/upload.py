@@ -73,7 +73,7 @@ def _send(folder: Path, stop: threading.Event | None) -> None:
     """Send what is new. stop: ends the sending before its end; None: send all, show a bar, and finish the list."""
     url = url_of(folder)
     assert url is not None, folder
-    with alone(folder, lambda: None):
+    with alone(folder):
         record, names = read_record(folder), local_names(folder)
         known = {name: record.files[name] for name in names if name in record.files}
         same = {name: each for name, each in known.items() if each.still(folder / name)}

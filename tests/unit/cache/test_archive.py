@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.archive import local_copy
+from cache.archive import decoded_copy
 from cache.archive_writer import rounded, write_archive
 from cache.audit import audit
 from cache.errors import CorruptStore, FormatMismatch, StoreError
@@ -86,7 +86,7 @@ def test_swapped_chunks_are_found(archive: Path) -> None:
 
 
 def test_a_copy_that_lost_a_split_is_decoded_again(archive: Path, store: Path) -> None:
-    shutil.rmtree(local_copy(archive) / "train")
+    shutil.rmtree(decoded_copy(archive) / "train")
     assert files_of(open_store(archive).path) == files_of(store)
 
 
@@ -103,22 +103,22 @@ def test_a_cache_folder_that_cannot_be_written_is_said(
 def test_it_is_decoded_once_and_a_cut_short_decoding_goes_on(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = local_copy(archive)
+    copy = decoded_copy(archive)
     whole = files_of(copy)
     assert capsys.readouterr().err.count("decoding") == 1
     open_store(archive)
     assert capsys.readouterr().err == ""
     for name in (".decoded", "train/embedding/c/1/1/0", "train/status/c/0/2"):
         (copy / name).unlink()
-    assert local_copy(archive) == copy
+    assert decoded_copy(archive) == copy
     assert files_of(copy) == whole
 
 
 def test_a_new_archive_at_the_same_path_is_decoded_anew(store: Path, archive: Path) -> None:
-    first = local_copy(archive)
+    first = decoded_copy(archive)
     shutil.rmtree(archive)
     write_archive(open_store(store), archive, TEACHER)
-    assert local_copy(archive) != first
+    assert decoded_copy(archive) != first
 
 
 def opened_in_a_process(archive: str) -> str:
@@ -128,7 +128,7 @@ def opened_in_a_process(archive: str) -> str:
 def test_processes_at_the_same_time_share_one_copy(archive: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = set(pool.map(opened_in_a_process, [str(archive)] * 3))
-    assert found == {str(local_copy(archive))}
+    assert found == {str(decoded_copy(archive))}
     assert open_store(archive).split("train").complete
 
 
