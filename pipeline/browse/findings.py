@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.rows import spread
 from cache.user_folder import as_typed
 from pipeline.browse.gallery import Gallery
 from pipeline.browse.layout import kept_map, quick_map
-from pipeline.evaluate.fidelity import MOST_ANCHORS, MOST_IMAGES, NEIGHBOURS, divergence, recall, spread
+from pipeline.evaluate.fidelity import MOST_ANCHORS, MOST_IMAGES, NEIGHBOURS, divergence, recall
 from pipeline.neighbours import kmeans, nearest_others
 from pipeline.report.gallery import UNLABELLED_CLUSTERS, most_frequent
 

@@ -2,9 +2,8 @@
 
 import sys
 
-import numpy as np
-
 from cache.reader import Split
+from cache.rows import spread
 from pipeline.models.backbone import Backbone, mean_cosine
 
 ALIKE = 0.999  # mean cosine
@@ -24,12 +23,11 @@ def warn_of_alike_features(backbone: Backbone) -> None:
 
 def warn_of_alike_rows(split: Split) -> None:
     """Print a warning to stderr if a sample of a split's rows is nearly alike; absent chunks are left out."""
-    rows = split.eligible()
-    sample = rows[np.linspace(0, max(0, len(rows) - 1), min(len(rows), ROWS_COMPARED)).astype(int)]
-    cosine = mean_cosine(split.gather(sample))
+    rows = spread(split.eligible(), ROWS_COMPARED)
+    cosine = mean_cosine(split.gather(rows))
     if cosine > ALIKE:
         print(
-            f"warning: the rows of {split.name} are nearly alike (mean cosine {cosine:.5f} over {len(sample)} rows): "
+            f"warning: the rows of {split.name} are nearly alike (mean cosine {cosine:.5f} over {len(rows)} rows): "
             "unless its images are, the network's preprocessing or weights are wrong",
             file=sys.stderr,
         )

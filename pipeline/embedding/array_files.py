@@ -107,7 +107,7 @@ def _unit_rows(
 
     before = bar.n
     rows = range(len(source.names))
-    feature = extract(backbone, read, rows, settings, lambda done: bar.update(before + done - bar.n)).feature
+    feature = extract(backbone, read, rows, settings, lambda done: bar.move_to(before + done)).feature
     norm = np.linalg.norm(feature.astype(np.float64), axis=1, keepdims=True)
     norm[(norm == 0) | ~np.isfinite(norm)] = np.nan
     return (feature / norm).astype(np.float32)

@@ -1,6 +1,5 @@
 """`cache combine`: one cache of several teachers, whose cosine is a weighted mean of theirs."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from cache.layout import Status
 from cache.lock import sole_writer
 from cache.metadata import read_split
 from cache.reader import Split, Store, open_store
+from cache.rows import sample
 from cache.same_images import same_images
 from cache.user_folder import as_typed
 from cache.writer import ChunkRows, absent_chunks, create_split, create_store, normalize, write_chunk
+from pipeline.embedding.conversions import fingerprint
 from pipeline.embedding.convert import require_own_place
 from pipeline.errors import WrongUse
 from pipeline.runtime.progress import Progress
@@ -44,8 +45,11 @@ class Part:
 
     def identity(self) -> dict[str, Any]:
         """Return what defines the part, as JSON values."""
-        mean = hashlib.sha256(self.mean.tobytes()).hexdigest()[:16]
-        return {"mean": mean, "spread": f"{self.spread:.6g}", "weight": f"{self.weight:.6g}"}
+        return {
+            "mean": fingerprint(self.mean),
+            "spread": f"{self.spread:.6g}",
+            "weight": f"{self.weight:.6g}",
+        }
 
 
 def combine_caches(config: CombineConfig) -> None:
@@ -128,8 +132,7 @@ def part_of(split: Split, weight: float, *, centered: bool) -> Part:
     eligible = split.eligible()
     if not len(eligible):
         raise WrongUse(f"no training image of {split.path} has an embedding; leave it out")
-    draws = np.random.default_rng(0)
-    rows = np.sort(draws.choice(eligible, min(MOST_ROWS, len(eligible)), replace=False))
+    rows = sample(eligible, MOST_ROWS, np.random.default_rng(0))
     total, squares = np.zeros(split.shape.dim), 0.0
     for start in range(0, len(rows), split.shape.chunk_rows):
         embedding = split.gather(rows[start : start + split.shape.chunk_rows]).astype(np.float64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.layout import FLOAT16, INT8
 from cache.reader import Split
+from cache.rows import sample
 from pipeline.errors import WrongUse
 
 PCA_ROWS = 100_000
@@ -53,8 +54,8 @@ class Rotation:
     two up to D. Of the values that a round leaves out, the next takes most in. Cosines do not change.
     """
 
-    def __init__(self, dim: int, seed: int = ROTATION_SEED) -> None:
-        draws = np.random.default_rng(seed)
+    def __init__(self, dim: int) -> None:
+        draws = np.random.default_rng(ROTATION_SEED)
         self.block = 1 << (dim.bit_length() - 1)
         rounds = 1 if self.block == dim else ROUNDS
         self.rounds = [
@@ -84,15 +85,13 @@ def hadamard(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return values.reshape(len(rows), whole) / np.float32(math.sqrt(whole))
 
 
-def principal_components(split: Split, dim: int, seed: int = 0) -> NDArray[np.float32]:
+def principal_components(split: Split, dim: int) -> NDArray[np.float32]:
     """Return the (D, dim) directions that keep most of the embeddings' similarities, the first one most.
 
     These are eigenvectors of the second moment: the mean is not subtracted, since cosines are between the embeddings
     themselves. From at most 100,000 random training rows.
     """
-    eligible = split.eligible()
-    draws = np.random.default_rng(seed)
-    rows = np.sort(draws.choice(eligible, min(PCA_ROWS, len(eligible)), replace=False))
+    rows = sample(split.eligible(), PCA_ROWS, np.random.default_rng(0))
     moment = np.zeros((split.shape.dim,) * 2)
     for start in range(0, len(rows), split.shape.chunk_rows):
         part = split.gather(rows[start : start + split.shape.chunk_rows]).astype(np.float32)

@@ -106,12 +106,7 @@ def to_archive(store: Store, form: Form, out: Path) -> None:
         shutil.rmtree(out)  # part of one, as it was sent; it cannot be continued
     conversions = [f"zstd:{form.number}"] if form.number else []
     with Progress(unit=" chunks") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        write_archive(store, out, converted_identity(store.teacher, *conversions), form.number, progress)
+        write_archive(store, out, converted_identity(store.teacher, *conversions), form.number, bar.move_to)
 
 
 def to_store(store: Store, splits: list[Split], form: Form, out: Path) -> None:

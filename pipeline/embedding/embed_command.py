@@ -39,15 +39,15 @@ def embed_any(config: EmbedConfig) -> None:
         sources = sources or open_sources(config.data)
         for note in passed_over_notes(sources):
             print(f"warning: {note}", file=sys.stderr)
-        rows, unreadable = embed_images(spec, sources, config.out, **options)
-        print(f"{config.out}: {rows} rows, {unreadable} of them unreadable")
+        rows, without = embed_images(spec, sources, config.out, **options)
+        print(f"{config.out}: {rows} rows, {without} of them without an embedding")
     elif is_dataset:
         report = embed(spec, open_dataset(config.data), config.out, workers=config.workers, **options)
         print(f"{config.out}: {report}")
     else:
         raise WrongUse(
-            f"{config.data} is no dataset, and only a dataset can be embedded into a store: give an OUT that ends in "
-            f"{' or '.join(SUFFIXES)}, or run `python cli.py pack {config.data} DATASET` first"
+            f"{config.data} is not a dataset, and only a dataset can be embedded into a store: give an OUT that ends "
+            f"in {' or '.join(SUFFIXES)}, or run `python cli.py pack {config.data} DATASET` first"
         )
 
 

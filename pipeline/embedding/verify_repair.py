@@ -74,12 +74,7 @@ def repair_cache(config: RepairConfig) -> None:
 def find_faults(config: VerifyConfig) -> tuple[Audit, list[Fault]]:
     """Check a store's bytes; if they are sound, also its labels (with --dataset) and a sample of its rows (--rows)."""
     with Progress(unit=" chunks", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        done = audit(config.cache, progress)
+        done = audit(config.cache, bar.move_to)
     faults = list(done.faults)
     if config.dataset is not None and not faults:
         store, dataset = open_store(config.cache), open_dataset(config.dataset)
@@ -102,7 +97,7 @@ def print_verdict(config: VerifyConfig, done: Audit, faults: list[Fault]) -> Non
         count = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}"
         way_out = f"`{repair}` recomputes the faulty chunks, and no others"
         if archive_of(config.cache):
-            way_out = "fetch the archive, or make it, again"
+            way_out = "fetch or make the archive again"
         elif read_store(config.cache)["teacher"].get("conversions"):
             way_out = "delete these files and run the command that made it from another cache, which makes them again"
         raise CorruptStore(f"{config.cache} has {count}; {way_out}")

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.reader import Split, Store
+from cache.rows import sample, spread
 from pipeline.errors import PipelineError
 from pipeline.evaluate.features import BLOCK_ROWS, unit_rows
 from pipeline.runtime.device import CPU
@@ -57,12 +58,7 @@ def common_rows(splits: Sequence[Split], most: int, draws: np.random.Generator) 
     rows = splits[0].eligible()
     for split in splits[1:]:
         rows = np.intersect1d(rows, split.eligible(), assume_unique=True)
-    return np.sort(draws.choice(rows, min(most, len(rows)), replace=False))
-
-
-def spread(rows: Rows, most: int) -> Rows:
-    """Return at most so many rows, evenly spread over all."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
+    return sample(rows, most, draws)
 
 
 def recall(student: Rows, teacher: Rows) -> NDArray[np.float64]:

@@ -12,8 +12,6 @@ from pipeline.objectives.shards import slots_of_rank
 from pipeline.runtime.distributed import broadcast, on_main_process
 from pipeline.runtime.progress import Progress
 
-ITERATIONS = 20
-
 
 class Centroids(nn.Module):
     """`size` k-means centroids of the training rows, in the place of an `AnchorQueue`.
@@ -61,13 +59,10 @@ class Centroids(nn.Module):
 
     def find(self) -> None:
         """Run k-means over the training rows."""
-        from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
-
-        rows, dim, device = len(self.training_rows), self.split.shape.dim, self.centroids.device
-        Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.total:,} centroids as anchors")
-        embedding = np.empty((rows, dim), np.float32)
-        fetch(self.split, np.arange(rows), self.training_rows, torch.from_numpy(embedding))
-        centroids, cluster = kmeans(embedding, self.total, ITERATIONS, self.seed, device)
+        device = self.centroids.device
+        embedding, centroids, cluster = clustered(
+            self.split, self.training_rows, self.total, self.seed, device
+        )
         sizes = np.bincount(cluster, minlength=self.total).astype(np.float32)
         if self.centered:
             origin = embedding.mean(0)
@@ -83,3 +78,18 @@ class Centroids(nn.Module):
     def center(self, embedding: Tensor) -> Tensor:
         """Return embeddings (B, Dt) in the space of the anchors."""
         return embedding.float() - self.origin if self.centered else embedding
+
+
+def clustered(
+    split: Split, rows: NDArray[np.int64], clusters: int, seed: int, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Run k-means over rows (N,) of a cache.
+
+    Returns their embeddings (N, Dt), the centroids (clusters, Dt), and each row's cluster (N,).
+    """
+    from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
+
+    Progress.write(f"k-means: {len(rows):,} embeddings ({split.shape.dim}-d), {clusters:,} clusters")
+    embedding = np.empty((len(rows), split.shape.dim), np.float32)
+    fetch(split, np.arange(len(rows)), rows, torch.from_numpy(embedding))
+    return embedding, *kmeans(embedding, clusters, seed=seed, device=device)

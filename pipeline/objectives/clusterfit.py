@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from cache.reader import Split
 from pipeline.loading.batch import Batch
+from pipeline.objectives.centroids import clustered
 from pipeline.objectives.objective import Objective, to_device
-from pipeline.objectives.queues import EMPTY, fetch
+from pipeline.objectives.queues import EMPTY
 from pipeline.runtime.distributed import broadcast, on_main_process
-from pipeline.runtime.progress import Progress
 
 
 class ClusterFit(Objective):
@@ -21,7 +21,6 @@ class ClusterFit(Objective):
 
     split: the teacher's cache. rows: int64 (N,), the training rows, which are clustered.
     clusters: number of clusters, at most a quarter of the rows; CompRess uses 16,000 for ImageNet.
-    iterations: of k-means.
 
     The first rank runs k-means at the first step, which takes minutes on a big cache. The state is cluster_of_row:
     int32, one entry per row of the split, EMPTY where it was not clustered.
@@ -37,14 +36,13 @@ class ClusterFit(Objective):
         *,
         student_dim: int,
         clusters: int = 16_000,
-        iterations: int = 20,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.split, self.rows = split, rows
         self.student_dim = student_dim
         self.clusters = max(1, min(clusters, len(rows) // 4))
-        self.iterations, self.seed = iterations, seed
+        self.seed = seed
         self.others: tuple[ClusterFit, ...] = ()  # in a tuple, so that it is no submodule
         self.register_buffer("cluster_of_row", torch.full((split.shape.rows,), EMPTY, dtype=torch.int32))
 
@@ -75,13 +73,7 @@ class ClusterFit(Objective):
 
     def find(self) -> None:
         """Run k-means over the training rows."""
-        from pipeline.neighbours import kmeans  # here, so that other objectives need no faiss
-
-        rows, dim = len(self.rows), self.split.shape.dim
-        Progress.write(f"k-means: {rows:,} embeddings ({dim}-d), {self.clusters:,} clusters")
-        embedding = np.empty((rows, dim), np.float32)
-        fetch(self.split, np.arange(rows), self.rows, torch.from_numpy(embedding))
         device = self.cluster_of_row.device
-        _, found = kmeans(embedding, self.clusters, self.iterations, self.seed, device)
+        _, _, found = clustered(self.split, self.rows, self.clusters, self.seed, device)
         clusters = to_device(found, device).to(self.cluster_of_row.dtype)
         self.cluster_of_row[to_device(self.rows, device)] = clusters

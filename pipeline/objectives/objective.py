@@ -15,7 +15,7 @@ from pipeline.loading.batch import Batch
 class Objective(nn.Module):
     """A training objective. One step of the training loop is
 
-        embeddings = tuple(network(view) for view in batch.images)
+        embeddings = network(torch.cat(batch.images)).chunk(views)  # one pass: BatchNorm sees all views
         loss = objective(embeddings, batch, step)
         loss.backward(); optimizer.step()
         objective.after_step(network, embeddings, batch, step)

@@ -106,7 +106,7 @@ class AnchorQueue(Slots):
 class KeyQueue(Slots):
     """A queue of the student's keys and, in the same slots, the teacher's embeddings. It starts empty.
 
-    keys: (K, D), float32 or `dtype`. teacher: (K, Dt), float16; fetched again from the cache on resume, or saved if
+    keys: (K, D), float32. teacher: (K, Dt), float16; fetched again from the cache on resume, or saved if
     `live`, as a cache does not hold a live teacher's embeddings of crops.
     The first `filled` slots are in use. A new row takes the next slot; once the queue is full, that of the oldest row.
     A row seen again gets its new key in place and keeps its age.
@@ -119,9 +119,7 @@ class KeyQueue(Slots):
     held_teacher: Tensor
     position: Tensor
 
-    def __init__(
-        self, split: Split, size: int, dim: int, *, dtype: torch.dtype = torch.float32, live: bool = False
-    ) -> None:
+    def __init__(self, split: Split, size: int, dim: int, *, live: bool = False) -> None:
         super().__init__(size, split.shape.rows, saved=True)
         self.split, self.live = split, live
         # of the next new row, ever growing: its slot is position % size
@@ -130,7 +128,7 @@ class KeyQueue(Slots):
         self.held = slots_of_rank(size)
         # one row more than there are slots: it takes what belongs into the slots of other ranks
         count = len(self.held) + 1
-        self.register_buffer("held_keys", torch.zeros(count, dim, dtype=dtype), persistent=False)
+        self.register_buffer("held_keys", torch.zeros(count, dim), persistent=False)
         teacher = torch.zeros(count, split.shape.dim, dtype=torch.float16)
         self.register_buffer("held_teacher", teacher, persistent=False)
         self.register_state_dict_post_hook(KeyQueue._save)

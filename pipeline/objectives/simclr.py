@@ -14,8 +14,8 @@ from pipeline.runtime.distributed import all_gather
 def nt_xent(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
     """Return NT-Xent, SimCLR's eq. 1, averaged over all 2B positive pairs: a scalar.
 
-    z1, z2: (B, D), projections of the two views of B images. They are normalized here, and computed with in at least
-    float32, also under autocast.
+    z1, z2: (B, D), projections of the two views of B images. Both are normalized here; the computation is in at
+    least float32, also under autocast.
     """
     pairs = len(z1)
     with torch.autocast(z1.device.type, enabled=False):

@@ -21,6 +21,7 @@ from pipeline.errors import WrongUse
 from pipeline.evaluate import fidelity
 from pipeline.evaluate.features import unit_rows
 from pipeline.evaluate.fidelity import common_rows, recall
+from pipeline.models.backbone import mean_cosine
 from pipeline.neighbours import nearest_others
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.provenance import provenance
@@ -112,7 +113,6 @@ def properties(
     rows = embedding.astype(np.float64)
     spectrum = np.linalg.eigvalsh(np.cov(rows.T)).clip(0)
     share = spectrum[spectrum > 0] / spectrum.sum()
-    count = len(rows)
     known = np.flatnonzero(labels >= 0)
     nn1 = None
     if len(known) > 1:
@@ -123,9 +123,8 @@ def properties(
         dim=rows.shape[1],
         nn1=nn1,
         effective_rank=float(np.exp(-(share * np.log(share)).sum())),
-        # |sum of unit rows|^2 = n + the cosines of all ordered pairs
-        mean_cosine=float((np.square(rows.sum(0)).sum() - count) / (count * (count - 1))),
-        hubness=float(skew(np.bincount(index.ravel(), minlength=count))),
+        mean_cosine=mean_cosine(embedding),
+        hubness=float(skew(np.bincount(index.ravel(), minlength=len(rows)))),
     )
 
 

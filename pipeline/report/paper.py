@@ -86,7 +86,6 @@ FEW_LABELS_BASELINES: Mapping[str, Mapping[str, float]] = {
 }
 
 # Ablations: nn1 after training on 25 % of ImageNet, read off the paper's plots (accurate to half a point).
-ABLATION_SUBSET = 0.25
 TAU: Mapping[float, float] = {0.02: 46.3, 0.04: 46.8, 0.07: 40.3, 0.1: 34.5, 1.0: 3.0}
 ANCHORS: Mapping[int, float] = {
     256: 36.0,
@@ -102,12 +101,6 @@ ANCHORS: Mapping[int, float] = {
 CACHED: Mapping[str, float] = {"linear": 61.2, "nn1": 53.0}
 LIVE: Mapping[str, float] = {"linear": 61.7, "nn1": 53.4}
 CACHED_TIME = "about a third of the time with a live teacher"
-
-# Training times stated in the paper, by (teacher, student).
-COST: Mapping[tuple[str, str], str] = {
-    (SIMCLR, "resnet50"): "100 h on four Titan RTX",
-    (MOCO, "resnet18"): "90 h on two RTX 2080 Ti",
-}
 
 
 def paper_row(teacher: str, student: str, objective: str) -> PaperRow | None:

@@ -13,6 +13,7 @@ class Progress(tqdm):
     """A tqdm bar. Where the output is no terminal it writes whole lines: at most one a minute, and one at the end."""
 
     disable: bool
+    total: float | None
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         settings.setdefault("dynamic_ncols", True)
@@ -34,6 +35,11 @@ class Progress(tqdm):
                 file.flush()
 
         return print_line
+
+    def move_to(self, done: int, total: int | None = None) -> None:
+        """Show that `done` are done; of `total`, if that is only known now."""
+        self.total = self.total if total is None else total
+        self.update(done - self.n)
 
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
         """Show values behind the bar: at once on a terminal, and with the next line in a log."""

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from cache.reader import Split
+from cache.rows import spread
 from pipeline.evaluate import fidelity
 from pipeline.evaluate.features import unit_rows
-from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest, spread
+from pipeline.evaluate.fidelity import NEIGHBOURS, Embedding, Rows, most_similar, nearest
 from pipeline.evaluate.knn import NEIGHBOURS as VOTERS
 from pipeline.evaluate.knn import accuracies
 from pipeline.images.dataset import Dataset, DatasetSplit

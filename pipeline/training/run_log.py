@@ -67,7 +67,7 @@ class RunLog:
         """Move the progress bar, and log the values and the images/s since the last call."""
         now = time.monotonic()
         rate = (step - self.at_step) * self.batch_size / max(now - self.since, 1e-9)
-        self.bar.update(step - self.bar.n)
+        self.bar.move_to(step)
         self.bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.0f}")
         self.write(step, **values, images_per_s=round(rate, 1))
         self.since, self.at_step = now, step

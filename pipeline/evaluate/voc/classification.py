@@ -71,7 +71,7 @@ def extract_features(
     )
     rows = range(len(split.images))
     with Progress(total=len(rows), desc=f"embed {split.name}", unit=" images") as bar:
-        found = extract(backbone, split.read, rows, settings, lambda done: bar.update(done - bar.n))
+        found = extract(backbone, split.read, rows, settings, bar.move_to)
     if not found.readable.all():
         split.image(int(np.argmin(found.readable)))  # raises, naming the image and the reason
     return found.feature

@@ -13,8 +13,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import Backbone
+from pipeline.models.layer_features import STAGES
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
 MAPS = ["0", "1", "2", "3"]
 LONGEST_SIDE = 1000 / 600  # in shorter sides, as in Fast R-CNN
 ANCHORS = (32, 64, 128, 256, 512)  # px, for images whose shorter side is 600 px

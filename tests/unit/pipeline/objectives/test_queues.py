@@ -129,13 +129,6 @@ def test_embeddings_of_a_live_teacher_are_saved_and_not_fetched(split: Split) ->
     assert other.slots_of(torch.tensor([11, 10, 0])).tolist() == [1, 0, -1]
 
 
-def test_keys_keep_the_dtype_of_the_queue(split: Split) -> None:
-    queue = KeyQueue(split, 4, DIM, dtype=torch.float16)
-    queue.enqueue(torch.tensor([10]), torch.full((1, DIM), 0.1), torch.ones(1, TEACHER_DIM))
-    assert (queue.keys.dtype, queue.teacher.dtype) == (torch.float16, torch.float16)
-    assert queue.keys[0, 0] == torch.tensor(0.1, dtype=torch.float16)
-
-
 @settings(deadline=None, max_examples=50)
 @given(rows=st.lists(st.integers(0, 5), max_size=12))
 def test_last_occurrence(rows: list[int]) -> None:
