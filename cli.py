@@ -71,7 +71,7 @@ def cache_teacher(config: cache_commands.CacheTeacherConfig) -> None:
 
 @main.group("cache", cls=Commands)
 def cache() -> None:
-    """Inspect, verify, compare and convert stores."""
+    """Inspect, verify, repair, compare and convert caches."""
 
 
 @command(cache, "info", cache_commands.InfoConfig)

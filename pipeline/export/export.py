@@ -9,7 +9,7 @@ from pipeline.export.model_card import Exported, model_card
 from pipeline.export.onnx import onnx_model
 from pipeline.images.dataset import open_dataset
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
-from pipeline.models.student_file import load_run_student
+from pipeline.models.student_file import STUDENT_FILE, load_run_student
 from pipeline.remote.download import local_copy
 from pipeline.results.run_record import read_config
 from pipeline.runtime.outputs import require_writable_file
@@ -33,7 +33,7 @@ def export_student(config: ExportConfig) -> None:
     if config.int8 and (file_format != "onnx" or config.half):
         raise WrongUse("--int8 is for ONNX files, and not with --half: name OUT.onnx, or leave it out")
     require_writable_file(config.out)
-    tensors, metadata = load_safetensors(config.run / "student.safetensors")
+    tensors, metadata = load_safetensors(config.run / STUDENT_FILE)
     record = read_config(config.run)
     backbone = load_run_student(config.run)
     metadata |= {"teacher": teacher_name(record), "teacher_licence": teacher_licence(record)}

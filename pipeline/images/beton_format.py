@@ -101,7 +101,7 @@ def _read_tables(
     fields = _read(file, FIELD, len(FIELDS))
     is_ours = len(header) and (header["version"][0], header["num_fields"][0]) == (VERSION, len(FIELDS))
     if not is_ours or tuple(fields["name"]) != FIELDS:
-        raise PipelineError(f"{name} is no .beton with the fields image, row and label")
+        raise PipelineError(f"{name} is not a .beton with the fields image, row and label")
     if header["num_samples"][0] != rows:
         raise PipelineError(f"{name} holds {header['num_samples'][0]} samples, expected {rows}")
     samples = _read(file, SAMPLE, rows)

@@ -166,8 +166,8 @@ def _show_progress(process: Any, findings: Findings, title: str) -> None:
     with Progress(total=findings.rows, desc=title, unit=" images") as bar:
         while process.is_alive():
             process.join(0.1)
-            bar.update(findings.collect() - bar.n)
-        bar.update(findings.collect() - bar.n)
+            bar.move_to(findings.collect())
+        bar.move_to(findings.collect())
 
 
 def _end(process: Any) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import WrongUse
@@ -26,7 +25,7 @@ def class_names(data: Path, parts: Sequence[tuple[pa.ChunkedArray, tuple[str, ..
         return tuple(
             sorted({word for part in words for word in part.unique().to_pylist() if word is not None})
         )
-    labels = np.concatenate(numbered([labels for labels, _ in parts], ()))
+    labels = numbered([labels for labels, _ in parts], ())
     highest, lowest = int(labels.max()), int(labels.min())
     if lowest < -1:
         raise WrongUse(f"{data}: a label is {lowest}; expected 0 or more, or -1 for none")

@@ -1,7 +1,7 @@
 """Reading a dataset folder, as `pack` writes it.
 
 A dataset folder holds SPLIT.beton (sample i is row i) and SPLIT.parquet (one row per image) for each split, and
-dataset.json. Both describe files by the text that `sources.escape` returns.
+dataset.json. Both describe files by the text that `file_names.escape` returns.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cache.identity import identity_difference
-from pipeline.errors import PipelineError, WrongUse, suggest
+from pipeline.errors import PipelineError, WrongUse, first_line, suggest
 from pipeline.images.dataset_json import DESCRIPTION, damaged_files, read_description
 from pipeline.images.file_names import unescape
 from pipeline.images.image_names import ImageNames
@@ -104,7 +104,7 @@ class DatasetSplit:
             found = set(read_schema(file).names)
             table = None if NEEDED_COLUMNS - found else read_columns(file, names)
         except (OSError, pa.ArrowException) as error:
-            raise PipelineError(f"{file} is damaged ({str(error).splitlines()[0]}); {again}") from error
+            raise PipelineError(f"{file} is damaged ({first_line(error)}); {again}") from error
         if table is None or len(table) != self.rows:
             raise PipelineError(f"{file} is not the table of {self.rows} rows that was written; {again}")
         return table
@@ -140,7 +140,9 @@ def open_dataset(path: Path, data: Path | None = None) -> Dataset:
             raise WrongUse(f"there is no dataset {path}; write it with `python cli.py pack DATA {path}`")
         if any(path.glob("*.beton")) or any(path.glob(".*.tmp")) or any(path.glob("*.parquet")):
             raise WrongUse(f"{path} is half-written; resume it with `python cli.py pack DATA {path}`")
-        raise WrongUse(f"{path} is no dataset (no {DESCRIPTION}); `python cli.py pack {path} OUT` writes one")
+        raise WrongUse(
+            f"{path} is not a dataset (no {DESCRIPTION}); `python cli.py pack {path} OUT` writes one"
+        )
     for file, fault in damaged_files(path, description).items():
         raise WrongUse(f"{file} {fault}; write it again with `python cli.py pack DATA {path}`")
     data = data or Path(unescape(description["data"]))

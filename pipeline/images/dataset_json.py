@@ -1,4 +1,4 @@
-"""dataset.json, the description of a dataset folder: written last, so that a folder without it is no dataset."""
+"""dataset.json, the description of a dataset folder: written last, so that a folder without it is not a dataset."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SPLIT_FIELDS = {"rows": int, "classes": list, "identity": dict, "place": dict, "
 
 
 def write_description(path: Path, data: str, settings: dict[str, Any], splits: dict[str, Any]) -> None:
-    """Write dataset.json into the folder `path`; data: the folder of images, as `sources.escape` returns it."""
+    """Write dataset.json into the folder `path`; data: the folder of images, as `file_names.escape` returns it."""
     description = {"format": FORMAT, "data": data, "settings": settings, "splits": splits}
     text = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
     write_file(path / DESCRIPTION, text.encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import WrongUse, suggest
 from pipeline.images.image_names import ImageNames
-from pipeline.images.split_names import SPLITS, similar_split, similar_splits
+from pipeline.images.split_names import SPLITS, chosen_split, similar_split
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
@@ -93,7 +93,7 @@ def split_folders(data: Path, folders: Sequence[str], val: str | None = None) ->
 
 def _similar(data: Path, folders: Sequence[str], known: list[str]) -> list[str]:
     """Return the folders whose names are like those of splits if nothing else holds images, else those of `known`."""
-    if "train" not in similar_splits(folders):
+    if not any(similar_split(folder) == "train" for folder in folders):
         return known
     others = [folder for folder in folders if not similar_split(folder) and folder not in known]
     is_clear = not any(has_images(data / folder) for folder in others)
@@ -103,8 +103,7 @@ def _similar(data: Path, folders: Sequence[str], known: list[str]) -> list[str]:
 def _by_split(data: Path, folders: Sequence[str], val: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in folders:
-        split = "val" if folder == val else similar_split(folder)
-        if split is None or (split == "val" and val not in (None, folder)):
+        if (split := chosen_split(folder, val)) is None:
             continue
         if split in found:
             raise WrongUse(f"{data} has both {found[split]}/ and {folder}/; keep one of them")

@@ -29,7 +29,7 @@ from pipeline.runtime.outputs import require_writable_folder
 from pipeline.settings.commands import PackConfig
 
 DISK_FAULTS = (errno.ENOSPC, errno.EIO)
-RELABEL = "or, as only names or labels differ, give --relabel: caches of the dataset go on opening"
+RELABEL = "or, as only names or labels differ, give --relabel: existing caches stay valid"
 
 
 def pack(config: PackConfig) -> Dataset:
@@ -178,7 +178,7 @@ def clear_leftovers(out: Path, splits: Collection[str]) -> None:
     leftovers = [file for file in files if file.name.startswith(".") and file.suffix == ".tmp"]
     for file in sorted(set(files) - set(leftovers)):
         if file.stem not in SPLITS.values() or read_made_of(file.with_suffix(".parquet")) is None:
-            raise WrongUse(f"{out} is no dataset but holds {file.name}; choose a new or empty folder")
+            raise WrongUse(f"{out} is not a dataset but holds {file.name}; choose a new or empty folder")
         if file.stem not in splits:
             leftovers.append(file)
     for file in leftovers:

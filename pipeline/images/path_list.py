@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import WrongUse, suggest
 from pipeline.images.class_names import class_names
 from pipeline.images.image_names import ImageNames
-from pipeline.images.split_names import similar_split
+from pipeline.images.split_names import chosen_split, in_order, similar_split
 from pipeline.images.table_columns import class_values, holds_images, numbered
 from pipeline.images.table_files import read_columns, read_csv, read_schema
 from pipeline.images.tables import Choice
@@ -60,7 +60,7 @@ def open_list(file: Path, choice: Choice) -> dict[str, ListedSource]:
     values = table[label] if label else pa.chunked_array([pa.nulls(len(table), pa.int64())])
     labels = class_values(values, f"{file}, column {label}")
     classes = class_names(file.parent, [(labels, ())]) if len(table) else ()
-    numbers = np.concatenate(numbered([labels], classes))
+    numbers = numbered([labels], classes)
     found = {}
     for split, rows in _splits(table, file, choice.val).items():
         own = names.take(pa.array(rows)).to_pylist()
@@ -109,13 +109,10 @@ def _splits(table: pa.Table, file: Path, val: str | None) -> dict[str, NDArray[n
         raise WrongUse(f"--val-split {val}: {file} has the splits {', '.join(words)}{suggest(val, words)}")
     found: dict[str, list[NDArray[np.int64]]] = {}
     for word in words:
-        split = "val" if word == val else similar_split(word)
-        if split is None:
+        if word != val and similar_split(word) is None:
             raise WrongUse(f"{file}: expected the splits train, val and test, found {word!r}")
-        if not (split == "val" and val not in (None, word)):
+        if split := chosen_split(word, val):
             found.setdefault(split, []).append(np.flatnonzero(column == word))
     if "train" not in found:
         raise WrongUse(f"{file} has the splits {', '.join(words)}; expected one called train")
-    return {
-        split: np.sort(np.concatenate(found[split])) for split in ("train", "val", "test") if split in found
-    }
+    return {split: np.sort(np.concatenate(rows)) for split, rows in in_order(found).items()}

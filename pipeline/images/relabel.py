@@ -1,6 +1,6 @@
 """`pack --relabel`: new labels and names for the rows of a dataset, whose images and order stay.
 
-The dataset keeps its former identities, so that caches and runs that were made from it go on opening.
+The dataset keeps its former identities, so that caches and runs that were made from it stay valid.
 """
 
 from collections import Counter, defaultdict, deque

@@ -1,13 +1,14 @@
 """Names of splits: which folders and parquet files are train, val and test."""
 
 import re
-from collections.abc import Iterable
+from typing import TypeVar
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 SIMILAR = {**SPLITS, "training": "train", "valid": "val", "testing": "test"}  # in any letter case
 PARQUET = re.compile(
     r"(.*/)?(?P<split>train|val|validation|test)(-\d+-of-(?P<parts>\d+)(-\w+)?)?(?i:\.parquet)"
 )
+Content = TypeVar("Content")
 
 
 def similar_split(name: str) -> str | None:
@@ -15,10 +16,14 @@ def similar_split(name: str) -> str | None:
     return SIMILAR.get(name.lower())
 
 
-def similar_splits(folders: Iterable[str]) -> dict[str, list[str]]:
-    """Return the folders whose names stand for a split, by split, in the order train, val, test."""
-    found: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for folder in folders:
-        if split := similar_split(folder):
-            found[split].append(folder)
-    return {split: names for split, names in found.items() if names}
+def chosen_split(name: str, val: str | None) -> str | None:
+    """Return the split that a name stands for, val for `val` itself; None for no split, and for what `val` replaces."""
+    if name == val:
+        return "val"
+    split = similar_split(name)
+    return None if split == "val" and val is not None else split
+
+
+def in_order(splits: dict[str, Content]) -> dict[str, Content]:
+    """Return the content of each split in the order train, val, test."""
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}

@@ -108,9 +108,9 @@ def class_values(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     raise WrongUse(f"{where}: expected whole numbers or words, found {kind}")
 
 
-def numbered(columns: Sequence[pa.ChunkedArray], names: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Return labels as numbers: an int64 is one, a string its place in `names`; a missing one is -1."""
-    return [_numbers(column, names) for column in columns]
+def numbered(columns: Sequence[pa.ChunkedArray], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the labels of all columns as numbers: an int64 is one, a string its place in `names`, -1 a missing one."""
+    return np.concatenate([_numbers(column, names) for column in columns])
 
 
 def _numbers(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The only door to tables of pyarrow: parquet and CSV files, and the arrow files of Hugging Face's save_to_disk.
+"""Tables that `pack` reads and writes: parquet and CSV files, and the arrow files of Hugging Face's save_to_disk.
 
 Files are opened here, as pyarrow would read a path like run:1/ds as a URI.
 """

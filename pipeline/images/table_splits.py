@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WrongUse, suggest
-from pipeline.images.split_names import PARQUET, SPLITS, similar_split
+from pipeline.images.split_names import PARQUET, SPLITS, chosen_split, in_order
 
 SAVED_SPLITS, SAVED_STATE = "dataset_dict.json", "state.json"
 
@@ -31,7 +31,7 @@ def split_files(data: Path, files: Sequence[str], val: str | None = None) -> dic
         if SPLITS.get(val) not in splits:
             raise WrongUse(f"--val-split {val}: {data} has no files of {val}{suggest(val, splits)}")
         splits["val"] = splits.pop(SPLITS[val])
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return in_order(splits)
 
 
 def saved_files(data: Path, val: str | None = None) -> dict[str, list[str]] | None:
@@ -50,13 +50,11 @@ def saved_files(data: Path, val: str | None = None) -> dict[str, list[str]] | No
         raise WrongUse(f"--val-split {val}: {data} has no split of this name{suggest(val, found)}")
     splits: dict[str, list[str]] = {}
     for name, files in found.items():
-        split = "val" if name == val else similar_split(name)
-        if split is None or (split == "val" and val not in (None, name)):
-            continue
-        splits[split] = files
+        if split := chosen_split(name, val):
+            splits[split] = files
     if "train" not in splits:
         raise WrongUse(f"{data} has the splits {', '.join(found)}; expected one called train")
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return in_order(splits)
 
 
 def _saved_parts(folder: Path, prefix: str) -> list[str]:

@@ -117,7 +117,7 @@ def open_tables(
             data=data,
             files=tuple(files),
             names=_row_names(files, parts[split]),
-            labels=np.concatenate(numbered([part.labels for part in parts[split]], classes)),
+            labels=numbered([part.labels for part in parts[split]], classes),
             classes=classes,
             column=columns[0],
             label_column=every[0].label_column,

@@ -18,7 +18,7 @@ from pipeline.errors import WrongUse, suggest
 from pipeline.images.class_names import class_names
 from pipeline.images.folders import SUFFIXES, kind_of
 from pipeline.images.image_names import ImageNames
-from pipeline.images.split_names import similar_split
+from pipeline.images.split_names import chosen_split, in_order, similar_split
 from pipeline.images.table_columns import class_values, numbered
 
 TAR = ".tar"
@@ -78,10 +78,9 @@ def tar_files(data: Path, val: str | None = None) -> dict[str, list[str]]:
         raise WrongUse(f"--val-split {val}: {data} has no .tar files of {val}{suggest(val, found)}")
     splits: dict[str, list[str]] = {}
     for word, files in found.items():
-        split = "val" if word == val else similar_split(word or "train")
-        if split and not (split == "val" and val not in (None, word)):
+        if split := chosen_split(word or "train", val):
             splits.setdefault(split, []).extend(files)
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return in_order(splits)
 
 
 def is_shard(path: Path) -> bool:
@@ -105,7 +104,7 @@ def open_tars(data: Path, splits: dict[str, list[str]]) -> dict[str, TarSource]:
             data=data,
             files=tuple(splits[split]),
             names=ImageNames(name for names, _ in parts for name in names),
-            labels=np.concatenate(numbered(columns[split], classes)),
+            labels=numbered(columns[split], classes),
             classes=classes,
         )
         for split, parts in rows.items()

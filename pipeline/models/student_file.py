@@ -15,6 +15,8 @@ from pipeline.models.state_dict_layout import load_problems
 from pipeline.models.students import Student, build_student
 from pipeline.runtime.code_identity import is_same_python
 
+STUDENT_FILE = "student.safetensors"  # in a run folder
+
 
 def student_recipe(path: Path, image_size: int | None = None) -> Recipe:
     """Read a student from the safetensors file of its run or its export.
@@ -64,7 +66,7 @@ def load_run_student(run: Path, *, image_size: int | None = None) -> Backbone:
 
         recipe = onnx_recipe(run, image_size)
         return freeze(recipe, recipe.architecture)
-    file = run / "student.safetensors" if run.is_dir() else run
+    file = run / STUDENT_FILE if run.is_dir() else run
     if file != run and not file.exists():
         raise WrongUse(
             f"the run {run} has no student yet, as it has no checkpoint: repeat its command, or give another run"
@@ -87,4 +89,4 @@ def save_student(run: Path, student: Student, metadata: Mapping[str, str]) -> No
         "std": json.dumps(IMAGENET.std),
         **({"code": student.code} if student.code else {}),
     }
-    save_safetensors(run / "student.safetensors", student.network.state_dict(), {**metadata, **own})
+    save_safetensors(run / STUDENT_FILE, student.network.state_dict(), {**metadata, **own})

@@ -10,7 +10,7 @@ from pipeline.report.cache_comparison import comparison_markdown
 from pipeline.report.systems import System, load_system, with_distinct_names
 from pipeline.results.markdown_file import has_markers, require_markers, write_into
 from pipeline.results.metrics_file import recorded_path
-from pipeline.results.records import Result, is_store, load_metrics, metrics_path
+from pipeline.results.records import Result, is_run, is_store, load_metrics, metrics_path
 from pipeline.results.table import markdown_table, note_on_datasets, provenance_lines
 from pipeline.sweeps.recipe import SweepRecipe, read_recipe
 
@@ -64,7 +64,7 @@ def evaluated_system(target: Path) -> System:
     """Load a run, a cache or a metrics file; its metrics are enough. Raises WrongUse if there are none."""
     path = recorded_path(target)
     load_metrics(path)
-    is_there = (target / "config.json").exists() or is_store(target)
+    is_there = is_run(target) or is_store(target)
     return load_system(target if is_there else path)
 
 

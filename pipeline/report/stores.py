@@ -15,6 +15,8 @@ from cache.user_folder import as_typed
 from pipeline.results.plain_text import human_bytes, plain_fields
 from pipeline.settings.cache_commands import InfoConfig
 
+ID_DIGITS = 16  # of the ids that are shown, as many as `eval` records
+
 
 def print_store(config: InfoConfig) -> None:
     """Run the `cache info` command: print a store's identity, and the size and completeness of each split."""
@@ -25,15 +27,16 @@ def print_store(config: InfoConfig) -> None:
         fields = {"id": store.id, "origin": dict(store.origin), "teacher": dict(store.teacher)}
         print(json.dumps({"store": as_typed(config.store), **fields, "splits": described}, indent=1))
         return
-    console.print(f"[bold]{as_typed(config.store)}[/bold]  id {store.id[:16]}", highlight=False)
+    console.print(f"[bold]{as_typed(config.store)}[/bold]  id {store.id[:ID_DIGITS]}", highlight=False)
     console.print(identity_table(store))
     console.print(split_table(splits))
 
 
 def describe_split(split: Split) -> dict[str, Any]:
-    """Return the numbers of a split, as JSON values."""
+    """Return the numbers of a split and the id of its images, as JSON values."""
     counts = np.bincount(split.status[0], minlength=len(Status))
     return {
+        "images": str(split.dataset.get("images", ""))[:ID_DIGITS],
         "rows": split.shape.rows,
         "views": split.shape.views,
         "dim": split.shape.dim,
@@ -56,7 +59,7 @@ def identity_table(store: Store) -> Table:
 
 
 def split_table(splits: list[Split]) -> Table:
-    """Return rows, chunks and bytes of each split, one column per split, with unusable rows by reason."""
+    """Return dataset, rows, chunks and bytes of each split, one column per split, with unusable rows by reason."""
     table = Table("")
     for split in splits:
         table.add_column(split.name, justify="right")
@@ -67,6 +70,7 @@ def split_table(splits: list[Split]) -> Table:
 
 
 CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dataset": lambda split: split["images"] or "-",
     "rows": lambda split: f"{split['rows']:,}",
     "usable": lambda split: f"{split['usable']:,}",
     "unreadable": lambda split: f"{split['unreadable']:,}",

@@ -11,7 +11,7 @@ from cache.reader import Store, open_store
 from pipeline.errors import WrongUse
 from pipeline.results.distinct_names import Candidate, distinct_names
 from pipeline.results.metrics_file import Evaluation, read_evaluations, recorded_path
-from pipeline.results.records import Result, load_metrics, metrics_path
+from pipeline.results.records import Result, is_run, load_metrics, metrics_path
 from pipeline.results.run_record import read_config
 from pipeline.results.targets import NOT_COMPARED, run_settings, target_of
 from pipeline.settings.local_path import local_path
@@ -111,7 +111,7 @@ def _load_sweep(path: Path) -> Iterator[System]:
             yield load_system(store if store.is_dir() else metrics)
     for trial in recipe.trials:
         run, metrics = recipe.runs / trial.name, recipe.result_path(trial.name)
-        if (run / "config.json").is_file():
+        if is_run(run):
             yield replace(load_system(run), name=trial.row)
         elif metrics.is_file():
             yield load_system(metrics)

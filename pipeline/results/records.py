@@ -64,11 +64,16 @@ def metrics_path(target: Path) -> Path:
     """
     if target.suffix == ".json":
         return target
-    if (target / "config.json").exists():
+    if is_run(target):
         return target / "metrics.json"
     if target.suffix == ".zarr":
         return target.with_suffix(METRICS)
     return target.with_name(target.name + METRICS) if is_store(target) else target / "metrics.json"
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run folder at a path, of a run begun or finished."""
+    return (path / "config.json").exists()
 
 
 def is_store(path: Path) -> bool:

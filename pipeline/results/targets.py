@@ -9,12 +9,11 @@ from typing import Any
 from cache.reader import Store, open_store
 from pipeline.errors import PipelineError
 from pipeline.results.distinct_names import Candidate, Input
-from pipeline.results.records import metrics_path
+from pipeline.results.records import is_run, metrics_path
 from pipeline.results.run_record import FREE_SETTINGS, modernized, read_config
 from pipeline.settings.field import defaults
-from pipeline.settings.training import DistillConfig, PretrainConfig
+from pipeline.settings.training import CONFIGS
 
-CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 NOT_COMPARED = (*FREE_SETTINGS, "seed")  # settings that do not make a different system
 
 
@@ -48,7 +47,7 @@ class Target:
 
 def target_of(path: Path) -> Target:
     """Identify the run or cache at a path. Raises PipelineError or StoreError if it is neither."""
-    if (path / "config.json").exists():
+    if is_run(path):
         return run_target(path)
     store = open_store(path)
     name, role = f"teacher {store.teacher['architecture']}", "teacher"

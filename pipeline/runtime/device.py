@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the CPU or this rank's GPU, the only place that names CUDA; "auto" means a GPU if there is one.
+    """Return the CPU or this rank's GPU; "auto" means a GPU if there is one.
 
     On a GPU, float32 from then on means float32. Warns once if "auto" leaves a GPU idle, and says why. Raises WrongUse
     for CUDA without a GPU, and for more ranks on this machine than GPUs.

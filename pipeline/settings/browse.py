@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import DASK_WORKERS, MAX_SEED, READ, CommandSettings, argument, setting
+from pipeline.settings.field import (
+    DASK_SCHEDULER,
+    DASK_WORKERS,
+    DEVICE,
+    MAX_SEED,
+    READ,
+    CommandSettings,
+    argument,
+    setting,
+)
 
 FEWEST_IMAGES = 5  # a map of fewer shows nothing
 
@@ -32,5 +41,5 @@ class BrowseConfig(CommandSettings):
         0, "random seed for the choice of images, their clusters and the maps", maximum=MAX_SEED
     )
     workers: int | None = setting(None, DASK_WORKERS)
-    scheduler: str | None = setting(None, "address of a running dask cluster to use instead")
-    device: str = setting("auto", "cpu, cuda, or auto")
+    scheduler: str | None = setting(None, DASK_SCHEDULER)
+    device: str = setting("auto", DEVICE)

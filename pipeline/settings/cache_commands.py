@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.settings.field import (
+    DASK_SCHEDULER,
     DASK_WORKERS,
+    DEVICE,
     MAX_SEED,
     PRECISIONS,
     READ,
@@ -45,8 +47,8 @@ class CacheTeacherConfig(CommandSettings):
     )
     amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
     workers: int | None = setting(None, DASK_WORKERS)
-    scheduler: str | None = setting(None, "address of a running dask cluster to use instead")
-    device: str = setting("auto", "cpu, cuda, or auto")
+    scheduler: str | None = setting(None, DASK_SCHEDULER)
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class VerifyConfig(CommandSettings):
     teacher: str | None = setting(None, "the store's teacher. Default: the one recorded in the store")
     weights: Path | None = setting(None, "the teacher's weights file, as for cache-teacher")
     seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class RepairConfig(VerifyConfig):
     cache: Path = argument("store to repair, NAME.zarr", url=WRITE)
     dataset: Path = setting(help="dataset folder the store was made from", url=READ)
     workers: int | None = setting(None, DASK_WORKERS)
-    scheduler: str | None = setting(None, "address of a running dask cluster to use instead")
+    scheduler: str | None = setting(None, DASK_SCHEDULER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class NeighboursConfig(CommandSettings):
 
     cache: Path = argument("the teacher's store, NAME.zarr", url=WRITE)
     k: int = setting(50, "number of neighbours of each training image", minimum=1)
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,4 +125,4 @@ class CompareConfig(CommandSettings):
     rows: int = setting(10_000, "number of training images to compare them on, drawn at random", minimum=20)
     seed: int = setting(0, "random seed for the choice of rows", maximum=MAX_SEED)
     json: bool = setting(False, "print JSON instead of tables")
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.settings.field import (
+    DASK_SCHEDULER,
     DASK_WORKERS,
+    DEVICE,
     MAX_SEED,
     PRECISIONS,
     READ,
@@ -85,7 +87,7 @@ class EmbedConfig(CommandSettings):
     batch_size: int = setting(128, "images per forward pass", minimum=1)
     amp_dtype: str = setting("fp32", "precision of the forward pass", choices=PRECISIONS)
     workers: int | None = setting(None, DASK_WORKERS)
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +148,9 @@ class EvalConfig(CommandSettings):
         maximum=MAX_SEED,
     )
     workers: int | None = setting(None, DASK_WORKERS)
-    scheduler: str | None = setting(None, "address of a running dask cluster to use instead")
+    scheduler: str | None = setting(None, DASK_SCHEDULER)
     json: bool = setting(False, "print JSON instead of a table")
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from pipeline.errors import WrongUse, suggest
 MAX_SEED = 2**32 - 1  # accepted by the generators of NumPy, PyTorch and faiss
 PRECISIONS = ("fp32", "bf16")
 DASK_WORKERS = "dask workers on this machine. Default: one per GPU, or one per core up to four"
+DASK_SCHEDULER = "address of a running dask cluster to use instead"
+DEVICE = "cpu, cuda, or auto"
 READ, WRITE = "read", "write"
 # What meant None before it was the default; older command lines, recipes and run folders still say so.
 FORMERLY_NONE = (0, "", "own")
@@ -62,9 +64,6 @@ class CommandSettings:
                 object.__setattr__(self, field.name, None)
             elif not field.metadata.get("argument"):
                 check(value, field.metadata, flag_of(field))
-        low, high = getattr(self, "crop_scale", None) or (0.0, 1.0)
-        if low > high:
-            raise WrongUse(f"--crop-scale: expected the lower bound first, found {low} {high}")
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
@@ -78,14 +77,17 @@ def options(config: type) -> list[dataclasses.Field[Any]]:
 
 
 def check(value: Any, metadata: Mapping[str, Any], flag: str) -> None:
-    """Raise WrongUse if a value is not one of its field's choices, is out of bounds, infinite or NaN."""
+    """Raise WrongUse for a value that is not among the choices, out of bounds, infinite or NaN, or a falling range."""
     choices = metadata["choices"]
     if choices and value is not None and value not in choices:
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
         raise WrongUse(f"{flag}: expected {expected}, found {value!r}{suggest(str(value), choices)}")
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, int | float):
-            check_number(number, metadata["minimum"], metadata["maximum"], flag)
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [each for each in values if isinstance(each, int | float)]
+    for number in numbers:
+        check_number(number, metadata["minimum"], metadata["maximum"], flag)
+    if numbers != sorted(numbers):
+        raise WrongUse(f"{flag}: expected the lower bound first, found {' '.join(map(str, numbers))}")
 
 
 def check_number(number: float, minimum: float, maximum: float, flag: str) -> None:

@@ -36,7 +36,7 @@ class PlanConfig(CommandSettings):
     optimizer: str = setting("sgd", "SGD with momentum 0.9, or AdamW", choices=("sgd", "adamw"))
     amp_dtype: str | None = setting(
         None,
-        "precision of the student's training. Default: bf16 on GPUs, and on a processor that multiplies it, else fp32",
+        "precision of the student's training. Default: bf16 on GPUs, and on a CPU that supports it, else fp32",
         choices=PRECISIONS,
     )
     gpus: int | None = setting(

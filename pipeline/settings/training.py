@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.field import MAX_SEED, PRECISIONS, READ, CommandSettings, argument, setting
+from pipeline.settings.field import DEVICE, MAX_SEED, PRECISIONS, READ, CommandSettings, argument, setting
 
 OPTIMIZERS = ("sgd", "nesterov", "adamw")
 ANCHOR_POLICIES = ("window", "neighbours", "kmeans")
@@ -56,8 +56,8 @@ class TrainConfig(CommandSettings):
     amp_dtype: str = setting(
         None,
         "autocast precision; parameters stay fp32. On CUDA, bf16 also lets 1q, 1q-reg-bn, 2q and seed compute their "
-        "products with the anchors in TF32; fp32 is float32 throughout. Default: bf16 if the device multiplies it, "
-        "else fp32",
+        "products with the anchors in TF32; fp32 is float32 throughout. Default: bf16 where the hardware supports "
+        "it, else fp32",
         choices=PRECISIONS,
     )
     workers: int | None = setting(
@@ -67,7 +67,7 @@ class TrainConfig(CommandSettings):
         minimum=1,
         keeps_zero=True,
     )
-    device: str = setting("auto", "cpu, cuda, or auto")
+    device: str = setting("auto", DEVICE)
     deterministic: bool = setting(
         False, "on CUDA, use repeatable algorithms only, which may be slower; the CPU always does"
     )
@@ -182,3 +182,6 @@ class PretrainConfig(TrainConfig):
     )
     jitter: float = setting(0.4, "strength of brightness, contrast and saturation jitter", maximum=1)
     grayscale: float = setting(0.2, "probability of converting a view to grayscale", maximum=1)
+
+
+CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}  # by command

@@ -12,9 +12,8 @@ from pipeline.errors import WrongUse, suggest
 from pipeline.settings.commands import PROTOCOLS
 from pipeline.settings.local_path import local_path
 from pipeline.settings.toml_file import from_values
-from pipeline.settings.training import DistillConfig, PretrainConfig
+from pipeline.settings.training import CONFIGS
 
-CONFIGS = {"distill": DistillConfig, "pretrain": PretrainConfig}
 SEED = "seed"
 STRING_LISTS = ("protocol", "references")
 KINDS: dict[type, str] = {str: "string", list: "list", dict: "table"}

@@ -16,7 +16,7 @@ IDENTIFIERS = {
 }
 UNSETTLED = (
     "Whether a student that imitates a teacher's output is a work made from the teacher's weights is not settled, and "
-    "this card is no legal advice."
+    "this card is not legal advice."
 )
 
 
@@ -49,7 +49,7 @@ def licence_terms(teacher: str, licence: str) -> str:
             "says `unknown` until then."
         )
     if licence not in IDENTIFIERS:
-        told = "is not recorded" if licence == NOT_RECORDED else f'is told as "{licence}"'
+        told = "is not recorded" if licence == NOT_RECORDED else f'is given as "{licence}"'
         named = "" if teacher == NOT_RECORDED else f" (teacher: `{teacher}`)"
         return (
             f"The licence of the teacher's weights {told}{named}. Look it up where the weights were "
@@ -58,11 +58,11 @@ def licence_terms(teacher: str, licence: str) -> str:
     told = f"The weights of the teacher `{teacher}` are under {licence}"
     if "NC" in licence:
         return (
-            f"{told}, which allows no commercial use and asks that their authors are named. {UNSETTLED} Until someone "
-            "who may decide it says otherwise, it is careful to treat the student alike: to make no commercial use of "
-            "it, and to name the teacher's authors."
+            f"{told}, which allows no commercial use and asks that their authors are named. {UNSETTLED} Until that "
+            "is settled, the cautious course is to treat the student the same way: no commercial use, and credit to "
+            "the teacher's authors."
         )
     return (
-        f"{told}, which allows commercial use and asks that its notice is kept. {UNSETTLED} It is careful to keep the "
-        "teacher's notice beside the student."
+        f"{told}, which allows commercial use and asks that its notice is kept. {UNSETTLED} To be safe, keep the "
+        "teacher's notice with the student."
     )

@@ -9,7 +9,9 @@ from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.dataset_json import DESCRIPTION
 from pipeline.models.checkpoints import load_safetensors
+from pipeline.models.student_file import STUDENT_FILE
 from pipeline.objectives.registry import entry_of, resolved
+from pipeline.results.records import is_run
 from pipeline.results.run_record import read_config, record_differences
 from pipeline.runtime.device import resolve_device
 from pipeline.runtime.distributed import is_main_process
@@ -18,7 +20,6 @@ from pipeline.runtime.precision import usual_precision
 from pipeline.settings.field import as_json, defaults
 from pipeline.settings.training import DistillConfig, PretrainConfig
 
-STUDENT_FILE = "student.safetensors"
 RESUME_FILE = "resume.pt"
 TENSORBOARD = "tensorboard"
 NOT_ASKED_OF_THE_FINISHED = (
@@ -31,17 +32,12 @@ NOT_ASKED_OF_THE_FINISHED = (
 Config = TypeVar("Config", DistillConfig, PretrainConfig)
 
 
-def has_record(run: Path) -> bool:
-    """Return whether a folder holds a run, begun or finished."""
-    return (run / "config.json").exists()
-
-
 def dataset_identity(split: DatasetSplit, runs: Sequence[Path]) -> dict[str, Any]:
     """Return a split's identity for runs that use no labels: the one that a run recorded before labels were mended.
 
     Raises PipelineError for a damaged record.
     """
-    recorded = [read_config(run)["made_of"].get("dataset") for run in runs if has_record(run)]
+    recorded = [read_config(run)["made_of"].get("dataset") for run in runs if is_run(run)]
     former = [identity for identity in recorded if identity in split.formerly]
     return former[0] if former else split.identity
 
@@ -53,7 +49,7 @@ def is_trained(run: Path) -> bool:
 
 def is_begun(run: Path) -> bool:
     """Return whether a folder holds a run of which something was trained, so that its record stays."""
-    return has_record(run) and is_trained(run)
+    return is_run(run) and is_trained(run)
 
 
 def steps_of_complete(run: Path) -> int | None:
@@ -73,7 +69,7 @@ def resolved_for_run(config: DistillConfig) -> DistillConfig:
     """
     usual, former = resolved(config), entry_of(config).former
     left_out = [name for name in former if getattr(config, name) is None]
-    if not left_out or not has_record(config.run):
+    if not left_out or not is_run(config.run):
         return usual
     found = read_config(config.run)["config"]
     known = all(found.get(name) in (former[name], getattr(usual, name)) for name in left_out)
@@ -117,7 +113,7 @@ def finished_steps(
 ) -> int | None:
     """Return the number of steps of a finished run of these settings and inputs; None for any other run."""
     run = config.run
-    steps = steps_of_complete(run) if has_record(run) else None
+    steps = steps_of_complete(run) if is_run(run) else None
     if steps is None:
         return None
     recorded = read_config(run)["made_of"]
@@ -132,7 +128,7 @@ def require_writable_runs(runs: Sequence[Path]) -> None:
     Of one with a record, its settings are compared first.
     """
     for run in runs:
-        if not has_record(run):
+        if not is_run(run):
             require_writable_folder(run)
             if other := _foreign(run):
                 raise WrongUse(f"{run} holds {other}, so it is not the folder of a run; choose another path")
@@ -151,7 +147,7 @@ def _foreign(run: Path) -> str:
 
 def require_same_revision(run: Path, objective: str, revision: int) -> None:
     """Raise PipelineError if a run was begun by an earlier version whose objective of this name was another."""
-    if not has_record(run) or not is_trained(run):
+    if not is_begun(run):
         return
     found = read_config(run)
     if (

@@ -15,6 +15,7 @@ from cache.errors import IncompleteStore
 from cache.layout import Status
 from cache.reader import Split
 from pipeline.errors import PipelineError
+from pipeline.results.records import is_run
 from pipeline.results.run_record import read_config
 from pipeline.runtime.distributed import World
 
@@ -41,7 +42,7 @@ def training_chunks(split: Split, runs: Sequence[Path], world: World, device: to
     Raises IncompleteStore if a recorded chunk is gone.
     """
     written = written_chunks(split)
-    run = next((run for run in runs if (run / "config.json").exists()), None)
+    run = next(filter(is_run, runs), None)
     recorded = read_config(run)["made_of"].get("chunks") if run else None
     gone = sorted(set(recorded or []) - set(written))
     if gone:

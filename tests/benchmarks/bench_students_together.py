@@ -13,6 +13,7 @@ from cache.reader import Split
 from pipeline.images.dataset import Dataset, open_dataset
 from pipeline.images.pack import pack
 from pipeline.loading.batch import Batch
+from pipeline.models.student_file import STUDENT_FILE
 from pipeline.models.students import build_student
 from pipeline.objectives.compress import Compress1q
 from pipeline.objectives.queues import AnchorQueue
@@ -24,7 +25,6 @@ from pipeline.settings.commands import PackConfig
 from pipeline.settings.many_students import folder_name
 from pipeline.settings.training import DistillConfig
 from pipeline.training.loop import Training
-from pipeline.training.recorded_run import STUDENT_FILE
 from pipeline.training.student_run import StudentRun
 from tests.benchmarks.figure import Figure, interleaved, ratio
 from tests.benchmarks.photographs import write_photographs

@@ -82,7 +82,7 @@ PLACES: list[Case] = [
 OPENING = {
     "missing": (nothing, "there is no dataset"),
     "a_file": (file("dataset", "x"), "there is no dataset"),
-    "an_empty_folder": (folder("dataset"), "is no dataset"),
+    "an_empty_folder": (folder("dataset"), "is not a dataset"),
     "half_written": (file("dataset/.train.beton.7.tmp", "x"), "is half-written"),
     "only_a_beton": (file("dataset/train.beton", "x"), "is half-written"),
     "described_by_nothing": (dataset(holding("dataset.json", "")), "cannot read"),

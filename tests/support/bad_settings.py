@@ -66,8 +66,8 @@ FLAGS = with_flags(
     ("--lr inf", "--lr: expected a finite number of at least 0, found inf"),
     ("--wd -1", "--wd: expected a number of at least 0, found -1.0"),
     ("--warmup -1", "--warmup: expected a number of at least 0, found -1.0"),
-    ("--subset 0", "--subset 0.0 is no share of the rows: expected a number above 0 and at most 1"),
-    ("--subset 1.5", "--subset 1.5 is no share of the rows: expected a number above 0 and at most 1"),
+    ("--subset 0", "--subset 0.0 is not a share of the rows: expected a number above 0 and at most 1"),
+    ("--subset 1.5", "--subset 1.5 is not a share of the rows: expected a number above 0 and at most 1"),
     ("--subset nan", "--subset: expected a finite number of at least 0, found nan"),
     ("--seed -1", "--seed: expected a number from 0 to 4294967295, found -1"),
     (
@@ -204,7 +204,7 @@ OTHER_FLAGS = [
         "embed {pictures} o.zarr",
         (
             "--teacher pixels",
-            "{pictures} is no dataset, and only a dataset can be embedded into a store: give an OUT "
+            "{pictures} is not a dataset, and only a dataset can be embedded into a store: give an OUT "
             "that ends in .npy or .parquet, or run `python cli.py pack {pictures} DATASET` first",
         ),
     ),
@@ -212,7 +212,7 @@ OTHER_FLAGS = [
         "embed {pictures} o.csv",
         (
             "--teacher pixels",
-            "{pictures} is no dataset, and only a dataset can be embedded into a store: give an OUT "
+            "{pictures} is not a dataset, and only a dataset can be embedded into a store: give an OUT "
             "that ends in .npy or .parquet, or run `python cli.py pack {pictures} DATASET` first",
         ),
     ),

@@ -123,7 +123,7 @@ def test_a_bad_image_keeps_its_row_and_is_counted(
     file("p/b.png", BAD_IMAGES[name])(tmp_path)
     command = "embed p out.npy --teacher tests.golden.make:teacher --device cpu"
     assert cli.run_cli(command.split()) == 0
-    assert "3 rows, 1 of them unreadable" in capsys.readouterr().out
+    assert "3 rows, 1 of them without an embedding" in capsys.readouterr().out
     rows = np.load("out.npy")
     assert np.isnan(rows).all(axis=1).tolist() == [False, True, False]
 

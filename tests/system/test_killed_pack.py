@@ -48,7 +48,7 @@ def test_a_killed_pack_leaves_nothing_that_opens_and_can_be_continued(tmp_path: 
     (tmp_path / "slowly.py").write_text(SCRIPT)
     for stage in ("reading", "packing"):
         kill_while(stage, tmp_path / "slowly.py", images, out)
-        with pytest.raises(WrongUse, match=r"half-written|is no dataset"):
+        with pytest.raises(WrongUse, match=r"half-written|is not a dataset"):
             open_dataset(out)
     assert {file.suffix for file in out.iterdir()} == {".tmp"}
     pack(pack_config(images, out))

@@ -48,7 +48,7 @@ def test_a_dataset_becomes_a_table(dataset: Dataset, images: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"out": "x.zarr"}, "is no dataset.*pack"),
+        ({"out": "x.zarr"}, "is not a dataset.*pack"),
         ({"teacher": None}, "either --run RUN or --teacher NAME"),
         ({"run": Path("r")}, "either --run RUN or --teacher NAME"),
         ({"run": Path("r"), "teacher": None, "weights": Path("w")}, "--weights belongs to --teacher"),

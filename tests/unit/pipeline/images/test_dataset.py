@@ -62,7 +62,7 @@ def test_other_folders_are_refused_with_a_reason(flawed_copy, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WrongUse, match=r"there is no dataset .*nowhere; write it with `python cli\.py pack"):
         open_dataset(tmp_path / "nowhere")
-    with pytest.raises(WrongUse, match=r"empty is no dataset \(no dataset\.json\)"):
+    with pytest.raises(WrongUse, match=r"empty is not a dataset \(no dataset\.json\)"):
         open_dataset(tmp_path / "empty")
     for text, message in (
         ('{"format": 2}', "expected format 1, found 2"),

@@ -69,7 +69,9 @@ def test_a_folder_of_other_things_is_not_written_to(flawed_images, tmp_path):
         out = tmp_path / name.split(".")[0]
         write(out / ".train.beton.77.tmp", b"")
         pq.write_table(pa.table({"x": [1]}), out / name)
-        with pytest.raises(WrongUse, match=f"is no dataset but holds {name}; choose a new or empty folder"):
+        with pytest.raises(
+            WrongUse, match=f"is not a dataset but holds {name}; choose a new or empty folder"
+        ):
             pack(pack_config(flawed_images, out))
         assert len(list(out.iterdir())) == 2
     with pytest.raises(WrongUse, match="images and dataset are the same folder"):

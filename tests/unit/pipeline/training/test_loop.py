@@ -127,7 +127,7 @@ def test_a_cache_of_another_dataset_is_refused_field_by_field(
         ({"objective": "crd", "negatives": 0}, "--negatives 0 with 160 training rows: CRD needs"),
         ({"objective": "cc", "clusters": 0}, "--clusters 0: expected a number above 0"),
         ({"anchors": "many"}, "expected a number above 0, or all"),
-        ({"subset": 0.0}, "no share of the rows"),
+        ({"subset": 0.0}, "not a share of the rows"),
         ({"student": "resnet81"}, "did you mean 'resnet18'"),
         ({"device": "tpu"}, "unknown device"),
     ],

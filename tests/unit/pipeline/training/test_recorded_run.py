@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError, WrongUse
+from pipeline.models.student_file import STUDENT_FILE
 from pipeline.objectives.registry import OBJECTIVES
 from pipeline.results.run_record import read_config
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.distill import distill
 from pipeline.training.pretrain import pretrain
-from pipeline.training.recorded_run import RESUME_FILE, STUDENT_FILE, steps_of_complete, with_precision
+from pipeline.training.recorded_run import RESUME_FILE, steps_of_complete, with_precision
 from pipeline.training.student_run import StudentRun
 from tests.support.tiny_store import contents
 from tests.support.training_runs import STUDENT, Crash, assert_same_run, distill_until_crash, settings
