@@ -7,13 +7,12 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from cache.durable import write_file
 from cache.errors import StoreError
 from cache.user_folder import user_folder
 from pipeline.neighbours import knn
-from pipeline.report.embedding_map import COMPONENTS, PERPLEXITY
+from pipeline.report.embedding_map import placed
 
 LANDMARKS = 5_000  # t-SNE takes a minute for these, and time grows a little faster than their number
 NEAREST_LANDMARKS = 5
@@ -35,7 +34,7 @@ def kept_map(embedding: Embedding, seed: int, key: str) -> Points:
     """Return `full_map`, computed once and then kept in the user's cache folder; key: what the embeddings are."""
     name = hashlib.sha256(f"{key} {seed} {LANDMARKS} {VERSION}".encode()).hexdigest()
     file = user_folder("maps") / f"{name}.npy"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, EOFError):
         kept: Points = np.load(file)
         if kept.shape == (len(embedding), 2):
             return kept
@@ -57,17 +56,15 @@ def full_map(embedding: Embedding, seed: int) -> Points:
     count = len(embedding)
     landmarks = np.sort(np.random.default_rng(seed).permutation(count)[:LANDMARKS])
     chosen = embedding[landmarks]
-    reduced = PCA(min(COMPONENTS, *chosen.shape), random_state=seed).fit_transform(chosen)
-    perplexity = min(PERPLEXITY, (len(chosen) - 1) / 3)
-    placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    of_landmarks = placed(chosen, seed)
     points = np.empty((count, 2), np.float32)
-    points[landmarks] = placed
+    points[landmarks] = of_landmarks
     others = np.setdiff1d(np.arange(count), landmarks, assume_unique=True)
     if len(others):
         score, near = knn(chosen, embedding[others], min(NEAREST_LANDMARKS, len(chosen)))
         weight = np.exp((score - score[:, :1]) / SHARPNESS)
         weight /= weight.sum(1, keepdims=True)
-        points[others] = (placed[near] * weight[..., None]).sum(1)
+        points[others] = (of_landmarks[near] * weight[..., None]).sum(1)
     return scaled(points)
 
 

@@ -62,7 +62,10 @@ def address(target: str, token: str) -> tuple[str, int | None, str]:
     Pictures have their gallery's token before the path, and nothing else has one: a browser keeps pictures, and must
     not show them for another gallery on the same port. Raises Refused for a picture of another gallery.
     """
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+    except ValueError as error:
+        raise Refused(404, "there is nothing at this address") from error
     path = parts.path.removeprefix(f"/{token}")
     found = NUMBERED.fullmatch(path)
     kind = f"/{found[1]}" if found else path

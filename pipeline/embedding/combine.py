@@ -89,8 +89,11 @@ def combine_caches(config: CombineConfig) -> None:
             held = read_split(config.out, name)[0].rows_of(key)
             write_chunk(config.out, name, key, combined(splits[name], crops[name], held, parts))
     names = [f"{weight:g} x {path}" for weight, path in zip(weights, config.caches, strict=True)]
+    written = [open_store(config.out).split(name) for name in splits]
+    usable, rows = sum(len(split.eligible()) for split in written), sum(split.shape.rows for split in written)
     print(
-        f"{as_typed(config.out)}: {' + '.join(names)}, {sum(len(part.mean) for part in parts):,} dimensions"
+        f"{as_typed(config.out)}: {' + '.join(names)}, {sum(len(part.mean) for part in parts):,} dimensions, "
+        f"{usable:,} of {rows:,} rows with an embedding"
     )
 
 
@@ -106,7 +109,8 @@ def checked_weights(weights: Sequence[str], teachers: int) -> list[float]:
         raise WrongUse(f"--weights {','.join(weights)}: expected {teachers} numbers, one for each cache")
     if not all(0 < weight < np.inf for weight in given):
         raise WrongUse(f"--weights {','.join(weights)}: expected numbers above 0")
-    return [weight / sum(given) for weight in given]
+    shares = [weight / max(given) for weight in given]  # the sum of the weights themselves might overflow
+    return [share / sum(shares) for share in shares]
 
 
 def common_splits(stores: Sequence[Store]) -> dict[str, list[Split]]:

@@ -42,8 +42,8 @@ def parse_form(text: str, dim: int) -> Form:
         raise WrongUse(
             f"--as {text}: expected 3 to 9 bits of a float16's mantissa, which has 10; zstd keeps all"
         )
-    if kind == "pca" and not 1 <= (form.number or 0) < dim:
-        raise WrongUse(f"--as {text}: expected fewer dimensions than the cache's {dim:,}")
+    if kind == "pca" and not 2 <= (form.number or 0) < dim:
+        raise WrongUse(f"--as {text}: expected 2 dimensions or more, and fewer than the cache's {dim:,}")
     return form
 
 

@@ -27,7 +27,7 @@ EMBED_OPTIONS: dict[str, Any] = {"precision": "fp32", "batch_size": 128}  # part
 def is_training_dataset(run: Path, dataset: Dataset) -> bool:
     """Whether the run was trained on this dataset."""
     trained_on = read_config(run)["made_of"]["dataset"]
-    return not dataset.splits["train"].difference_from(trained_on)
+    return "train" in dataset.splits and not dataset.splits["train"].difference_from(trained_on)
 
 
 def folder_name(dataset: Dataset) -> str:

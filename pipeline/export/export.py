@@ -11,6 +11,7 @@ from pipeline.images.dataset import open_dataset
 from pipeline.models.checkpoints import load_safetensors, save_safetensors
 from pipeline.models.student_file import STUDENT_FILE, load_run_student
 from pipeline.remote.download import local_copy
+from pipeline.results.records import is_run
 from pipeline.results.run_record import read_config
 from pipeline.runtime.outputs import require_writable_file
 from pipeline.settings.commands import EXPORT_FORMATS, ExportConfig
@@ -32,6 +33,8 @@ def export_student(config: ExportConfig) -> None:
     file_format = export_format(config)
     if config.int8 and (file_format != "onnx" or config.half):
         raise WrongUse("--int8 is for ONNX files, and not with --half: name OUT.onnx, or leave it out")
+    if config.out.name == STUDENT_FILE and is_run(config.out.parent):
+        raise WrongUse(f"{config.out} is the student of a run, which would be lost: name another file")
     require_writable_file(config.out)
     tensors, metadata = load_safetensors(config.run / STUDENT_FILE)
     record = read_config(config.run)

@@ -72,7 +72,7 @@ def quantized(content: bytes, calibration: Pixels, held_out: Pixels) -> tuple[by
     try:
         with quiet():
             graphs = [with_metadata(graph, content) for graph in int8_graphs(content, calibration)]
-        found = max(graphs, key=lambda graph: mean_cosine(content, graph, calibration))
+        found = max(graphs, key=lambda graph: np.nan_to_num(mean_cosine(content, graph, calibration), nan=-1))
         cosine = mean_cosine(content, found, held_out)
     except Exception as error:  # ONNX Runtime raises many types
         reason = " ".join(str(error).split())[:200]

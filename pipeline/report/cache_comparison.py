@@ -111,7 +111,7 @@ def properties(
 ) -> CacheProperties:
     """Return the properties of embeddings (n, D) with neighbours (n, 10) and labels (n,), -1 for none."""
     rows = embedding.astype(np.float64)
-    spectrum = np.linalg.eigvalsh(np.cov(rows.T)).clip(0)
+    spectrum = np.linalg.eigvalsh(np.atleast_2d(np.cov(rows.T))).clip(0)
     share = spectrum[spectrum > 0] / spectrum.sum()
     known = np.flatnonzero(labels >= 0)
     nn1 = None

@@ -59,14 +59,21 @@ def embedding_map(name: str, store: Store, dataset: Dataset, seed: int) -> Embed
 
 def project(embedding: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     """Project embeddings (n, D) to points (n, 2); the longer axis is x, from 0 to SIDE."""
-    components = min(COMPONENTS, *embedding.shape)
-    reduced = PCA(components, random_state=seed).fit_transform(embedding)
-    perplexity = min(PERPLEXITY, (len(embedding) - 1) / 3)
-    plane = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    plane = placed(embedding, seed)
     extent = np.ptp(plane, axis=0)
     if extent[1] > extent[0]:
         plane, extent = plane[:, ::-1], extent[::-1]
     return np.rint((plane - plane.min(axis=0)) / max(extent[0], 1e-9) * SIDE).astype(np.int64)
+
+
+def placed(embedding: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Place embeddings (n, D) in the plane by PCA, then t-SNE: (n, 2). If all are the same they lie in one point."""
+    if not np.ptp(embedding, axis=0).any():  # t-SNE would divide by their deviation, and then crash
+        return np.zeros((len(embedding), 2), np.float32)
+    reduced = PCA(min(COMPONENTS, *embedding.shape), random_state=seed).fit_transform(embedding)
+    perplexity = min(PERPLEXITY, (len(embedding) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    return np.asarray(tsne.fit_transform(reduced), np.float32)
 
 
 def most_frequent(labels: NDArray[np.int64], classes: int) -> list[int]:

@@ -9,7 +9,7 @@ from pipeline.runtime.outputs import require_writable_file
 
 def has_markers(markdown_file: Path, name: str) -> bool:
     """Return whether the file has a place for the results NAME."""
-    return markdown_file.is_file() and markers(name)[0] in markdown_file.read_text(encoding="utf-8")
+    return markdown_file.is_file() and markers(name)[0] in _text(markdown_file)
 
 
 def write_into(markdown_file: Path, name: str, text: str) -> None:
@@ -38,8 +38,7 @@ def split_at_markers(markdown_file: Path, name: str) -> tuple[str, str]:
     if not markdown_file.is_file():
         raise WrongUse(f"there is no {markdown_file}; create it with the markers that the results go between")
     opening, closing = markers(name)
-    # bytes, to keep the line endings outside the markers
-    content = markdown_file.read_bytes().decode()
+    content = _text(markdown_file)
     before, _, rest = content.partition(opening)
     _, _, after = rest.partition(closing)
     if content.count(opening) != 1 or content.count(closing) != 1 or closing not in rest:
@@ -53,3 +52,11 @@ def split_at_markers(markdown_file: Path, name: str) -> tuple[str, str]:
 def markers(name: str) -> tuple[str, str]:
     """Return the comments around the results NAME."""
     return f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+
+
+def _text(markdown_file: Path) -> str:
+    """Return a file's text with its line endings as they are. Raises WrongUse for what is not UTF-8."""
+    try:
+        return markdown_file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"{markdown_file} is not UTF-8 text ({error}); save it as UTF-8") from error

@@ -10,6 +10,7 @@ from typing import Any
 from cache.user_folder import as_typed
 from pipeline.errors import WrongUse, suggest
 from pipeline.settings.commands import PROTOCOLS
+from pipeline.settings.field import CommandSettings, options
 from pipeline.settings.local_path import local_path
 from pipeline.settings.toml_file import from_values
 from pipeline.settings.training import CONFIGS
@@ -141,13 +142,31 @@ def _trial(shared: Mapping[str, Any], point: dict[str, Any], row: Any, path: Pat
     own = {key: value for key, value in row.items() if key not in ("name", "command", "cache")}
     settings = {**shared, **point, **own}
     name = str(row.get("name", settings.get("objective", command)))
-    from_values(CONFIGS[command], settings, f"{path}: {name}")
+    check_settings(CONFIGS[command], settings, f"{path}: {name}")
     tags = [_tag(key, value) for key, value in point.items() if key not in own and value is not False]
     seed = _tag(SEED, point.get(SEED))
     label = " ".join([*(tag for tag in tags if tag != seed), name])
     folder = "-".join([name, *tags]).replace("/", "-").replace(" ", "-")
+    if not folder or folder.startswith("."):
+        raise WrongUse(f"{path}: a row is named {name!r}, which cannot be a folder's name; give it another")
     cache = _path(row, "cache", path, url=True) if "cache" in row else None
     return Trial(row=label, name=folder, command=command, settings=settings, cache=cache)
+
+
+def check_settings(config: type[CommandSettings], settings: Mapping[str, Any], where: str) -> None:
+    """Raise WrongUse unless settings, as in TOML, are a trial's: flags of its command, with values in their bounds."""
+    values = from_values(config, settings, where)
+    arguments = [field.name for field in options(config) if field.metadata.get("argument")]
+    for name in arguments:
+        if name in values:
+            raise WrongUse(
+                f"{where}: {name!r} is not a setting: dataset, cache and runs stand at the top of a recipe, and a "
+                "[[row]] may have a cache of its own"
+            )
+    try:
+        config(**dict.fromkeys(arguments, Path()), **values)
+    except WrongUse as error:
+        raise WrongUse(f"{where}: {error}") from error
 
 
 def _tag(key: str, value: Any) -> str:

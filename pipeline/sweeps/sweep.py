@@ -9,12 +9,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from cache.durable import write_file
 from cache.errors import StoreError
 from cache.lock import held
 from cache.user_folder import as_typed
@@ -23,11 +21,12 @@ from pipeline.images.dataset import open_dataset
 from pipeline.images.labelled import label_problem
 from pipeline.remote.download import local_copy
 from pipeline.results.metrics_file import is_of_store, recorded_path
-from pipeline.results.records import load_metrics, metrics_path
+from pipeline.results.records import load_metrics
 from pipeline.runtime.outputs import require_writable_folder
 from pipeline.runtime.progress import Progress
 from pipeline.settings.commands import SweepConfig
 from pipeline.sweeps.recipe import SweepRecipe, Trial, flags, read_recipe
+from pipeline.sweeps.record import is_done, write_json, write_record
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 INTERRUPTED = 130
@@ -42,7 +41,7 @@ def sweep(config: SweepConfig) -> None:
 
     Raises WrongUse for a bad recipe, and PipelineError at the end if trials failed, naming them and their logs.
     """
-    recipe = read_recipe(config.recipe)
+    recipe, launcher = read_recipe(config.recipe), words(config.launcher)
     trials = [
         trial for trial in recipe.trials if not config.only or any(part in trial.name for part in config.only)
     ]
@@ -61,7 +60,7 @@ def sweep(config: SweepConfig) -> None:
         for trial in bar:
             bar.set_postfix_str(trial.name)
             try:
-                if not run_trial(recipe, trial, config.launcher):
+                if not run_trial(recipe, trial, launcher):
                     elsewhere.append(trial.name)
             except TrialFailed as error:
                 bar.write(f"failed: {error}")
@@ -75,24 +74,29 @@ def sweep(config: SweepConfig) -> None:
         )
 
 
-def run_trial(recipe: SweepRecipe, trial: Trial, launcher: str | None) -> bool:
+def words(launcher: str | None) -> list[str]:
+    """Return the words of a command line. Raises WrongUse for an open quotation."""
+    try:
+        return shlex.split(launcher or "")
+    except ValueError as error:
+        raise WrongUse(f"--launcher {launcher}: {error}") from error
+
+
+def run_trial(recipe: SweepRecipe, trial: Trial, launcher: Sequence[str] = ()) -> bool:
     """Train and evaluate a trial unless it is done. Returns False if another process holds it."""
-    record = recipe.result_path(trial.name)
-    if is_done(record, trial, recipe):
+    if is_done(recipe, trial):
         return True
     with held(recipe.runs / f"{trial.name}.lock") as mine:
-        if mine and not is_done(record, trial, recipe):
+        if mine and not is_done(recipe, trial):
             run = recipe.runs / trial.name
             stores = [trial.cache or recipe.cache] if trial.command == "distill" else []
-            program = shlex.split(launcher) if launcher else [sys.executable]
+            program = launcher or [sys.executable]
             log = recipe.runs / f"{trial.name}.log"
             call(
                 [*program, str(CLI), trial.command, recipe.dataset, *stores, run, *flags(trial.settings)], log
             )
             call([*eval_command(recipe), run], log)
-            metrics = json.loads(metrics_path(run).read_text(encoding="utf-8"))
-            seconds = round(training_seconds(run))
-            write_json(record, metrics | {"name": trial.row, "settings": trial.recorded, "seconds": seconds})
+            write_record(recipe, trial, run, round(training_seconds(run)))
     return mine
 
 
@@ -119,24 +123,6 @@ def eval_command(recipe: SweepRecipe) -> list[object]:
     """Return the `eval` command line, to which the target is appended."""
     protocol = ",".join(recipe.protocol)
     return [sys.executable, str(CLI), "eval", "--dataset", recipe.dataset, "--protocol", protocol]
-
-
-def is_done(record: Path, trial: Trial, recipe: SweepRecipe) -> bool:
-    """Whether the trial's metrics exist. Raises PipelineError if they are of a run with other settings."""
-    if not record.exists():
-        return False
-    settings = json.loads(record.read_text(encoding="utf-8")).get("settings")
-    if settings != json.loads(json.dumps(trial.recorded)):
-        raise PipelineError(
-            f"{record} is of a run with other settings than the recipe's ({settings}): name another runs "
-            "folder in the recipe, or delete that file and its run"
-        )
-    return True
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, atomically."""
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def training_seconds(run: Path) -> float:

@@ -224,7 +224,7 @@ OTHER_FLAGS = [
         "cache convert {cache} out.zarr",
         ("--as float32", "--as float32: expected fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"),
         ("--as fp16", "--as fp16: {cache} is in float16 already"),
-        ("--as pca:4096", "--as pca:4096: expected fewer dimensions than the cache's 24"),
+        ("--as pca:4096", "--as pca:4096: expected 2 dimensions or more, and fewer than the cache's 24"),
     ),
     *with_flags(
         "cache combine {cache} {cache} out.zarr",

@@ -46,6 +46,9 @@ def test_the_same_seed_draws_the_same_map() -> None:
 def test_equal_embeddings_lie_in_one_place() -> None:
     points = layout.scaled(np.ones((5, 2)))
     assert np.array_equal(points, np.zeros((5, 2), np.float32))
+    alike = np.zeros((36, 8), np.float32)  # their mean is exact, and their deviation is zero
+    alike[:, 3] = 1
+    assert np.array_equal(layout.full_map(alike, 0), np.zeros((36, 2), np.float32))
 
 
 def test_a_map_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from cache.user_folder import copy_of
 from pipeline.browse.findings import Findings
 from pipeline.browse.gallery import Gallery
 from pipeline.browse.own_image import OwnImages
-from pipeline.browse.requests import LARGEST_UPLOAD, page_files
+from pipeline.browse.requests import LARGEST_UPLOAD, Refused, address, page_files
 from pipeline.browse.server import BrowseServer
 from pipeline.browse.thumbnails import TILE, TILES_PER_LINE
 from pipeline.errors import PipelineError, WrongUse
@@ -131,6 +131,11 @@ def test_only_numbers_and_its_own_files_have_an_address(server: BrowseServer, pa
     code, content, _ = ask(server, path)
     assert code == 404
     assert b"there is nothing" in content
+
+
+def test_a_target_that_is_not_an_address_is_refused() -> None:
+    with pytest.raises(Refused, match="there is nothing at this address"):
+        address("http://[x/", "token")
 
 
 @pytest.mark.parametrize(

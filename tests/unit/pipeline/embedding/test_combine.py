@@ -11,7 +11,7 @@ from cache.errors import IdentityMismatch, IncompleteStore
 from cache.layout import ChunkKey, SplitShape, Status
 from cache.reader import Split, open_store
 from cache.writer import ChunkRows, create_split, create_store, normalize, write_chunk
-from pipeline.embedding.combine import combine_caches
+from pipeline.embedding.combine import checked_weights, combine_caches
 from pipeline.errors import WrongUse
 from pipeline.settings.cache_commands import CombineConfig
 from pipeline.training.distill import distill
@@ -144,6 +144,10 @@ def test_weights_that_do_not_fit(
     with pytest.raises(WrongUse, match=message):
         combine(teachers, tmp_path / "c.zarr", weights=given)
     assert not (tmp_path / "c.zarr").exists()
+
+
+def test_weights_are_relative() -> None:
+    assert checked_weights(("1e308", "1e308"), 2) == [0.5, 0.5]
 
 
 def test_caches_from_before_and_after_a_relabelling_belong_together(

@@ -185,8 +185,8 @@ def test_an_interrupted_conversion_goes_on(source: Path, tmp_path: Path, form: s
         ("float32", "--as float32: expected fp16, zstd, zstd:BITS, int8, int8-rotated or pca:DIM"),
         ("zstd:2", "--as zstd:2: expected 3 to 9 bits of a float16's mantissa"),
         ("zstd:10", "--as zstd:10: expected 3 to 9 bits of a float16's mantissa"),
-        ("pca:24", "--as pca:24: expected fewer dimensions than the cache's 24"),
-        ("pca:0", "--as pca:0: expected fewer dimensions"),
+        ("pca:24", "--as pca:24: expected 2 dimensions or more, and fewer than the cache's 24"),
+        ("pca:1", "--as pca:1: expected 2 dimensions or more"),
         ("fp16", "--as fp16: .* is in float16 already"),
     ],
 )

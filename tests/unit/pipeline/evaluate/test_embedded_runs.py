@@ -47,6 +47,12 @@ def test_each_dataset_and_layer_has_its_own_place(run: Path, packed: Path) -> No
     )
 
 
+def test_a_dataset_without_training_images_is_not_the_training_dataset(run: Path, packed: Path) -> None:
+    dataset = open_dataset(packed)
+    only_val = replace(dataset, splits={"val": dataset.splits["val"]})
+    assert store_path(run, only_val).parent == run / "transfer"
+
+
 def test_a_store_of_other_weights_is_made_anew(
     run: Path, packed: Path, config: EvalConfig, tmp_path: Path
 ) -> None:

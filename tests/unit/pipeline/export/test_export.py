@@ -115,6 +115,16 @@ def test_an_exported_file_embeds_as_its_run_does(pictures: Path, tmp_path: Path)
     assert sorted(table["path"].to_pylist()) == sorted(f"{number}.png" for number in range(10))
 
 
+def test_a_runs_own_student_is_not_written_over(tmp_path: Path) -> None:
+    run = distilled(tmp_path / "run", calibrated("tests.support.tiny_student:plain", 16))
+    before = (run / "student.safetensors").read_bytes()
+    with pytest.raises(
+        WrongUse, match=r"run/student\.safetensors is the student of a run, which would be lost"
+    ):
+        export_student(ExportConfig(run=run, out=run / "student.safetensors", half=True))
+    assert (run / "student.safetensors").read_bytes() == before
+
+
 def test_what_is_no_run_and_no_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         WrongUse, match=r"run folder .*student.pt does not exist; give a run folder, or a file written by"

@@ -54,3 +54,10 @@ def test_markers_that_are_not_one_pair_are_wrong_use(tmp_path: Path, text: str) 
 def test_a_missing_page_is_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="there is no"):
         write_into(tmp_path / "README.md", "demo", "new")
+
+
+def test_a_page_in_another_encoding_is_wrong_use(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_bytes("<!-- results:demo -->é<!-- /results:demo -->".encode("latin1"))
+    with pytest.raises(WrongUse, match=r"README\.md is not UTF-8 text"):
+        write_into(page, "demo", "new")

@@ -112,6 +112,18 @@ def test_results_stand_beside_the_runs_unless_said(tmp_path: Path) -> None:
             "expected some of nn, linear, ca, few-label, fidelity, found 'transfer'",
         ),
         ("= 3\n", "cannot read the recipe"),
+        ("[[row]]\nname = '..'\n", "a row is named '..', which cannot be a folder's name"),
+        ("[[row]]\nname = ''\n", "a row is named '', which cannot be a folder's name"),
+        (
+            "[grid]\ncache = ['a.zarr']\n",
+            "distill: 'cache' is not a setting: .* a .* may have a cache of its own",
+        ),
+        ("[settings]\nrun = 'x'\n", "distill: 'run' is not a setting"),
+        ("[settings]\ntau = -1.0\n", "distill: --tau: expected a number of at least 0"),
+        (
+            "[settings]\nschedule = 'cosin'\n",
+            "distill: --schedule: expected .*, found 'cosin'; did you mean 'cosine'",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:

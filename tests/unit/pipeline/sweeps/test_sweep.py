@@ -12,9 +12,9 @@ import pytest
 
 from cache.reader import open_store
 from cli import run_cli
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.settings.commands import SweepConfig
-from pipeline.sweeps.sweep import TrialFailed, call, is_recorded, sweep, training_seconds
+from pipeline.sweeps.sweep import TrialFailed, call, is_recorded, sweep, training_seconds, words
 
 
 @pytest.mark.long
@@ -76,6 +76,12 @@ def test_a_sweep_needs_labels_before_it_trains(
     with pytest.raises(PipelineError, match="d has no split 'val'; a sweep evaluates its runs"):
         sweep(SweepConfig(recipe=recipe))
     assert not (tmp_path / "runs" / "1q.log").exists()
+
+
+def test_an_open_quotation_in_the_launcher_is_wrong_use() -> None:
+    assert words("torchrun --nproc-per-node 2") == ["torchrun", "--nproc-per-node", "2"]
+    with pytest.raises(WrongUse, match='--launcher ": No closing quotation'):
+        words('"')
 
 
 def test_the_seconds_of_a_trial_are_those_of_all_its_processes(tmp_path: Path) -> None:
