@@ -33,7 +33,7 @@ from pipeline.results.metrics_file import (
     recorded_path,
 )
 from pipeline.results.records import Result
-from pipeline.results.table import TITLES, terminal_table
+from pipeline.results.table import OTHER_TITLES, TITLES, terminal_table
 from pipeline.results.targets import Target, target_of
 from pipeline.runtime.device import gpu_record, resolve_device
 from pipeline.runtime.distributed import (
@@ -48,7 +48,6 @@ from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import PROTOCOLS, EvalConfig
 
 ID_DIGITS = 16  # of the ids that are recorded
-OTHER_TITLES = {"recall10": "recall@10"}
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 
 
@@ -204,7 +203,7 @@ def shown_metrics(results: Sequence[Result]) -> dict[str, str]:
     """Return the metrics to show on the terminal, and their titles."""
     metrics = dict.fromkeys(metric for result in results for metric in result.metrics)
     return {
-        metric: (TITLES | OTHER_TITLES).get(metric, metric.replace("_", " "))
+        metric: {**TITLES, **OTHER_TITLES}.get(metric, metric.replace("_", " "))
         for metric in metrics
         if not metric.endswith(("_top5", "_std"))
     }

@@ -12,7 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.results.plain_text import plain
 from pipeline.results.records import Result
 
-TITLES = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
+TITLES: Mapping[str, str] = {"nn1": "1-NN", "nn20": "20-NN", "linear": "linear", "ca": "CA"}
+OTHER_TITLES = {"recall10": "recall@10"}
 GAP = "gap closed"
 MISSING = "-"
 PENDING = "pending"
@@ -51,8 +52,13 @@ def terminal_table(results: Sequence[Result], metrics: Mapping[str, str] = Mappi
 
 
 def markdown_table(results: Sequence[Result]) -> str:
-    """Return the table of terminal_table as Markdown, ending in a newline. Raises as terminal_table."""
-    titles, lines = table_cells(results)
+    """Return the table of terminal_table as Markdown, ending in a newline, with the metrics that some result has.
+
+    Raises as terminal_table.
+    """
+    found = {metric for result in results for metric in result.metrics}
+    metrics = {metric: title for metric, title in {**TITLES, **OTHER_TITLES}.items() if metric in found}
+    titles, lines = table_cells(results, metrics or TITLES)
     rows = [["system", *titles], ["---", *("---:" for _ in titles)]]
     for name, cells in lines:
         rows.append([name.replace("|", r"\|"), *(f"**{text}**" if best else text for text, best in cells)])

@@ -56,9 +56,9 @@ def test_seeds_that_are_there_are_averaged_and_the_rest_is_pending(page: Path) -
     put(results, "1q-seed0", "1q", seed=0, nn1=0.5)
     put(results, "1q-seed1", "1q", seed=1, nn1=0.6)
     lines = table(page)
-    assert "| teacher x | 70.0 | - | - | - |" in lines
-    assert "| 1q | **55.0 ± 7.1 (n=2)** | - | - | - |" in lines
-    assert "| reg | pending | pending | pending | pending |" in lines
+    assert "| teacher x | 70.0 |" in lines
+    assert "| 1q | **55.0 ± 7.1 (n=2)** |" in lines
+    assert "| reg | pending |" in lines
     assert any(
         line.startswith("2 of 4 trials, 1.0 hours of one process: `python cli.py sweep ") for line in lines
     )
@@ -67,8 +67,8 @@ def test_seeds_that_are_there_are_averaged_and_the_rest_is_pending(page: Path) -
 def test_a_row_with_one_seed_done_is_not_pending(page: Path) -> None:
     put(page.with_name("results"), "reg-seed1", "reg", seed=1, nn1=0.4)
     lines = table(page)
-    assert "| reg | **40.0** | - | - | - |" in lines
-    assert "| 1q | pending | pending | pending | pending |" in lines
+    assert "| reg | **40.0** |" in lines
+    assert "| 1q | pending |" in lines
 
 
 def test_a_page_without_the_markers_is_refused(page: Path) -> None:
@@ -98,6 +98,6 @@ def test_a_store_that_is_a_reference_too_counts_once_and_equal_names_are_told_ap
     recipe.write_text(recipe.read_text().replace("teacher.zarr", str(page.with_name("teacher.zarr"))))
     write_report([page.with_name("teacher.zarr"), own, recipe], page, "x")
     lines = page.read_text().splitlines()
-    assert "| teacher x | 70.0 | - | - | - |" in lines
-    assert "| 1q (metrics.json) | 40.0 | - | - | - |" in lines
-    assert "| 1q (1q-seed0.json) | **50.0** | - | - | - |" in lines
+    assert "| teacher x | 70.0 |" in lines
+    assert "| 1q (metrics.json) | 40.0 |" in lines
+    assert "| 1q (1q-seed0.json) | **50.0** |" in lines

@@ -62,6 +62,12 @@ def test_names_are_no_markup() -> None:
     assert r"[bold]a\|b[/bold]" in markdown_table(results)
 
 
+def test_a_column_is_of_what_was_measured() -> None:
+    (head, row) = cells(markdown_table([result("1q", nn1=0.5, recall10=0.25, voc07=0.5)]))
+    assert (head, row) == (["system", "1-NN", "recall@10"], ["1q", "**50.0**", "**25.0**"])
+    assert cells(markdown_table([result("1q")]))[0] == ["system", "1-NN", "20-NN", "linear", "CA"]
+
+
 def test_seeds_become_mean_and_sample_standard_deviation() -> None:
     values = [0.50, 0.52, 0.57]
     seeds = [result("1q", seed=seed, nn1=value) for seed, value in enumerate(values)]
@@ -69,8 +75,8 @@ def test_seeds_become_mean_and_sample_standard_deviation() -> None:
     mean, std = statistics.mean(values), statistics.stdev(values)
     assert (round(100 * mean, 1), round(100 * std, 1)) == (53.0, 3.6)
     rows = cells(markdown_table([*seeds[:2], result("2q", nn1=0.55), seeds[2]]))
-    assert rows[1] == ["1q", "53.0 ± 3.6 (n=3)", "-", "**60.0**", "-"]
-    assert rows[2] == ["2q", "**55.0**", "-", "-", "-"]
+    assert rows[1] == ["1q", "53.0 ± 3.6 (n=3)", "**60.0**"]
+    assert rows[2] == ["2q", "**55.0**", "-"]
 
 
 def test_a_name_with_two_roles_is_two_systems() -> None:
