@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.settings.field import PRECISIONS, READ, CommandSettings, argument, setting
+
+RATES: dict[str, Any] = {"minimum": 1e-3, "maximum": 1e9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +58,23 @@ class PlanConfig(CommandSettings):
         None,
         "images/s at which one device trains a ResNet-50 at 224 px; others follow by their operations and their kind. "
         "Default: measured on this machine",
+        **RATES,
     )
     teacher_rate: float | None = setting(
-        None, "images/s of the teacher on one device. Default: derived from --rate"
+        None, "images/s of the teacher on one device. Default: derived from --rate", **RATES
     )
     student_rate: float | None = setting(
-        None, "images/s of the student's training on one device. Default: derived from --rate"
+        None, "images/s of the student's training on one device. Default: derived from --rate", **RATES
     )
     decode_rate: float | None = setting(
-        None, "with rates: images/s decoded per core for the teacher. Default: decoding takes no time"
+        None,
+        "with rates: images/s decoded per core for the teacher. Default: decoding takes no time",
+        **RATES,
     )
     load_rate: float | None = setting(
-        None, "with rates: images/s decoded per thread for the student. Default: decoding takes no time"
+        None,
+        "with rates: images/s decoded per thread for the student. Default: decoding takes no time",
+        **RATES,
     )
     json: bool = setting(False, "print JSON instead of tables")
     out: Path | None = setting(None, "Markdown file NAME.md to write the table into, between its markers")

@@ -155,6 +155,7 @@ def test_memory_grows_by_what_is_added() -> None:
         ({"batch_size": 101}, "cannot be shared by 2 GPUs"),
         ({"anchors": "1001"}, "only 1,000 rows"),
         ({"teacher": "nobody"}, "unknown teacher 'nobody'"),
+        ({"teacher_rate": 1e300}, "--teacher-rate: expected a number from 0.001 to"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(settings: dict[str, object], words: str) -> None:
