@@ -44,7 +44,7 @@ def cuda_batch(views: int, *, live: bool) -> Batch:
 def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     """k-means is faiss's, which knows no fake tensors."""
 
-    def found(embedding: np.ndarray, clusters: int, *_: object) -> tuple[np.ndarray, np.ndarray]:
+    def found(embedding: np.ndarray, clusters: int, **_: object) -> tuple[np.ndarray, np.ndarray]:
         return embedding[:clusters], np.zeros(len(embedding), np.int64)
 
     monkeypatch.setattr("pipeline.neighbours.kmeans", found)
