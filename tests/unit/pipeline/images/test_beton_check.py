@@ -117,7 +117,7 @@ def damaged(packed: Path, tmp_path: Path) -> Callable[..., Path]:
         (shift_one_row, r"train\.beton does not hold the pixels of every row"),
         (zero_pixels, r"^6\d of 64 sampled rows"),
         (zero_a_stretch, r"^[123] of 64 sampled rows .*\(rows 10\d"),
-        (zero_all, r"train\.beton is no \.beton with the fields image, row and label"),
+        (zero_all, r"train\.beton is not a \.beton with the fields image, row and label"),
     ],
 )
 def test_a_damaged_beton_is_refused(

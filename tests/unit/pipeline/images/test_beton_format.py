@@ -87,7 +87,7 @@ def test_every_truncated_file_is_an_error(beton: Path) -> None:
     whole = beton.read_bytes()
     for end in [*range(0, len(whole), 97), len(whole) - 1]:
         beton.write_bytes(whole[:end])
-        with pytest.raises(PipelineError, match=r"^x\.beton (is no \.beton|holds|does not hold)"):
+        with pytest.raises(PipelineError, match=r"^x\.beton (is not a \.beton|holds|does not hold)"):
             open_beton(beton, LABELS)
 
 
