@@ -32,7 +32,7 @@ from pipeline.results.metrics_file import (
     record_evaluation,
     recorded_path,
 )
-from pipeline.results.records import Result
+from pipeline.results.records import ID_DIGITS, Result
 from pipeline.results.table import OTHER_TITLES, TITLES, terminal_table
 from pipeline.results.targets import Target, target_of
 from pipeline.runtime.device import gpu_record, resolve_device
@@ -47,7 +47,6 @@ from pipeline.runtime.outputs import require_writable_file
 from pipeline.runtime.provenance import provenance
 from pipeline.settings.commands import PROTOCOLS, EvalConfig
 
-ID_DIGITS = 16  # of the ids that are recorded
 VOC_PROTOCOLS = {"voc": evaluate_voc, "voc-detection": evaluate_detection}
 
 

@@ -13,9 +13,8 @@ from cache.layout import Status
 from cache.reader import Split, Store, open_store
 from cache.user_folder import as_typed
 from pipeline.results.plain_text import human_bytes, plain_fields
+from pipeline.results.records import ID_DIGITS
 from pipeline.settings.cache_commands import InfoConfig
-
-ID_DIGITS = 16  # of the ids that are shown, as many as `eval` records
 
 
 def print_store(config: InfoConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import PipelineError, WrongUse, suggest
 
 FORMAT = 1
+ID_DIGITS = 16  # of the ids that are recorded and shown
 ROLES = ("teacher", "student", "scratch", "untrained", "pixels")
 METRICS = ".metrics.json"
 AGAIN = "run `python cli.py eval` again to replace it"

@@ -9,10 +9,8 @@ from cache.metadata import read_store
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import open_dataset
 from pipeline.images.dataset_json import DESCRIPTION
-from pipeline.results.records import is_store, metrics_path
+from pipeline.results.records import ID_DIGITS, is_store, metrics_path
 from pipeline.sweeps.recipe import SweepRecipe, Trial
-
-ID_DIGITS = 16
 
 
 def is_done(recipe: SweepRecipe, trial: Trial) -> bool:
