@@ -4,7 +4,7 @@
 # The Python of .venv: the first of these that is supported. `make setup PYTHON=...` names another.
 SUPPORTED := (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
-  $$python -c 'import sys; sys.exit(not $(SUPPORTED))' 2>/dev/null && echo $$python && break; done),python3)
+  $$python -Sc 'import sys; sys.exit(not $(SUPPORTED))' 2>/dev/null && echo $$python && break; done),python3)
 RUN_PY := .venv/bin/python cli.py
 READY  := .venv/.ready
 # libgl1 and libglib2.0-bin: what opencv-python, a requirement of FFCV, loads and a bare system lacks.
@@ -71,7 +71,7 @@ test-system: | system
 	$(call install,$(TEST_SYSTEM))
 
 $(READY): requirements.txt assets/opencv/opencv4.pc | system
-	$(PYTHON) -c 'import sys; sys.exit(not $(SUPPORTED) and "expected Python 3.11, 3.12 or 3.13, found " + sys.version.split()[0] + ": install one of them and name it, as in `make setup PYTHON=python3.13`")'
+	$(PYTHON) -Sc 'import sys; sys.exit(not $(SUPPORTED) and "expected Python 3.11, 3.12 or 3.13, found " + sys.version.split()[0] + ": install one of them and name it, as in `make setup PYTHON=python3.13`")'
 	$(PYTHON) -m venv .venv
 	PKG_CONFIG_PATH=$(CURDIR)/assets/opencv .venv/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt $(FAISS)
 	@touch $(READY)

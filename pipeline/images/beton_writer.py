@@ -100,7 +100,7 @@ def write_beton(
     context = multiprocessing.get_context("forkserver")
     # numba's other threading layer, TBB, hangs when the fork server ends on a single core.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer"])
+    context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer", __name__])
     jpeg_above = {"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
     page = page_size(largest(source, max_resolution, workers, title))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -54,20 +53,20 @@ def identify(file: WeightsFile, path: Path) -> list[Fit]:
     marked: list[Fit] = []
     plain: list[Fit] = []
     values = sum(tensor.numel() for tensor in file.state.values())
-    for candidate in chain(registered_candidates(), torchvision_candidates(values)):
-        if marked and candidate.teacher.startswith("torchvision/"):
+    for candidates in (registered_candidates(), torchvision_candidates(values)):
+        if marked:  # torchvision's networks would be built for nothing, and some take seconds
             break
-        own = candidate.module.state_dict()
-        reading = best_reading(candidate.layouts, file.state, own)
-        layout, count = reading.layout, reading.count()
-        if layout.key and layout.key != file.key:
-            continue
-        if not count:
-            certain = layout.has_signature(reading.state) or bool(layout.key)
-            (marked if certain else plain).append(_fit(candidate, reading))
-        elif count < nearest[1]:
-            named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in reading.problems.items())
-            nearest = (candidate.teacher, count, named)
+        for candidate in candidates:
+            reading = best_reading(candidate.layouts, file.state, candidate.module.state_dict())
+            layout, count = reading.layout, reading.count()
+            if layout.key and layout.key != file.key:
+                continue
+            if not count:
+                certain = layout.has_signature(reading.state) or bool(layout.key)
+                (marked if certain else plain).append(_fit(candidate, reading))
+            elif count < nearest[1]:
+                named = "; ".join(f"{kind}: {join_names(names)}" for kind, names in reading.problems.items())
+                nearest = (candidate.teacher, count, named)
     if not marked and not plain:
         raise PipelineError(_unknown(file, path, nearest[0], nearest[2]))
     return marked or plain

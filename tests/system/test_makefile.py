@@ -41,7 +41,7 @@ def test_set_up_without_tests_needs_no_browser() -> None:
 
 
 def pretend_python(file: Path, minor: int) -> None:
-    """Write a command that takes itself for Python 3.`minor`, for `python -c CODE`."""
+    """Write a command that takes itself for Python 3.`minor`, for `python -Sc CODE`."""
     code = f"import sys; sys.version_info, sys.version = (3, {minor}, 0), '3.{minor}.0 (main)'; exec(sys.argv[1])"
     file.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$2"\n')
     file.chmod(0o755)

@@ -19,7 +19,7 @@ from tests.support import tiny_store
 from tests.support.damage import extend, flip, truncate, zero
 from tests.support.tiny_store import SHAPE
 
-CASES = 100  # of each kind of damage
+CASES = 40  # of each kind of damage
 
 
 @pytest.fixture(scope="module")
