@@ -23,6 +23,7 @@ from cache.durable import temporary_name
 from pipeline.errors import PipelineError
 from pipeline.images.beton_format import open_beton
 from pipeline.images.examine import ExaminedImage, ExaminedImages, Findings, examine
+from pipeline.images.fork_server import fork_server
 from pipeline.images.kept_jpeg import KeptJpeg, kept_jpeg
 from pipeline.images.scan import each_row, longest_side
 from pipeline.images.sources import Source
@@ -96,11 +97,7 @@ def write_beton(
     be ended and whose output stays off the terminal. Raises PipelineError when it or one of its workers dies, or the
     file is incomplete.
     """
-    # The fork server imports FFCV, which takes seconds, only once for all splits; forking this process is not safe.
-    context = multiprocessing.get_context("forkserver")
-    # numba's other threading layer, TBB, hangs when the fork server ends on a single core.
-    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    context.set_forkserver_preload(["pipeline.ffcv_patches", "ffcv.writer", __name__])
+    context = fork_server()
     jpeg_above = {"jpg": 0, "smart": RAW_BYTES}.get(write_mode, math.inf)
     field = {"write_mode": write_mode, "jpeg_quality": jpeg_quality, "smart_threshold": RAW_BYTES}
     page = page_size(largest(source, max_resolution, workers, title))

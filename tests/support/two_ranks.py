@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
+
+from pipeline.images.fork_server import fork_server
 
 TIMEOUT = timedelta(minutes=3)  # the default of half an hour is long to wait for a rank that failed to start
 
 
 def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
     """Return what work(rank, *arguments) returns on each rank; `work` is a function at a module's top level."""
-    other = spawn(_run, args=(work, folder, *arguments), nprocs=1, join=False)
+    fork_server()  # that of `pack`, which imports PyTorch once for all tests
+    other = start_processes(
+        _run, args=(work, folder, *arguments), nprocs=1, join=False, start_method="forkserver"
+    )
     try:
         _run(-1, work, folder, *arguments)
     except BaseException:
