@@ -1,6 +1,7 @@
 """Whether two sweeps put methods in the same order: `python recipes/cifar10/agreement.py RESULTS OTHER [METRIC]`.
 
-Prints Spearman's rank correlation over the rows that both folders have, of each row's mean over its seeds.
+Prints Spearman's rank correlation over the rows that both folders have, of each row's mean over its seeds, and the same
+without the baselines.
 """
 
 import json
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
+
+BASELINES = ("untrained", "from scratch")
 
 
 def means(folder: Path, metric: str) -> dict[str, float]:
@@ -28,8 +31,10 @@ def main(first: Path, second: Path, metric: str = "nn1") -> None:
     print(f"{metric:16} {first.name:>20} {second.name:>20}")
     for name in names:
         print(f"{name:16} {ours[name]:20.1f} {theirs[name]:20.1f}")
-    correlation = spearmanr([ours[name] for name in names], [theirs[name] for name in names]).statistic
-    print(f"rank correlation {correlation:.2f} over {len(names)} methods")
+    distilled = [name for name in names if name not in BASELINES]
+    for chosen, which in ((names, "rows"), (distilled, "methods")):
+        correlation = spearmanr([ours[name] for name in chosen], [theirs[name] for name in chosen]).statistic
+        print(f"rank correlation {correlation:.2f} over {len(chosen)} {which}")
 
 
 if __name__ == "__main__":

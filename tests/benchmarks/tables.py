@@ -98,7 +98,8 @@ def headline_table() -> str:
     live = kept_figure("live-teacher")
     lines = [
         (
-            "linear probe of a ResNet-18 distilled by 1q, 20,000 images of CIFAR-10, three seeds",
+            "linear probe of a ResNet-18 distilled by 1q from a teacher trained with labels, "
+            "20,000 images of CIFAR-10, three seeds",
             "as many epochs of SimCLR from scratch",
             f"{distilled:.1f} % against {scratch:.1f} %",
         ),
@@ -118,9 +119,9 @@ def headline_table() -> str:
             "ImageFolder and DataLoader, without teacher rows",
         ),
         headline(
-            "rows",
+            "rows-zarr",
             "gathering 256 random rows of a cache of 200,000 x 2048",
-            "`np.take` on the array in RAM",
+            "Zarr's own indexing of the same cache",
         ),
         headline(
             "growth-memory",
@@ -133,7 +134,7 @@ def headline_table() -> str:
 
 def headline(name: str, what: str, against: str) -> tuple[str, str, str]:
     figure = kept_figure(name)
-    return what, against, f"{figure.ratio:.2f} {figure.unit}"
+    return what, against, f"{figure.ratio:.3g} {figure.unit}"
 
 
 def kept_figure(name: str) -> Figure:

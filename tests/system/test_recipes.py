@@ -211,8 +211,8 @@ def test_agreement_is_the_rank_correlation_of_the_rows_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {
-        "one": {"a": [0.5, 0.7], "b": [0.4], "c": [0.3]},
-        "two": {"a": [0.9], "b": [0.1], "c": [0.2], "d": [0]},
+        "one": {"a": [0.5, 0.7], "b": [0.4], "untrained": [0.3]},
+        "two": {"a": [0.9], "b": [0.1], "untrained": [0.2], "d": [0]},
     }
     for folder, rows in found.items():
         (tmp_path / folder).mkdir()
@@ -226,8 +226,11 @@ def test_agreement_is_the_rank_correlation_of_the_rows_means(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:4]] == [
         ["a", "60.0", "90.0"],
-        ["c", "30.0", "20.0"],
+        ["untrained", "30.0", "20.0"],
         ["b", "40.0", "10.0"],
     ]
     # ranks 3 2 1 against 3 1 2: 1 - 6 * 2 / (3 * 8)
-    assert lines[4] == "rank correlation 0.50 over 3 methods"
+    assert lines[4:] == [
+        "rank correlation 0.50 over 3 rows",
+        "rank correlation 1.00 over 2 methods",
+    ]
