@@ -12,10 +12,12 @@ SYSTEM := g++ make pkg-config libturbojpeg0-dev libopencv-imgproc-dev libgl1 lib
   openclipart-png
 # What the tests need besides: a browser that opens the report.
 TEST_SYSTEM := chromium
-FAISS  := $(if $(shell nvidia-smi -L 2>/dev/null),faiss-gpu,faiss-cpu)==1.15.1
+# One line for each GPU; those of MIG slices are indented.
+LISTED := nvidia-smi -L 2>/dev/null | grep ^GPU
+FAISS  := $(if $(shell $(LISTED)),faiss-gpu,faiss-cpu)==1.15.1
 
 # Training has one rank for each GPU, of those that CUDA_VISIBLE_DEVICES leaves.
-GPUS   ?= $(shell if [ "$${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n'; else nvidia-smi -L 2>/dev/null; fi | grep -c .)
+GPUS   ?= $(shell if [ "$${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$$CUDA_VISIBLE_DEVICES" | tr , '\n'; else $(LISTED); fi | grep -c .)
 TRAIN  = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/python -m torch.distributed.run --standalone --nproc-per-node=$(GPUS) cli.py,$(RUN_PY))
 
 # What the verbs work on. Without DATA they use the demo's images and its recipes.
@@ -38,7 +40,7 @@ SCRATCH   ?= runs/$(NAME)-scratch-$(call plain,$(STUDENT))
 UNTRAINED ?= runs/$(NAME)-untrained-$(call plain,$(STUDENT))
 PIXELS    ?= caches/$(NAME)-pixels.zarr
 SWEEPS    := table1 students ablations
-BEYOND    := bench tuning tuned two-queues candidates infonce candidates-tuned forms views anchors teachers
+BEYOND    := bench tuning tuned two-queues candidates infonce candidates-tuned large-crops forms views anchors teachers
 PLANS     := imagenet-1k imagenet-22k billion
 REPORT    ?= runs/report-$(NAME).html
 
@@ -157,6 +159,7 @@ readme: $(READY)
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
 	$(RUN_PY) report recipes/fashion_mnist/infonce.toml --out docs/beyond.md --name fashion-infonce
 	$(RUN_PY) report recipes/fashion_mnist/reg-bn.toml --out docs/beyond.md --name fashion-reg-bn
+	$(RUN_PY) report recipes/clip_art/reg-bn.toml --out docs/beyond.md --name clip-art-reg-bn
 	$(foreach caches,forms teachers,$(RUN_PY) report docs/results/cifar10-$(caches).json --out docs/beyond.md --name cifar10-$(caches)-caches &&) true
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10-int8/*.json)) --out docs/beyond.md --name cifar10-int8
 	.venv/bin/python -m recipes.cifar10.anchor_error --table

@@ -25,6 +25,7 @@ ROUNDING = 1e-6  # of a score, relative to the largest one
 FAISS_SEEDS = 2**31  # it takes signed 32-bit integers
 GPU_VECTORS_BYTES = 4 * 2**30
 GPU_QUERIES_BYTES = 2**30
+GPU_NEIGHBOURS = 2048  # faiss finds no more on a GPU
 
 
 def knn(
@@ -89,8 +90,10 @@ def kmeans(
         spherical=False,
         min_points_per_centroid=1,
         max_points_per_centroid=len(x),  # by default, faiss samples 256 rows per cluster
-        gpu=_on_gpu(device),
     )
+    if _on_gpu(device):  # faiss's own gpu=True takes every GPU of the machine, those of other ranks too
+        resources = faiss.StandardGpuResources()
+        clustering.index = faiss.index_cpu_to_gpu(resources, device.index or 0, clustering.index)
     with _all_cores():
         clustering.train(x)
         centroids = clustering.centroids
@@ -188,7 +191,7 @@ def _ranked(
 def _faiss_search(
     query: NDArray[np.float32], base: NDArray[np.float32], k: int, metric: int, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    if not _on_gpu(device):
+    if not _on_gpu(device) or k > GPU_NEIGHBOURS:
         return faiss.knn(query, base, k, metric=metric)
     return faiss.knn_gpu(
         faiss.StandardGpuResources(),

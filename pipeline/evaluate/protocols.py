@@ -60,6 +60,7 @@ def scores(
     train, val = load_features(store, "train"), load_features(store, "val")
     if "nn" in config.protocol and world.rank == 0:
         yield from knn.evaluate(train, val, device=device)
+    world.gather(None)  # the others wait for the first here: in the probe, for half an hour at most
     if "linear" in config.protocol and not config.layer:
         yield from _linear(train, val, run, dataset, config, world)
     if "linear" in config.protocol and config.layer and run:

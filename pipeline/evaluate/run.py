@@ -74,6 +74,7 @@ def evaluate_targets(config: EvalConfig) -> None:
         print(json.dumps([asdict(result) for result in results], indent=1))
     elif world.rank == 0:
         Console().print(terminal_table(results, shown_metrics(results)))
+    world.gather(None)  # NCCL's patience is half an hour, and the first rank may work for longer
     shutdown_distributed()
 
 

@@ -18,6 +18,7 @@ from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.markdown_file import require_markers, write_into
 from pipeline.results.plain_text import human_bytes
 from pipeline.runtime.device import CPU
+from pipeline.runtime.idle_gpu import find_cuda
 from pipeline.runtime.precision import usual_precision
 from pipeline.settings.plan import PlanConfig
 
@@ -46,7 +47,8 @@ def compute_plan(config: PlanConfig) -> Plan:
     Raises WrongUse for settings that cannot be planned.
     """
     if not (config.gpus or has_rates(config)):
-        config = dataclasses.replace(config, gpus=torch.cuda.device_count())
+        # with a driver that is too old, PyTorch counts GPUs that it cannot use
+        config = dataclasses.replace(config, gpus=torch.cuda.device_count() if find_cuda()[0] else 0)
     if config.amp_dtype is None:
         config = dataclasses.replace(config, amp_dtype="bf16" if config.gpus else usual_precision(CPU))
     images, teacher = planned_images(config), planned_teacher(config)

@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
     if ranks > gpus:
         raise WrongUse(
             f"{ranks} ranks on this machine need a GPU each, and PyTorch finds {gpus}: start torchrun with "
-            f"--nproc-per-node={gpus}, or give --device cpu"
+            f"--nproc-per-node={gpus} (make with GPUS={gpus}), or give --device cpu"
         )
     use_full_float32()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

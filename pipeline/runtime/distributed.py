@@ -14,7 +14,8 @@ from torch import Tensor
 from cache.errors import StoreError
 from pipeline.errors import PipelineError, WrongUse, first_line
 
-# The other ranks notice at once when a rank dies, since its connection closes, and after this long when it hangs.
+# Ranks on CPUs notice at once when another dies, since its connection closes, and after this long when it hangs. NCCL
+# notices nothing: unless torchrun ends its ranks, as it does on one machine, they end after this long.
 TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(days=1)  # while one rank works and the others wait for its word, as to verify a cache
 
@@ -60,7 +61,8 @@ class World:
         """Return one rank's part of a global batch. Raises WrongUse if the batch cannot be divided equally."""
         if batch_size % self.size:
             raise WrongUse(
-                f"--batch-size {batch_size} is not divisible by the number of ranks, {self.size}: give a multiple of it"
+                f"--batch-size {batch_size} is not divisible by the number of ranks, {self.size}: give a multiple of "
+                "it, or start another number of ranks (GPUS=... with make)"
             )
         return batch_size // self.size
 

@@ -9,15 +9,15 @@ import torch
 
 from pipeline.errors import PipelineError, first_line
 
-CPU_ALLOCATOR = "DefaultCPUAllocator: "
+# What precedes the reason in errors that have no class of their own: PyTorch's on the CPU, and faiss's on a GPU.
+ALLOCATORS = ("DefaultCPUAllocator: ", "StandardGpuResources: ")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out: PyTorch's on CPU or GPU, NumPy's or Python's."""
+    """Return whether an error means that memory ran out: PyTorch's or faiss's on CPU or GPU, NumPy's or Python's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # PyTorch has no exception class for the CPU
-    return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ALLOCATORS)
 
 
 @contextlib.contextmanager
@@ -35,7 +35,10 @@ def explain_out_of_memory(*flags: str) -> Iterator[None]:
 
 def short_message(error: BaseException) -> str:
     """Return the requested size from an out-of-memory error, without PyTorch's page of advice."""
-    return first_line(error).rpartition(CPU_ALLOCATOR)[2].split(". ")[0]
+    text = first_line(error)
+    for name in ALLOCATORS:
+        text = text.rpartition(name)[2]
+    return text.split(". ")[0]
 
 
 def release_free_memory() -> None:

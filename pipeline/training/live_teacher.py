@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cache.reader import Store
+from pipeline.embedding.extract import move_to_device
 from pipeline.errors import WrongUse
 from pipeline.images.beton_format import open_beton
 from pipeline.images.dataset import DatasetSplit
@@ -34,8 +35,8 @@ class LiveTeacher:
         self, backbone: Backbone, crops: TeacherCrops, *, precision: str, device: torch.device
     ) -> None:
         self.name, self.dim, self.crops = backbone.name, backbone.dim, crops
-        self.module = backbone.module.to(device).to(memory_format=torch.channels_last)
-        self.precision, self.device = precision, device
+        move_to_device(backbone, device)
+        self.module, self.precision, self.device = backbone.module, precision, device
 
     def add_embeddings(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch with the teacher's unit embeddings of their first views, and the norms.
@@ -62,7 +63,7 @@ class LiveTeacher:
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return the features, float32 (B, Dt), of images (B, 3, H, W) that are normalized for the teacher."""
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = guarded_call(self.module, images, self.name)
         return checked_features(output, len(images), self.dim, self.name).float()

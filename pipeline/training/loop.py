@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cache.durable import remove_leftovers_within
-from cache.errors import InUse, StoreError
-from cache.lock import sole_writer
 from cache.reader import Split
 from pipeline.errors import PipelineError
 from pipeline.images.dataset import Dataset
@@ -31,7 +28,7 @@ from pipeline.settings.field import as_json, defaults
 from pipeline.settings.training import DistillConfig, PretrainConfig
 from pipeline.training.live_teacher import LiveTeacher
 from pipeline.training.monitor import Monitor, TeacherSplits
-from pipeline.training.recorded_run import is_trained
+from pipeline.training.recorded_run import is_trained, lock_run
 from pipeline.training.start_checks import require_monitored, require_tools, require_trainable_head
 from pipeline.training.student_run import StudentRun
 
@@ -134,16 +131,22 @@ class Training:
             raise KeyboardInterrupt
 
     def for_each(self, runs: list[StudentRun], act: Callable[[StudentRun], None]) -> None:
-        """Call `act` for each run that is still training. A run that fails stops; the others continue."""
+        """Call `act` for each run that is still training. A run that fails, on any rank, stops; the others continue."""
         for run in [run for run in runs if run in self.runs]:
+            error = None
             try:
                 act(run)
-            except PipelineError as error:
-                self.failures.append(error)
-                self.runs.remove(run)
-                if not self.runs:
-                    raise PipelineError("; ".join(map(str, self.failures))) from error
-                self.announce(f"{run.folder} stops here: {error}")
+            except PipelineError as raised:
+                error = raised
+            if len(self.runs) > 1:  # ranks that went on with different runs would wait for each other
+                error = next(filter(None, self.world.gather(error)), None)
+            if not error:
+                continue
+            self.failures.append(error)
+            self.runs.remove(run)
+            if not self.runs:
+                raise PipelineError("; ".join(map(str, self.failures))) from error
+            self.announce(f"{run.folder} stops here: {error}")
 
     def open_loader(self) -> ImageLoader:
         """Return the loader of this rank, joined to the cache unless the teacher is live."""
@@ -172,33 +175,22 @@ class Training:
         return Monitor(self.dataset, self.rows, self.config, self.world, self.device, self.monitored)
 
     def run(self) -> None:
-        """Train into each run folder, from its last checkpoint on, and leave the process group.
+        """Train into each run folder, from its last checkpoint on, and then leave the process group.
 
         Raises InUse if another process writes to one of the folders.
         """
         with contextlib.ExitStack() as held:
-            held.callback(shutdown_distributed)
             held.enter_context(explain_lost_rank())
             held.enter_context(explain_nondeterminism())
             with self.world.together():
                 if is_main_process():
                     for run in self.runs:
-                        self.lock_folder(run, held)
+                        lock_run(run.folder, held, finished=run.is_finished)
                     for run in self.runs:
                         self.open_folder(run)
             self.fit_unfinished()
-
-    def lock_folder(self, run: StudentRun, held: contextlib.ExitStack) -> None:
-        """Lock a run's folder for this process. A finished run in a read-only folder needs no lock."""
-        try:
-            held.enter_context(sole_writer(run.folder))
-        except InUse:
-            raise
-        except StoreError:
-            if not run.is_finished:
-                raise
-        else:
-            remove_leftovers_within(run.folder)
+        # Not after an error: NCCL waits for the other ranks, which wait for this one, and the error would not be shown.
+        shutdown_distributed()
 
     def open_folder(self, run: StudentRun) -> None:
         """Write a run's record, or check that the folder's is the same; where nothing was trained it may be another."""

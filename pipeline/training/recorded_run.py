@@ -1,10 +1,14 @@
 """What a run folder says of its run before anything is opened: its settings, and whether it is finished."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cache.durable import remove_leftovers_within
+from cache.errors import InUse, StoreError
+from cache.lock import sole_writer
 from pipeline.errors import PipelineError, WrongUse
 from pipeline.images.dataset import DatasetSplit
 from pipeline.images.dataset_json import DESCRIPTION
@@ -50,6 +54,22 @@ def is_trained(run: Path) -> bool:
 def is_begun(run: Path) -> bool:
     """Return whether a folder holds a run of which something was trained, so that its record stays."""
     return is_run(run) and is_trained(run)
+
+
+def lock_run(run: Path, held: ExitStack, *, finished: bool) -> None:
+    """Lock a run's folder for this process until `held` ends. A finished run in a read-only folder needs no lock.
+
+    Raises InUse if another process writes to the folder, and StoreError if it cannot be locked.
+    """
+    try:
+        held.enter_context(sole_writer(run))
+    except InUse:
+        raise
+    except StoreError:
+        if not finished:
+            raise
+    else:
+        remove_leftovers_within(run)
 
 
 def steps_of_complete(run: Path) -> int | None:

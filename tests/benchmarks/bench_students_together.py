@@ -21,6 +21,7 @@ from pipeline.objectives.registry import resolved
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.runtime.device import CPU
 from pipeline.runtime.distributed import World, use_all_cores
+from pipeline.runtime.precision import usual_precision
 from pipeline.settings.commands import PackConfig
 from pipeline.settings.many_students import folder_name
 from pipeline.settings.training import DistillConfig
@@ -71,6 +72,7 @@ class Passes:
                 epochs=1,
                 batch_size=BATCH,
                 lr=0.01,
+                amp_dtype=usual_precision(CPU),
             )
         )
         network = build_student(student, image_size=SIZE, seed=0)

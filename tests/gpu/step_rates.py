@@ -21,7 +21,7 @@ from pipeline.objectives.running_softmax import product
 from pipeline.objectives.streamed import SimilarityLoss
 from pipeline.planning.measured_step import wait_for
 from pipeline.runtime.distributed import World
-from pipeline.runtime.precision import tf32_products
+from pipeline.runtime.precision import tf32_products, usual_precision
 from pipeline.settings.training import DistillConfig
 from pipeline.training.student_run import StudentRun
 from tests.gpu.rates import Bench
@@ -119,7 +119,7 @@ def training_step(bench: Bench, student: str) -> dict[str, float]:
 def open_run(bench: Bench, student: str) -> StudentRun:
     config = DistillConfig(
         dataset=bench.dataset, cache=bench.cache, run=bench.folder / student, student=student, optimizer="sgd",
-        batch_size=bench.scale.batch, lr=0.01, wd=1e-4,
+        batch_size=bench.scale.batch, lr=0.01, wd=1e-4, amp_dtype=usual_precision(bench.device),
     )  # fmt: skip
     network = build_student(student, image_size=bench.scale.image_size, seed=0)
     split = open_store(bench.cache).split("train")

@@ -17,9 +17,9 @@ TIMEOUT = timedelta(minutes=3)  # the default of half an hour is long to wait fo
 def on_two_ranks(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
     """Return what work(rank, *arguments) returns on each rank; `work` is a function at a module's top level."""
     fork_server()  # that of `pack`, which imports PyTorch once for all tests
-    other = start_processes(
-        _run, args=(work, folder, *arguments), nprocs=1, join=False, start_method="forkserver"
-    )
+    # which has asked CUDA for its GPUs, so that forked processes cannot use them
+    method = "spawn" if torch.cuda.is_available() else "forkserver"
+    other = start_processes(_run, args=(work, folder, *arguments), nprocs=1, join=False, start_method=method)
     try:
         _run(-1, work, folder, *arguments)
     except BaseException:

@@ -128,7 +128,8 @@ def test_training_has_a_rank_for_each_gpu(gpus: str | None, ranks: str | None) -
     given = [f"GPUS={gpus}"] if gpus else []
     (line,) = (line for line in planned("distill", *given) if "cli.py distill" in line)
     found = re.search(r"torch.distributed.run --standalone --nproc-per-node=(\d+) cli.py distill", line)
-    assert (found and found[1]) == (ranks if gpus else str(torch.cuda.device_count() or "") or None)
+    here = torch.cuda.device_count()
+    assert (found and found[1]) == (ranks if gpus else str(here) if here > 1 else None)
     assert all("torch.distributed" not in line for line in planned("untrained", *given))
 
 
@@ -136,9 +137,9 @@ def test_training_has_a_rank_for_each_gpu(gpus: str | None, ranks: str | None) -
 def test_only_visible_gpus_count(
     visible: str | None, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine with three GPUs."""
+    """On a machine with three GPUs, of which one is divided."""
     command = tmp_path / "nvidia-smi"
-    command.write_text("#!/bin/sh\nprintf 'GPU 0\\nGPU 1\\nGPU 2\\n'\n")
+    command.write_text("#!/bin/sh\nprintf 'GPU 0\\n  MIG 1g.18gb\\nGPU 1\\nGPU 2\\n'\n")
     command.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import WrongUse
+from pipeline.errors import PipelineError, WrongUse
 from pipeline.evaluate.run import evaluate_targets
 from pipeline.settings.commands import EvalConfig
 from pipeline.settings.training import DistillConfig
 from pipeline.training.distill import distill
+from pipeline.training.run_log import RunLog
 from tests.support.training_runs import STUDENT, assert_same_run, losses, settings, untrained_run, weights
 from tests.support.two_ranks import on_two_ranks
 
@@ -89,3 +90,32 @@ def test_two_ranks_train_several_as_they_train_one(packed: Path, cached: Path, t
     on_two_ranks(distill_twice, tmp_path, one, together)
     assert_same_run(one.run, together[1].run)
     assert losses(together[0].run)
+
+
+def distill_on_a_full_disk(rank: int, alone: DistillConfig, together: list[DistillConfig]) -> str:
+    """As `distill_twice`, but the first rank, which writes the logs, cannot write those of the first student."""
+    write = RunLog.write
+
+    def full(self: RunLog, step: int, **values: float) -> None:
+        if self.path.parent == together[0].run:
+            raise PipelineError("the disk is full")
+        write(self, step, **values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "write", full)
+        with pytest.raises(PipelineError) as caught:
+            distill_twice(rank, alone, together)
+    return str(caught.value)
+
+
+def test_a_student_that_fails_on_one_rank_stops_on_all_and_the_others_go_on(
+    packed: Path, cached: Path, tmp_path: Path
+) -> None:
+    one = settings(packed, cached, tmp_path / "alone", student=STAGED)
+    together = [
+        replace(one, student=name, run=tmp_path / "together" / folder)
+        for name, folder in ((STUDENT, "build"), (STAGED, "staged"))
+    ]
+    found = on_two_ranks(distill_on_a_full_disk, tmp_path, one, together)
+    assert found == ["the disk is full"] * 2
+    assert_same_run(one.run, together[1].run)

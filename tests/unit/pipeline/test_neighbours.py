@@ -86,12 +86,41 @@ def test_knn_uses_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> 
         return faiss.knn(query, train, k, metric=metric)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
     monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
     train, query = unit_rows(50, 8, 0), unit_rows(5, 8, 1)
     on_cpu, on_gpu = knn(train, query, 3, CPU), knn(train, query, 3, torch.device("cuda", 1))
     assert calls == [("resources", 1)]
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
+
+
+def test_more_neighbours_than_faiss_finds_on_a_gpu_are_searched_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "knn_gpu", None, raising=False)
+    x = unit_rows(2100, 4, 0)
+    np.testing.assert_array_equal(knn(x, x[:3], 2048, torch.device("cuda"))[1], knn(x, x[:3], 2048)[1])
+
+
+def test_kmeans_uses_the_gpu_of_its_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+
+    def index_cpu_to_gpu(resources, device, index):  # type: ignore[no-untyped-def]
+        moved.append((resources, device))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(
+        faiss, "knn_gpu", lambda _, *given, metric, **limits: faiss.knn(*given, metric=metric), raising=False
+    )
+    x = unit_rows(200, 8, 0)
+    on_cpu, on_gpu = kmeans(x, 5), kmeans(x, 5, device=torch.device("cuda", 2))
+    assert moved == [("resources", 2)]
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

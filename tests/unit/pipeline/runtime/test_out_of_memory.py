@@ -30,6 +30,16 @@ def on_a_gpu() -> None:
     )
 
 
+def in_faiss_on_a_gpu() -> None:
+    """As faiss says it."""
+    raise RuntimeError(
+        "Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory(const faiss::gpu::AllocRequest&) at "
+        "StandardGpuResources.cpp:530: Error: 'err == cudaSuccess' failed: StandardGpuResources: alloc fail type "
+        "TemporaryMemoryBuffer dev 0 space Device stream (nil) size 1610612736 bytes (cudaMalloc error out of memory "
+        "[2])"
+    )
+
+
 @pytest.mark.parametrize(
     ("allocate", "said"),
     [
@@ -37,6 +47,7 @@ def on_a_gpu() -> None:
         (lambda: np.empty(PEBIBYTE, np.uint8), "Unable to allocate 1.00 PiB"),
         (lambda: bytearray(PEBIBYTE), "MemoryError"),
         (on_a_gpu, "CUDA out of memory"),
+        (in_faiss_on_a_gpu, "alloc fail type TemporaryMemoryBuffer .* out of memory"),
     ],
 )
 def test_every_kind_is_one_sentence(allocate: Callable[[], Any], said: str) -> None:

@@ -152,3 +152,19 @@ def test_a_second_run_into_one_folder_is_refused(packed: Path, cached: Path, tmp
     assert [file.name for file in config.run.iterdir()] == [".lock"]
     distill(config)
     assert len(losses(config.run)) == 1
+
+
+def test_the_process_group_is_left_at_the_end_and_not_after_an_error(
+    packed: Path, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL leaves it only together with the other ranks, which may wait for this one."""
+    left = []
+    monkeypatch.setattr("pipeline.training.loop.shutdown_distributed", lambda: left.append("group"))
+    config = settings(packed, cached, tmp_path / "run", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentRun, "train_step", lambda *_: torch.zeros(2) + torch.zeros(3))
+        with pytest.raises(RuntimeError):
+            distill(config)
+    assert left == []
+    distill(config)
+    assert left == ["group"]
