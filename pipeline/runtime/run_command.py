@@ -33,16 +33,17 @@ def run_command(main: click.Command, arguments: list[str] | None) -> int:
         return error.exit_code
     except (PipelineError, StoreError) as error:
         click.echo(f"error: {as_typed(error)}", err=True)
-        return 2 if isinstance(error, WrongUse) else 1
+        code = 2 if isinstance(error, WrongUse) else 1
+        if arguments is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            exit_at_once(code)  # the end of NCCL may wait for ranks that wait for this one
+        return code
     except (KeyboardInterrupt, click.Abort):
         goes_on = resumes(sys.argv[1:] if arguments is None else arguments)
         click.echo(f"\ninterrupted{'; the same command goes on from here' if goes_on else ''}", err=True)
         if arguments is None:
             # Not sys.exit: destructors of objects that were being built would print errors, and a library's exit
             # handler may wait for a lock that the interrupted code had taken.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+            exit_at_once(INTERRUPTED)
         return INTERRUPTED
     except OSError as error:
         if error.filename is None:
@@ -50,6 +51,13 @@ def run_command(main: click.Command, arguments: list[str] | None) -> int:
         click.echo(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", err=True)
         return 1
     return 0
+
+
+def exit_at_once(code: int) -> None:
+    """End this process without the exit handlers and destructors of any library."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def resumes(arguments: list[str]) -> bool:

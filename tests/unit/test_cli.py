@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
+from pipeline.runtime import run_command
 from pipeline.settings.training import DistillConfig
 
 
@@ -114,6 +115,20 @@ def test_as_a_process_it_exits_with_the_code_and_no_traceback(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_rank_that_fails_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the exit handlers of libraries: NCCL's would wait for the other ranks."""
+    ended: list[int] = []
+    monkeypatch.setattr(run_command, "exit_at_once", ended.append)
+    monkeypatch.setattr(sys, "argv", ["cli.py", "cache", "info", str(tmp_path / "absent.zarr")])
+    for ranks, expected in (("1", []), ("2", [1])):
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+        assert cli.run_cli() == 1
+        assert ended == expected
+        assert "absent.zarr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
