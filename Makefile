@@ -157,9 +157,8 @@ sweeps: $(READY)
 readme: $(READY)
 	$(foreach sweep,$(SWEEPS),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/results.md --name cifar10-$(sweep) &&) true
 	$(foreach sweep,$(BEYOND),$(RUN_PY) report recipes/cifar10/$(sweep).toml --out docs/beyond.md --name cifar10-$(sweep) &&) true
-	$(RUN_PY) report recipes/fashion_mnist/infonce.toml --out docs/beyond.md --name fashion-infonce
-	$(RUN_PY) report recipes/fashion_mnist/reg-bn.toml --out docs/beyond.md --name fashion-reg-bn
-	$(RUN_PY) report recipes/clip_art/reg-bn.toml --out docs/beyond.md --name clip-art-reg-bn
+	$(foreach sweep,infonce reg-bn large-crops,$(RUN_PY) report recipes/fashion_mnist/$(sweep).toml --out docs/beyond.md --name fashion-$(sweep) &&) true
+	$(foreach sweep,reg-bn large-crops,$(RUN_PY) report recipes/clip_art/$(sweep).toml --out docs/beyond.md --name clip-art-$(sweep) &&) true
 	$(foreach caches,forms teachers,$(RUN_PY) report docs/results/cifar10-$(caches).json --out docs/beyond.md --name cifar10-$(caches)-caches &&) true
 	$(RUN_PY) report $(sort $(wildcard docs/results/cifar10-int8/*.json)) --out docs/beyond.md --name cifar10-int8
 	.venv/bin/python -m recipes.cifar10.anchor_error --table
