@@ -31,8 +31,8 @@ def main(first: Path, second: Path, metric: str = "nn1") -> None:
     print(f"{metric:16} {first.name:>20} {second.name:>20}")
     for name in names:
         print(f"{name:16} {ours[name]:20.1f} {theirs[name]:20.1f}")
-    distilled = [name for name in names if name not in BASELINES]
-    for chosen, which in ((names, "rows"), (distilled, "methods")):
+    methods = [name for name in names if name not in BASELINES]
+    for chosen, which in ((names, "rows"), (methods, "methods")):
         correlation = spearmanr([ours[name] for name in chosen], [theirs[name] for name in chosen]).statistic
         print(f"rank correlation {correlation:.2f} over {len(chosen)} {which}")
 
